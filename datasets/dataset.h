@@ -1,0 +1,49 @@
+// A dataset for node classification: a graph, features, labels and splits; and `load`, which finds one by name.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "graph/graph.h"
+#include "kernels/sparse.h"
+
+namespace heed {
+
+struct Split {  // node ids, rising, no node in two parts
+  std::vector<Id> train, valid, test;
+};
+
+struct Dataset {
+  std::string name;
+  Graph graph;
+  Features features;       // nodes x channels
+  std::vector<Id> labels;  // per node; -1: unknown
+  Id classes = 0;
+  std::vector<Split> splits;
+
+  Id nodes() const { return graph.nodes(); }
+  Offset channels() const { return features.cols(); }
+};
+
+struct LoadOptions {
+  std::filesystem::path data;  // where to look first; then $HEED_DATA, then the cache
+  std::uint64_t seed = 1;      // of generated datasets
+};
+
+// Throws Error where the name is unknown (with the nearest names), the files are missing (naming the places looked at)
+// or broken (naming file and place).
+Dataset load(const std::string& name, const LoadOptions& options = {});
+
+// All names that `load` knows.
+std::vector<std::string> dataset_names();
+
+// Throws Error naming the first thing that does not fit: sizes, labels outside the classes, features that are not
+// finite, splits that overlap or leave the graph.
+void check(const Dataset& dataset);
+
+// Every row of X divided by its sum of absolute values, zero rows left alone.
+Features normalise_rows(const Features& x);
+
+}  // namespace heed

@@ -1,0 +1,67 @@
+#include "graph/graph.h"
+
+#include <algorithm>
+#include <string>
+
+namespace heed {
+
+Graph graph_from_edges(Id nodes, std::span<const Edge> edges, EdgePolicy policy, std::span<const float> weights,
+                       std::span<const float> features, int channels) {
+  if (nodes < 0) fail("a graph cannot have " + std::to_string(nodes) + " nodes");
+  if (!weights.empty() && weights.size() != edges.size())
+    fail(std::to_string(weights.size()) + " weights for " + std::to_string(edges.size()) + " edges");
+  if (channels < 0 || features.size() != edges.size() * static_cast<std::size_t>(channels))
+    fail(std::to_string(features.size()) + " edge features for " + std::to_string(edges.size()) + " edges x " +
+         std::to_string(channels) + " channels");
+
+  struct Entry {
+    Id to, from;
+    Offset origin;  // position in the list
+  };
+  std::vector<Entry> entries;
+  entries.reserve(edges.size() * (policy.direction == Direction::both ? 2 : 1));
+  for (std::size_t e = 0; e < edges.size(); ++e) {
+    auto [from, to] = edges[e];
+    for (Id id : {from, to})
+      if (id < 0 || id >= nodes)
+        fail("edge " + std::to_string(e) + " names node " + std::to_string(id) + ", but the graph's nodes are 0.." +
+             std::to_string(nodes - 1));
+    if (from == to && policy.loops == Loops::drop) continue;
+    entries.push_back({to, from, static_cast<Offset>(e)});
+    if (policy.direction == Direction::both && from != to) entries.push_back({from, to, static_cast<Offset>(e)});
+  }
+  std::stable_sort(entries.begin(), entries.end(),
+                   [](const Entry& a, const Entry& b) { return std::pair(a.to, a.from) < std::pair(b.to, b.from); });
+
+  Graph out;
+  out.channels = channels;
+  auto csr = std::make_shared<Csr>(Csr{.rows = nodes, .cols = nodes});
+  csr->offsets.assign(static_cast<std::size_t>(nodes) + 1, 0);
+  for (std::size_t e = 0; e < entries.size(); ++e) {
+    const Entry& x = entries[e];
+    float weight = weights.empty() ? 1.0f : weights[x.origin];
+    if (e > 0 && entries[e - 1].to == x.to && entries[e - 1].from == x.from) {
+      if (!weights.empty() && policy.repeats == Repeats::sum_weights) out.weights.back() += weight;
+      continue;
+    }
+    csr->ids.push_back(x.from);
+    ++csr->offsets[x.to + 1];
+    if (!weights.empty()) out.weights.push_back(weight);
+    if (channels > 0)
+      out.features.insert(out.features.end(), features.begin() + x.origin * channels,
+                          features.begin() + (x.origin + 1) * channels);
+  }
+  for (Id i = 0; i < nodes; ++i) csr->offsets[i + 1] += csr->offsets[i];
+  out.adjacency = std::move(csr);
+  return out;
+}
+
+std::vector<Edge> edges_of(const Graph& graph) {
+  std::vector<Edge> out;
+  out.reserve(graph.adjacency->ids.size());
+  for (Id i = 0; i < graph.nodes(); ++i)
+    for (Id j : graph.adjacency->row(i)) out.push_back({.from = j, .to = i});
+  return out;
+}
+
+}  // namespace heed

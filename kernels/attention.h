@@ -1,0 +1,78 @@
+// The fused attention operator on the CPU:
+//
+//   s_ij = finish(sum_c term(q_ic, k_jc, e_ijc, a_c), p) + bias_ij
+//   w_ij = weight(s_ij, tau_i)                           over the keys j that query i sees
+//   y_i  = sum_j w_ij m_ij (v_j + ev_ij)                 m: dropout of attention
+//
+// forward and backward, for every head, with nothing stored per edge: backward computes scores again. It runs over
+// rows of queries (dq, da, dp and the gradients of edges) and over rows of keys (dk, dv), so that each row owns its
+// output: no atomics, and the same bits on any number of threads. A query without keys gets y = 0 and gradient 0.
+#pragma once
+
+#include "kernels/matrix.h"
+#include "kernels/pattern.h"
+#include "kernels/random.h"
+#include "kernels/score.h"
+
+namespace heed {
+
+template <class T>
+struct Attention {
+  const Pattern* pattern = nullptr;
+  const Score* score = nullptr;
+  const Normaliser* normaliser = nullptr;
+  int heads = 1;
+  View<const T> q;     // queries x heads*score_width
+  View<const T> k;     // keys x heads*score_width
+  View<const T> v;     // keys x heads*width
+  View<const T> a;     // 1 x heads*score_width: the learned vector; only if score->reads_vector
+  View<const T> p;     // score->scalars x heads: learned scalars
+  View<const T> e;     // edges x heads*score_width: projected features of edges; may be none
+  View<const T> bias;  // edges x heads; may be none
+  View<const T> ev;    // edges x heads*width: added to the value; may be none
+  Dropout dropout;     // of the attention weights
+};
+// Edges are numbered as in pattern->by_query.list, so e, bias and ev need a listed pattern.
+
+// What backward needs of forward, and buffers that live as long as the operator's place in a model: after the first
+// call nothing is allocated.
+template <class T>
+struct AttentionState {
+  Matrix<T> tau;    // queries x heads
+  Matrix<T> delta;  // queries x heads
+  Matrix<T> parts;  // partial results of hub rows
+  Matrix<T> sums;   // per block: da and dp
+};
+
+template <class T>
+struct Sink {  // where a gradient goes; none: it is not wanted
+  View<T> to;
+  bool add = false;  // added to what is there, or written over it
+  explicit operator bool() const { return static_cast<bool>(to); }
+};
+
+template <class T>
+struct AttentionGradient {
+  Sink<T> dq, dk, dv, da, dp, de, dbias, dev;  // shaped like their values
+};
+
+// y: queries x heads*width. Throws Error where shapes do not fit, naming both sides.
+template <class T>
+void attention(const Attention<T>& x, View<T> y, AttentionState<T>& state);
+
+// From y and dy (queries x heads*width). `state` must come from the forward call with the same `x`.
+template <class T>
+void attention_gradient(const Attention<T>& x, View<const T> y, View<const T> dy, AttentionState<T>& state,
+                        const AttentionGradient<T>& g);
+
+// The weights w_ij m_ij themselves, edges x heads, for those who want to look at them. `state` as above.
+template <class T>
+void attention_weights(const Attention<T>& x, const AttentionState<T>& state, View<T> weights);
+
+// y (+)= sum_j weight_ij x_j over the columns j of each row: the sparse product. `weights` holds one number per entry
+// of rows.list (empty: all 1), picked through `edge` where it is given; `scale` one number per row (empty: all 1).
+template <class T>
+void weighted_sum(const Rows& rows, std::span<const T> weights, std::span<const Offset> edge, std::span<const T> scale,
+                  View<const T> x, Sink<T> y, Matrix<T>& parts);
+
+}  // namespace heed

@@ -1,0 +1,112 @@
+// Vec<T, L>: L numbers side by side, over the vector extensions of GCC and Clang: the compiler chooses the
+// instructions. L is a constant of the code and not of the processor, and lanes are always added in one order (fold).
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "kernels/fn.h"
+
+namespace heed {
+
+template <class T, int L>
+struct RawVec {
+  typedef T type __attribute__((vector_size(sizeof(T) * L)));
+};
+
+template <class T, int L>
+struct Vec {
+  static constexpr int lanes = L;
+  using Raw = typename RawVec<T, L>::type;
+  using Integer = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
+  using Mask = typename RawVec<Integer, L>::type;
+  Raw v;
+
+  Vec() = default;
+  HEED_FN Vec(Raw raw) : v(raw) {}
+  HEED_FN Vec(T x) {
+    for (int l = 0; l < L; ++l) v[l] = x;
+  }
+  template <class S>
+    requires(std::is_arithmetic_v<S> && !std::is_same_v<S, T>)
+  HEED_FN Vec(S x) : Vec(static_cast<T>(x)) {}
+
+  static HEED_FN Vec load(const T* from) {
+    Vec out;
+    std::memcpy(&out.v, from, sizeof(Raw));
+    return out;
+  }
+  HEED_FN void store(T* to) const { std::memcpy(to, &v, sizeof(Raw)); }
+
+  friend HEED_FN Vec operator+(Vec a, Vec b) { return a.v + b.v; }
+  friend HEED_FN Vec operator-(Vec a, Vec b) { return a.v - b.v; }
+  friend HEED_FN Vec operator*(Vec a, Vec b) { return a.v * b.v; }
+  friend HEED_FN Vec operator/(Vec a, Vec b) { return a.v / b.v; }
+  friend HEED_FN Vec operator-(Vec a) { return -a.v; }
+  friend HEED_FN Mask operator>(Vec a, Vec b) { return a.v > b.v; }
+  friend HEED_FN Mask operator<(Vec a, Vec b) { return a.v < b.v; }
+  friend HEED_FN Vec select(Mask m, Vec yes, Vec no) { return m ? yes.v : no.v; }
+  friend HEED_FN Vec sqrt_of(Vec a) { return map(a, [](T x) { return std::sqrt(x); }); }
+  friend HEED_FN Vec log_of(Vec a) { return map(a, [](T x) { return std::log(x); }); }
+  friend HEED_FN Vec tanh_of(Vec a) { return map(a, [](T x) { return std::tanh(x); }); }
+  friend HEED_FN Vec exp_of(Vec a) {
+    if constexpr (std::is_same_v<T, float>)
+      return fast_exp(a);
+    else
+      return map(a, [](T x) { return std::exp(x); });
+  }
+
+ private:
+  template <class F>
+  static HEED_FN Vec map(Vec a, F f) {
+    Vec out;
+    for (int l = 0; l < L; ++l) out.v[l] = f(a.v[l]);
+    return out;
+  }
+  // e^x = 2^n e^r with |r| <= ln 2 / 2 (Cephes' expf; below 2 ulp). NaN stays NaN; under -87.3 the result is 0.
+  static HEED_FN Vec fast_exp(Vec x) {
+    Vec low = -87.3f;
+    Vec clamped = select(x > Vec(88.3f), Vec(88.3f), select(x < low, low, x));
+    Vec shifted = clamped * Vec(1.44269504f) + Vec(12582912.0f);  // 1.5 * 2^23: the sum's low bits are round(x / ln 2)
+    Vec n = shifted - Vec(12582912.0f);
+    Vec r = (clamped - n * Vec(0.693359375f)) - n * Vec(-2.12194440e-4f);
+    Vec p = 1.9875691500e-4f;
+    p = p * r + Vec(1.3981999507e-3f);
+    p = p * r + Vec(8.3334519073e-3f);
+    p = p * r + Vec(4.1665795894e-2f);
+    p = p * r + Vec(1.6666665459e-1f);
+    p = p * r + Vec(5.0000001201e-1f);
+    p = (p * r) * r + r + Vec(1.0f);
+    Mask bits;
+    std::memcpy(&bits, &shifted.v, sizeof bits);
+    Mask power = (bits << 23) + (127 << 23);
+    Vec scale;
+    std::memcpy(&scale.v, &power, sizeof power);
+    Vec result = select(x < low, Vec(0.0f), p * scale);
+    return select(x > Vec(88.72f), Vec(__builtin_inff()), result);
+  }
+};
+
+// The sum of all lanes, always as ((0+4)+(2+6)) + ((1+5)+(3+7)).
+template <class T, int L>
+HEED_FN T fold(Vec<T, L> a) {
+  if constexpr (L == 1) {
+    return a.v[0];
+  } else {
+    Vec<T, L / 2> low, high;
+    std::memcpy(&low.v, &a.v, sizeof low.v);
+    std::memcpy(&high.v, reinterpret_cast<const char*>(&a.v) + sizeof low.v, sizeof high.v);
+    return fold(low + high);
+  }
+}
+
+// The vector with the lanes from `count` on set to `fill`.
+template <class T, int L>
+HEED_FN Vec<T, L> keep_first(Vec<T, L> a, int count, T fill = 0) {
+  using Integer = typename Vec<T, L>::Integer;
+  typename Vec<T, L>::Mask lane;
+  for (int l = 0; l < L; ++l) lane[l] = l;
+  return select(lane < static_cast<Integer>(count), a, Vec<T, L>(fill));
+}
+
+}  // namespace heed

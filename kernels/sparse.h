@@ -1,0 +1,35 @@
+// A sparse matrix of node features: a pattern, the values of its entries, and the way back by columns, which the
+// gradient of a product needs.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "kernels/attention.h"
+
+namespace heed {
+
+struct Sparse {  // rows x cols
+  Rows by_row;                      // the pattern, cut into blocks
+  Rows by_column;
+  std::vector<Offset> edge;         // entry of by_row for each entry of by_column
+  std::vector<float> values;        // entries
+
+  Sparse() = default;
+  Sparse(std::shared_ptr<const Csr> pattern, std::vector<float> values);
+  Offset rows() const { return by_row.rows; }
+  Offset cols() const { return by_row.cols; }
+  const Csr& pattern() const { return *by_row.list; }
+};
+
+// What a dataset knows of its nodes: nodes x channels, dense or sparse.
+struct Features {
+  Matrix<float> dense;                   // empty where sparse is set
+  std::shared_ptr<const Sparse> sparse;
+
+  Offset rows() const { return sparse ? sparse->rows() : dense.rows(); }
+  Offset cols() const { return sparse ? sparse->cols() : dense.cols(); }
+};
+
+}  // namespace heed

@@ -1,0 +1,436 @@
+// The fused operator: every score x normaliser x kind of mask against a dense reference and central differences, equal
+// bits for any number of threads and any compiled width, and the shapes that it refuses.
+#include <oneapi/tbb/global_control.h>
+
+#include <functional>
+
+#include "tests/support.h"
+
+using namespace heed;
+using namespace heed::test;
+
+namespace {
+
+// A score of the tests' own, from outside the menus: a user's finish with two learned scalars, and a learned vector.
+struct Tempered {
+  static constexpr const char* name = "tempered";
+  static constexpr int scalars = 2;
+  HEED_FN auto term(auto q, auto k, auto e, auto a) const { return a * fn::tanh(q * k) + fn::square(q - k) * e; }
+  HEED_FN auto finish(auto sum, auto p) const { return sum * p[0] + fn::sigmoid(sum * p[1]); }
+};
+
+std::vector<Score> scores_under_test() {
+  auto out = score_menu();
+  out.push_back(make_score(Tempered{}));
+  return out;
+}
+
+enum class Mask { list, symmetric, range, sliding, without, rectangular, empty, hub, features };
+constexpr Mask kMasks[] = {Mask::list,        Mask::symmetric, Mask::range, Mask::sliding, Mask::without,
+                           Mask::rectangular, Mask::empty,     Mask::hub,   Mask::features};
+
+std::shared_ptr<const Pattern> make_pattern(Mask mask, Random& random) {
+  auto list = [](Csr csr) { return Pattern::listed(std::make_shared<Csr>(std::move(csr))); };
+  switch (mask) {
+    case Mask::list:
+    case Mask::features: return list(random_pattern(9, 9, 5, random));
+    case Mask::symmetric: return list(random_symmetric(10, 20, random));
+    case Mask::range: return Pattern::all(7, 7);
+    case Mask::sliding: return Pattern::sliding(12, {{0, 3}, {0, 3}, {1, 6}, {6, 6}, {6, 12}, {9, 12}});
+    case Mask::without:
+      return Pattern::all(8, 11, std::make_shared<Csr>(random_pattern(8, 11, 9, random)));
+    case Mask::rectangular: return list(random_pattern(6, 13, 8, random));
+    case Mask::empty: return list(Csr{.rows = 4, .cols = 5, .offsets = {0, 0, 0, 0, 0}, .ids = {}});
+    case Mask::hub: return Pattern::all(2, static_cast<Id>(kHubEdges + 70));
+  }
+  return nullptr;
+}
+
+template <class T>
+struct Case {  // one call with everything it reads, and all its gradients
+  std::shared_ptr<const Pattern> pattern;
+  Score score;
+  Normaliser normaliser;
+  int heads, score_width, width;
+  Matrix<T> q, k, v, a, p, e, bias, ev, y, dy;
+  Matrix<T> dq, dk, dv, da, dp, de, dbias, dev;
+  AttentionState<T> state;
+  Dropout dropout;
+
+  Attention<T> call() const {
+    auto view = [](const Matrix<T>& x) { return x.empty() ? View<const T>{} : x.view(); };
+    return {pattern.get(), &score,     &normaliser, heads,    q.view(), k.view(), v.view(),
+            view(a),       view(p),    view(e),     view(bias), view(ev), dropout};
+  }
+  void forward() {
+    y.resize(q.rows(), v.cols());
+    attention(call(), y.view(), state);
+  }
+  void backward() {
+    AttentionGradient<T> g;
+    auto sink = [](Matrix<T>& d, const Matrix<T>& value) {
+      d.resize(value.rows(), value.cols());
+      d.fill(T(7));  // must be written over
+      return value.empty() ? Sink<T>{} : Sink<T>{d.view(), false};
+    };
+    g.dq = sink(dq, q), g.dk = sink(dk, k), g.dv = sink(dv, v), g.da = sink(da, a), g.dp = sink(dp, p);
+    g.de = sink(de, e), g.dbias = sink(dbias, bias), g.dev = sink(dev, ev);
+    attention_gradient<T>(call(), std::as_const(y).view(), std::as_const(dy).view(), state, g);
+  }
+  double loss() {
+    forward();
+    double sum = 0;
+    for (Offset t = 0; t < y.size(); ++t) sum += static_cast<double>(y.data()[t]) * static_cast<double>(dy.data()[t]);
+    return sum;
+  }
+};
+
+template <class T>
+Case<T> make_case(const Score& score, const Normaliser& normaliser, Mask mask, int heads, int score_width, int width,
+                  Random& random) {
+  Case<T> c;
+  c.pattern = make_pattern(mask, random);
+  c.score = score;
+  c.normaliser = normaliser;
+  c.heads = heads;
+  c.score_width = score.contracts ? 1 : score_width;
+  c.width = width;
+  Offset channels = heads * c.score_width;
+  c.q = random_matrix<T>(c.pattern->queries(), channels, random);
+  c.k = random_matrix<T>(c.pattern->keys(), channels, random);
+  c.v = random_matrix<T>(c.pattern->keys(), heads * width, random);
+  c.dy = random_matrix<T>(c.pattern->queries(), heads * width, random);
+  if (score.reads_vector) c.a = random_matrix<T>(1, channels, random);
+  if (score.scalars > 0) c.p = random_matrix<T>(score.scalars, heads, random);
+  if (mask == Mask::features) {
+    c.e = random_matrix<T>(c.pattern->edges(), channels, random);
+    c.bias = random_matrix<T>(c.pattern->edges(), heads, random);
+    c.ev = random_matrix<T>(c.pattern->edges(), heads * width, random);
+  }
+  return c;
+}
+
+// Whether the pattern holds (i, j), and the number of that edge; independent of the operator's own iteration.
+bool sees(const Pattern& pattern, Id i, Id j, Offset& edge) {
+  const Rows& rows = pattern.by_query;
+  edge = -1;
+  if (rows.listed()) {
+    for (Offset t = rows.list->offsets[i]; t < rows.list->offsets[i + 1]; ++t)
+      if (rows.list->ids[t] == j) edge = t;
+    return edge >= 0;
+  }
+  auto [begin, end] = rows.interval(i);
+  return j >= begin && j < end && !(rows.list && rows.list->contains(i, j));
+}
+
+// Scores by name, in plain scalar double: what the papers say.
+double reference_sum(const Score& score, double q, double k, double e, double a) {
+  auto leaky = [](double x) { return x > 0 ? x : 0.2f * x; };
+  if (score.name == "dot") return q * (k + e);
+  if (score.name == "gat") return leaky(q + k + e);
+  if (score.name == "gatv2") return a * leaky(q + k + e);
+  if (score.name == "tempered") return a * std::tanh(q * k) + (q - k) * (q - k) * e;
+  FAIL("the reference does not know the score " << score.name);
+  return 0;
+}
+
+template <class T>
+Matrix<double> dense_reference(const Case<T>& c) {
+  Matrix<double> y(c.q.rows(), c.v.cols());
+  for (Id i = 0; i < c.q.rows(); ++i)
+    for (int h = 0; h < c.heads; ++h) {
+      std::vector<double> s;
+      std::vector<Id> keys;
+      std::vector<Offset> edges;
+      for (Id j = 0; j < c.k.rows(); ++j) {
+        Offset edge;
+        if (!sees(*c.pattern, i, j, edge)) continue;
+        double sum = 0;
+        for (int x = h * c.score_width; x < (h + 1) * c.score_width; ++x)
+          sum += reference_sum(c.score, c.q(i, x), c.k(j, x), c.e.empty() ? 0 : c.e(edge, x),
+                               c.a.empty() ? 0 : c.a(0, x));
+        if (c.score.name == "tempered") sum = sum * c.p(0, h) + 1 / (1 + std::exp(-sum * c.p(1, h)));
+        if (!c.bias.empty()) sum += c.bias(edge, h);
+        s.push_back(sum), keys.push_back(j), edges.push_back(edge);
+      }
+      double top = -1e300, total = 0;
+      for (double x : s) top = std::max(top, x);
+      for (double& x : s) {
+        if (c.normaliser.name == "softmax") total += x = std::exp(x - top);
+        else if (c.normaliser.name == "sigmoid") x = 1 / (1 + std::exp(-x)), total = 1;
+        else FAIL("the reference does not know the normaliser " << c.normaliser.name);
+      }
+      for (std::size_t t = 0; t < s.size(); ++t) {
+        double w = s[t] / total;
+        if (c.dropout.rate > 0) {
+          auto bits = drop_bits<std::uint32_t>(c.dropout.row_key(i), keys[t], h);
+          w = bits < c.dropout.threshold() ? 0 : w * c.dropout.scale();
+        }
+        for (int x = h * c.width; x < (h + 1) * c.width; ++x)
+          y(i, x) += w * (c.v(keys[t], x) + (c.ev.empty() ? 0 : c.ev(edges[t], x)));
+      }
+    }
+  return y;
+}
+
+// The smallest distance of a leaky argument from its kink: near it, central differences mean nothing.
+template <class T>
+bool near_kink(const Case<T>& c) {
+  if (c.score.name != "gat" && c.score.name != "gatv2") return false;
+  for (Id i = 0; i < c.q.rows(); ++i)
+    for (Id j = 0; j < c.k.rows(); ++j) {
+      Offset edge;
+      if (!sees(*c.pattern, i, j, edge)) continue;
+      for (Offset x = 0; x < c.q.cols(); ++x)
+        if (std::abs(c.q(i, x) + c.k(j, x) + (c.e.empty() ? 0 : c.e(edge, x))) < 1e-3) return true;
+    }
+  return false;
+}
+
+void with_threads(int n, const std::function<void()>& body) {
+  tbb::global_control limit(tbb::global_control::max_allowed_parallelism, static_cast<std::size_t>(n));
+  body();
+}
+
+}  // namespace
+
+TEST_SUITE_BEGIN("kernels");
+
+TEST_CASE("attention: dense reference and central differences, in double") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  double worst_value = 0, worst_gradient = 0;
+  for (const Score& score : scores_under_test())
+    for (const Normaliser& normaliser : normaliser_menu())
+      for (Mask mask : kMasks)
+        for (auto [heads, score_width, width] : {std::array{1, 5, 7}, std::array{3, 16, 4}, std::array{8, 1, 16}})
+          for (float rate : {0.0f, 0.4f}) {
+            if (mask == Mask::hub && (rate > 0 || heads == 3)) continue;
+            auto c = make_case<double>(score, normaliser, mask, heads, score_width, width, random);
+            for (int tries = 0; mask != Mask::hub && near_kink(c) && tries < 200; ++tries)
+              c = make_case<double>(score, normaliser, mask, heads, score_width, width, random);
+            c.dropout = {rate, random.next()};
+            CAPTURE(score.name);
+            CAPTURE(normaliser.name);
+            CAPTURE(static_cast<int>(mask));
+            CAPTURE(heads);
+            CAPTURE(rate);
+            c.forward();
+            double value = difference(c.y, dense_reference(c));
+            CHECK(value <= 1e-12);
+            worst_value = std::max(worst_value, value);
+            c.backward();
+            int steps = mask == Mask::hub ? 2 : 12;
+            auto check = [&](const char* name, Matrix<double>& x, const Matrix<double>& gradient) {
+              if (x.empty()) return;
+              CAPTURE(name);
+              double error = check_gradient(x, gradient, [&] { return c.loss(); }, random, steps);
+              CHECK(error <= 1e-6);
+              worst_gradient = std::max(worst_gradient, error);
+            };
+            check("dq", c.q, c.dq), check("dk", c.k, c.dk), check("dv", c.v, c.dv), check("da", c.a, c.da);
+            check("dp", c.p, c.dp), check("de", c.e, c.de), check("dbias", c.bias, c.dbias), check("dev", c.ev, c.dev);
+          }
+  MESSAGE("worst value error " << worst_value << ", worst gradient error " << worst_gradient << ", seed " << seed);
+}
+
+TEST_CASE("attention: float agrees with the dense reference, and all compiled widths have the same bits") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  for (const Score& score : scores_under_test())
+    for (const Normaliser& normaliser : normaliser_menu())
+      for (int width : {4, 8, 16, 32, 64}) {
+        CAPTURE(score.name);
+        CAPTURE(normaliser.name);
+        CAPTURE(width);
+        auto c = make_case<float>(score, normaliser, Mask::features, 3, width, width, random);
+        c.dropout = {0.3f, seed};
+        c.forward(), c.backward();
+        CHECK(difference(c.y, dense_reference(c)) <= 1e-5);
+        // Zero channels added to each head change nothing, but the width without a kernel of its own runs.
+        int wider = width + 8 - (width == 4 ? 3 : 0);
+        if (score.name == "tempered") continue;
+        auto widen = [&](const Matrix<float>& x, int from, int to) {
+          Matrix<float> out(x.rows(), x.cols() / from * to);
+          for (Offset i = 0; i < x.rows(); ++i)
+            for (Offset t = 0; t < x.cols(); ++t) out(i, t / from * to + t % from) = x(i, t);
+          return out;
+        };
+        auto d = c;
+        d.score_width = score.contracts ? 1 : wider;
+        d.width = wider;
+        for (auto* x : {&d.q, &d.k, &d.a, &d.e})
+          if (!x->empty()) *x = widen(*x, c.score_width, d.score_width);
+        for (auto* x : {&d.v, &d.ev, &d.dy}) *x = widen(*x, width, wider);
+        d.forward(), d.backward();
+        CHECK(d.y == widen(c.y, width, wider));
+        CHECK(d.dv == widen(c.dv, width, wider));
+        CHECK(d.dk == widen(c.dk, c.score_width, d.score_width));
+        CHECK(d.dq == widen(c.dq, c.score_width, d.score_width));
+      }
+}
+
+TEST_CASE("attention: the same bits on 1, 2, 7 and 16 threads") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  for (const Score& score : scores_under_test())
+    for (const Normaliser& normaliser : normaliser_menu()) {
+      Random random(seed);
+      auto c = make_case<float>(score, normaliser, Mask::list, 4, 16, 16, random);
+      // Rows around a hub of 20000 edges, so that parts are merged in both directions.
+      Id n = 20500;
+      std::vector<std::set<Id>> rows(static_cast<std::size_t>(n));
+      for (Id j = 0; j < 20000; ++j) rows[3].insert(j), rows[j].insert(5);
+      for (int e = 0; e < 60000; ++e) rows[random.below(n)].insert(static_cast<Id>(random.below(n)));
+      Csr csr{.rows = n, .cols = n};
+      for (auto& row : rows) {
+        csr.ids.insert(csr.ids.end(), row.begin(), row.end());
+        csr.offsets.push_back(csr.edges());
+      }
+      c.pattern = Pattern::listed(std::make_shared<Csr>(csr));
+      CHECK(c.pattern->by_query.parts == 3);
+      CHECK(c.pattern->by_key.parts == 3);
+      c.q = random_matrix<float>(n, c.q.cols(), random), c.k = random_matrix<float>(n, c.k.cols(), random);
+      c.v = random_matrix<float>(n, c.v.cols(), random), c.dy = random_matrix<float>(n, c.v.cols(), random);
+      c.dropout = {0.25f, 99};
+      with_threads(1, [&] { c.forward(), c.backward(); });
+      for (int threads : {2, 7, 16}) {
+        CAPTURE(threads);
+        auto d = c;
+        with_threads(threads, [&] { d.forward(), d.backward(); });
+        CHECK(c.y == d.y);
+        CHECK(c.dq == d.dq);
+        CHECK(c.dk == d.dk);
+        CHECK(c.dv == d.dv);
+        CHECK(c.da == d.da);
+        CHECK(c.dp == d.dp);
+      }
+    }
+}
+
+TEST_CASE("attention: a row that sees nothing gives 0 and takes no gradient; so does a bias of minus infinity") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  for (const Score& score : score_menu()) {
+    auto c = make_case<float>(score, normaliser_named("softmax"), Mask::features, 2, 8, 8, random);
+    Csr csr = *c.pattern->by_query.list;
+    for (Offset t = csr.offsets[2]; t < csr.offsets[3]; ++t)
+      for (int h = 0; h < 2; ++h) c.bias(t, h) = -__builtin_inff();
+    c.forward(), c.backward();
+    for (Id i = 0; i < csr.rows; ++i)
+      if (i == 2 || csr.degree(i) == 0)
+        for (Offset x = 0; x < c.y.cols(); ++x) CHECK(c.y(i, x) == 0);
+    for (const auto* m : {&c.y, &c.dq, &c.dk, &c.dv, &c.de, &c.dev})
+      for (float x : *m) CHECK(std::isfinite(x));
+    for (Offset x = 0; x < c.dq.cols(); ++x) CHECK(c.dq(2, x) == 0);
+  }
+}
+
+TEST_CASE("attention: gradients are added where asked, and many heads equal groups of heads") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  auto c = make_case<double>(score_named("gatv2"), normaliser_named("softmax"), Mask::list, 40, 3, 5, random);
+  c.forward(), c.backward();
+  CHECK(difference(c.y, dense_reference(c)) <= 1e-12);
+  CHECK(check_gradient(c.q, c.dq, [&] { return c.loss(); }, random) <= 1e-6);
+  CHECK(check_gradient(c.a, c.da, [&] { return c.loss(); }, random) <= 1e-6);
+  c.forward();
+  auto before = c.dk;
+  AttentionGradient<double> g;
+  g.dk = {c.dk.view(), true};
+  attention_gradient<double>(c.call(), std::as_const(c.y).view(), std::as_const(c.dy).view(), c.state, g);
+  for (double& x : before) x *= 2;
+  CHECK(difference(c.dk, before) <= 1e-14);
+}
+
+TEST_CASE("attention: weights on request are the ones it used") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  for (const Score& score : scores_under_test()) {
+    auto c = make_case<double>(score, normaliser_named("softmax"), Mask::features, 3, 4, 4, random);
+    c.dropout = {0.3f, seed};
+    c.forward();
+    Matrix<double> w(c.pattern->edges(), 3);
+    attention_weights(c.call(), c.state, w.view());
+    Matrix<double> y(c.y.rows(), c.y.cols());
+    const Csr& csr = *c.pattern->by_query.list;
+    for (Id i = 0; i < csr.rows; ++i)
+      for (Offset t = csr.offsets[i]; t < csr.offsets[i + 1]; ++t)
+        for (Offset x = 0; x < y.cols(); ++x) y(i, x) += w(t, x / 4) * (c.v(csr.ids[t], x) + c.ev(t, x));
+    CHECK(difference(y, c.y) <= 1e-12);
+  }
+}
+
+TEST_CASE("attention: dropout keeps its rate, and every head and edge draws for itself") {
+  Dropout dropout{0.3f, 12345};
+  int dropped = 0, together = 0, trials = 0;
+  for (Id i = 0; i < 200; ++i)
+    for (std::uint32_t j = 0; j < 200; ++j) {
+      bool first = drop_bits<std::uint32_t>(dropout.row_key(i), j, 0) < dropout.threshold();
+      bool second = drop_bits<std::uint32_t>(dropout.row_key(i), j, 1) < dropout.threshold();
+      dropped += first, together += first && second, ++trials;
+    }
+  CHECK(std::abs(dropped / double(trials) - 0.3) < 0.01);
+  CHECK(std::abs(together / double(trials) - 0.09) < 0.01);
+}
+
+TEST_CASE("attention: shapes that do not fit are named") {
+  Random random(1);
+  auto message = [&](auto break_it) {
+    auto c = make_case<float>(score_named("gatv2"), normaliser_named("softmax"), Mask::list, 2, 4, 4, random);
+    break_it(c);
+    try {
+      c.forward();
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string("accepted");
+  };
+  CHECK(message([](auto&) {}) == "accepted");
+  CHECK(message([](auto& c) { c.k.resize(8, 8); }) == "attention: k is 8 x 8, expected 9 x 8");
+  CHECK(message([](auto& c) { c.heads = 3; }).find("do not divide into 3 heads") != std::string::npos);
+  CHECK(message([](auto& c) { c.dropout.rate = 1; }).find("below 1") != std::string::npos);
+  CHECK(message([](auto& c) { c.a = {}; }).find("a is 0 x 0, expected 1 x 8") != std::string::npos);
+  CHECK(message([](auto& c) {
+          c.pattern = Pattern::all(9, 9);
+          c.bias.resize(81, 2);
+        }).find("a mask that is a list") != std::string::npos);
+  CHECK_THROWS_WITH_AS(score_named("gatv3"), "unknown score 'gatv3'; did you mean gatv2 or gat?", Error);
+}
+
+TEST_CASE("weighted sum: dense reference, transposed too, and the same bits on any number of threads") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  for (Offset width : {1, 7, 8, 33, 64, 200}) {
+    auto csr = std::make_shared<Csr>(random_pattern(40, 30, 20, random));
+    auto x = random_matrix<double>(30, width, random);
+    auto w = random_matrix<double>(csr->edges(), 1, random);
+    auto scale = random_matrix<double>(40, 1, random);
+    auto pattern = Pattern::listed(csr);
+    Matrix<double> y(40, width), expected(40, width), parts;
+    for (Id i = 0; i < 40; ++i)
+      for (Offset t = csr->offsets[i]; t < csr->offsets[i + 1]; ++t)
+        for (Offset c = 0; c < width; ++c) expected(i, c) += scale(i, 0) * w(t, 0) * x(csr->ids[t], c);
+    std::span<const double> weights(w.data(), w.size()), scales(scale.data(), 40);
+    weighted_sum<double>(pattern->by_query, weights, {}, scales, std::as_const(x).view(), {y.view()}, parts);
+    CHECK(difference(y, expected) <= 1e-13);
+    // <dy, A x> = <At dy, x>
+    auto dy = random_matrix<double>(40, width, random);
+    Matrix<double> dx(30, width), unscaled(40, width);
+    weighted_sum<double>(pattern->by_query, weights, {}, {}, std::as_const(x).view(), {unscaled.view()}, parts);
+    weighted_sum<double>(pattern->by_key, weights, pattern->edge_of_entry(), {}, std::as_const(dy).view(), {dx.view()},
+                         parts);
+    double left = 0, right = 0;
+    for (Offset t = 0; t < dy.size(); ++t) left += dy.data()[t] * unscaled.data()[t];
+    for (Offset t = 0; t < x.size(); ++t) right += dx.data()[t] * x.data()[t];
+    CHECK(left == doctest::Approx(right));
+  }
+}
+
+TEST_SUITE_END();

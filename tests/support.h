@@ -1,0 +1,92 @@
+// What the tests share: random inputs whose seed is printed on failure, a dense reference of attention, and
+// central differences.
+#pragma once
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "kernels/attention.h"
+
+namespace heed::test {
+
+// A new seed each run; HEED_SEED repeats one. Use with CAPTURE(seed).
+inline std::uint64_t fresh_seed() {
+  if (const char* given = std::getenv("HEED_SEED")) return std::strtoull(given, nullptr, 10);
+  return std::random_device{}();
+}
+
+template <class T>
+Matrix<T> random_matrix(Offset rows, Offset cols, Random& random, double scale = 1) {
+  Matrix<T> out(rows, cols);
+  for (T& x : out) x = static_cast<T>(scale * random.normal());
+  return out;
+}
+
+// Rows of random length up to `most`; some rows are empty.
+inline Csr random_pattern(Id rows, Id cols, int most, Random& random) {
+  Csr out{.rows = rows, .cols = cols};
+  for (Id i = 0; i < rows; ++i) {
+    std::set<Id> row;
+    auto n = random.below(4) == 0 ? 0 : random.below(static_cast<std::uint64_t>(most) + 1);
+    for (std::uint64_t t = 0; t < n; ++t) row.insert(static_cast<Id>(random.below(static_cast<std::uint64_t>(cols))));
+    out.ids.insert(out.ids.end(), row.begin(), row.end());
+    out.offsets.push_back(out.edges());
+  }
+  return out;
+}
+
+inline Csr random_symmetric(Id n, int edges, Random& random) {
+  std::vector<std::set<Id>> rows(static_cast<std::size_t>(n));
+  for (int e = 0; e < edges; ++e) {
+    Id i = static_cast<Id>(random.below(n)), j = static_cast<Id>(random.below(n));
+    rows[i].insert(j);
+    rows[j].insert(i);
+  }
+  Csr out{.rows = n, .cols = n};
+  for (auto& row : rows) {
+    out.ids.insert(out.ids.end(), row.begin(), row.end());
+    out.offsets.push_back(out.edges());
+  }
+  return out;
+}
+
+// Norm-wise relative difference; NaN where either side has one.
+template <class A, class B>
+double difference(const Matrix<A>& a, const Matrix<B>& b) {
+  REQUIRE(a.rows() == b.rows());
+  REQUIRE(a.cols() == b.cols());
+  double error = 0, norm = 0;
+  for (Offset t = 0; t < a.size(); ++t) {
+    double x = static_cast<double>(a.data()[t]), y = static_cast<double>(b.data()[t]);
+    error += (x - y) * (x - y);
+    norm += y * y;
+  }
+  return norm > 0 ? std::sqrt(error / norm) : std::sqrt(error);
+}
+
+// Central differences of f with respect to each element of x, against `gradient`: the largest error, relative to the
+// gradient's largest element. `steps` elements are tried, all where x is small.
+template <class F>
+double check_gradient(Matrix<double>& x, const Matrix<double>& gradient, F f, Random& random, int steps = 40) {
+  double worst = 0, scale = 1e-3;
+  for (double g : gradient) scale = std::max(scale, std::abs(g));
+  for (int t = 0; t < std::min<Offset>(steps, x.size()); ++t) {
+    Offset at = x.size() <= steps ? t : static_cast<Offset>(random.below(x.size()));
+    double old = x.data()[at], h = 1e-5 * std::max(1.0, std::abs(old));
+    x.data()[at] = old + h;
+    double up = f();
+    x.data()[at] = old - h;
+    double down = f();
+    x.data()[at] = old;
+    worst = std::max(worst, std::abs((up - down) / (2 * h) - gradient.data()[at]) / scale);
+  }
+  return worst;
+}
+
+}  // namespace heed::test
