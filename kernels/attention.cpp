@@ -408,14 +408,6 @@ void row_part(const Plan<T>& plan, Scratch<T>& w, const AttentionState<T>& state
       plan.dot_values(dy.row(i), w.edge_value, n, plan.heads, plan.padded, plan.width, true, w.dw);
     }
     gradient_chunk<true>(plan, w, i, ids, n, tau, delta);
-    if (g.dev)
-      for (int j = 0; j < n; ++j)
-        for (int h = 0; h < plan.heads; ++h)
-          for (int c = h * plan.width; c < (h + 1) * plan.width; ++c) {
-            T& to = g.dev.to(entry(j), c);
-            T value = w.s[j * plan.padded + h] * dy(i, c);
-            to = g.dev.add ? to + value : value;
-          }
     if (g.dbias)
       for (int j = 0; j < n; ++j)
         for (int h = 0; h < plan.heads; ++h) {
@@ -428,6 +420,15 @@ void row_part(const Plan<T>& plan, Scratch<T>& w, const AttentionState<T>& state
     if (g.de)
       for (int j = 0; j < n; ++j) w.dedge[j] = g.de.to.row(entry(j));
     score.gradient[1][plan.score_index](x.score->self.get(), chunk, {w.dw, down, da, g.de ? w.dedge : nullptr});
+    // After de: where one table is feature and value at once, dev is added to it.
+    if (g.dev)
+      for (int j = 0; j < n; ++j)
+        for (int h = 0; h < plan.heads; ++h)
+          for (int c = h * plan.width; c < (h + 1) * plan.width; ++c) {
+            T& to = g.dev.to(entry(j), c);
+            T value = w.s[j * plan.padded + h] * dy(i, c);
+            to = g.dev.add ? to + value : value;
+          }
   });
 }
 

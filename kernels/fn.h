@@ -8,8 +8,10 @@
 
 #ifdef __CUDACC__
 #define HEED_FN __host__ __device__ __forceinline__
+#define HEED_UNROLL _Pragma("unroll")
 #else
 #define HEED_FN __attribute__((always_inline)) inline
+#define HEED_UNROLL _Pragma("GCC unroll 4")
 #endif
 
 namespace heed {
@@ -48,6 +50,9 @@ HEED_FN X sqrt_of(X x) { return std::sqrt(x); }
 template <class X>
   requires std::is_arithmetic_v<X>
 HEED_FN X tanh_of(X x) { return std::tanh(x); }
+template <class X>
+  requires std::is_arithmetic_v<X>
+HEED_FN X erf_of(X x) { return std::erf(x); }
 
 // What the authors of scores call. At a kink the derivative is the one of the side x <= 0.
 namespace fn {
@@ -60,6 +65,8 @@ template <class X>
 HEED_FN X sqrt(X x) { return sqrt_of(x); }
 template <class X>
 HEED_FN X tanh(X x) { return tanh_of(x); }
+template <class X>
+HEED_FN X erf(X x) { return erf_of(x); }
 template <class X>
 HEED_FN X sigmoid(X x) { return X(1) / (X(1) + exp_of(-x)); }
 template <class X>

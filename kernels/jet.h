@@ -43,7 +43,7 @@ template <class X, unsigned A>
 HEED_FN Jet<X, A> chain(Jet<X, A> a, X value, X slope) {
   Jet<X, A> out;
   out.v = value;
-#pragma GCC unroll 4
+  HEED_UNROLL
   for (int i = 0; i < Jet<X, A>::kPartials; ++i)
     if (A >> i & 1) out.d[i] = slope * a.d[i];
   return out;
@@ -53,7 +53,7 @@ template <class X, unsigned A, unsigned B, class Both, class First, class Second
 HEED_FN Jet<X, A | B> join(Jet<X, A> a, Jet<X, B> b, X value, Both both, First first, Second second) {
   Jet<X, A | B> out;
   out.v = value;
-#pragma GCC unroll 4
+  HEED_UNROLL
   for (int i = 0; i < Jet<X, A>::kPartials; ++i) {
     if ((A >> i & 1) && (B >> i & 1))
       out.d[i] = both(a.d[i], b.d[i]);
@@ -110,7 +110,7 @@ template <class Condition, class X, unsigned A>
 HEED_FN Jet<X, A> select(Condition condition, Jet<X, A> yes, Jet<X, A> no) {
   Jet<X, A> out;
   out.v = select(condition, yes.v, no.v);
-#pragma GCC unroll 4
+  HEED_UNROLL
   for (int i = 0; i < Jet<X, A>::kPartials; ++i)
     if (A >> i & 1) out.d[i] = select(condition, yes.d[i], no.d[i]);
   return out;
@@ -132,5 +132,7 @@ HEED_FN Jet<X, A> tanh_of(Jet<X, A> a) {
   X value = tanh_of(a.v);
   return chain(a, value, X(1) - value * value);
 }
+template <class X, unsigned A>
+HEED_FN Jet<X, A> erf_of(Jet<X, A> a) { return chain(a, erf_of(a.v), X(1.1283791670955126) * exp_of(-(a.v * a.v))); }
 
 }  // namespace heed

@@ -49,6 +49,7 @@ struct Vec {
   friend HEED_FN Vec sqrt_of(Vec a) { return map(a, [](T x) { return std::sqrt(x); }); }
   friend HEED_FN Vec log_of(Vec a) { return map(a, [](T x) { return std::log(x); }); }
   friend HEED_FN Vec tanh_of(Vec a) { return map(a, [](T x) { return std::tanh(x); }); }
+  friend HEED_FN Vec erf_of(Vec a) { return map(a, [](T x) { return std::erf(x); }); }
   friend HEED_FN Vec exp_of(Vec a) {
     if constexpr (std::is_same_v<T, float>)
       return fast_exp(a);

@@ -1,0 +1,70 @@
+#include "cli/progress.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <numeric>
+
+namespace heed::cli {
+
+using Clock = std::chrono::steady_clock;
+
+Progress::Progress(std::string title, int runs, int epochs, bool quiet)
+    : title_(std::move(title)),
+      runs_(runs),
+      epochs_(epochs),
+      quiet_(quiet),
+      terminal_(isatty(STDERR_FILENO) != 0),
+      done_(static_cast<std::size_t>(runs)),
+      start_(Clock::now()),
+      last_(start_ - std::chrono::seconds(1)) {
+  if (!quiet_ && !terminal_) fmt::print(stderr, "{}\n", title_);
+}
+
+Progress::~Progress() { erase(); }
+
+void Progress::erase() {
+  if (drawn_) fmt::print(stderr, "\r\033[K");
+  drawn_ = false;
+}
+
+void Progress::draw(const Epoch& e) {
+  constexpr int width = 24;
+  const double share = std::accumulate(done_.begin(), done_.end(), 0.0) / runs_;
+  const int full = static_cast<int>(share * width);
+  std::string bar;
+  for (int i = 0; i < width; ++i) bar += i < full ? "━" : "─";
+  const auto seconds = std::chrono::duration<double>(Clock::now() - start_).count();
+  std::string where = runs_ > 1 ? fmt::format("run {}/{}", std::min(ended_ + 1, runs_), runs_)
+                                : fmt::format("epoch {}/{}", e.epoch, epochs_);
+  fmt::print(stderr, "\r\033[K{} {} {}  loss {:.3f}  valid {:.1f}%  {:.0f}s", title_, bar, where, e.train_loss,
+             e.valid_accuracy, seconds);
+  std::fflush(stderr);
+  drawn_ = true;
+}
+
+void Progress::epoch(const Epoch& e) {
+  if (quiet_) return;
+  done_[static_cast<std::size_t>(e.run)] = static_cast<double>(e.epoch) / epochs_;
+  const auto now = Clock::now();
+  if (terminal_) {
+    if (now - last_ < std::chrono::milliseconds(80)) return;
+    last_ = now;
+    draw(e);
+  } else if (runs_ == 1 && (e.epoch == 1 || e.epoch % std::max(1, epochs_ / 10) == 0)) {
+    fmt::print(stderr, "epoch {:>4}/{}  train loss {:.4f}  valid loss {:.4f}  valid {:.2f}%\n", e.epoch, epochs_,
+               e.train_loss, e.valid_loss, e.valid_accuracy);
+  }
+}
+
+void Progress::run(int number, const Run& run) {
+  ++ended_;
+  done_[static_cast<std::size_t>(number)] = 1;
+  if (quiet_ || terminal_) return;
+  fmt::print(stderr, "run {:>3}/{}  seed {}  test {:.2f}%  valid {:.2f}%  best epoch {} of {}  {:.1f}s\n", number + 1,
+             runs_, run.seed, run.test, run.valid, run.best_epoch, run.epochs, run.seconds);
+}
+
+}  // namespace heed::cli

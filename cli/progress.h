@@ -1,0 +1,30 @@
+// Shows how training goes, on standard error: a bar on a terminal, plain lines elsewhere.
+#pragma once
+
+#include <chrono>
+#include <string>
+
+#include "train/train.h"
+
+namespace heed::cli {
+
+class Progress {
+ public:
+  Progress(std::string title, int runs, int epochs, bool quiet);
+  ~Progress();
+  void epoch(const Epoch& e);
+  void run(int number, const Run& run);
+
+ private:
+  void draw(const Epoch& e);
+  void erase();
+
+  std::string title_;
+  int runs_, epochs_, ended_ = 0;
+  bool quiet_, terminal_, drawn_ = false;
+  double best_ = 0;
+  std::vector<double> done_;  // share of each run
+  std::chrono::steady_clock::time_point start_, last_;
+};
+
+}  // namespace heed::cli

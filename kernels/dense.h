@@ -1,0 +1,21 @@
+// Dense products by Eigen, whose own threads stay off (they change bits): fixed tiles run in parallel, and the long
+// dimension of a sum is split at a constant and merged in order.
+#pragma once
+
+#include "kernels/attention.h"
+
+namespace heed {
+
+// y (+)= x w                x: n x in, w: in x out, y: n x out
+template <class T>
+void product(View<const T> x, View<const T> w, Sink<T> y);
+
+// dx (+)= dy w^T            dy: n x out, w: in x out, dx: n x in
+template <class T>
+void product_by_transpose(View<const T> dy, View<const T> w, Sink<T> dx);
+
+// dw (+)= x^T dy            x: n x in, dy: n x out, dw: in x out; `parts` is a buffer kept between calls
+template <class T>
+void product_of_transpose(View<const T> x, View<const T> dy, Sink<T> dw, Matrix<T>& parts);
+
+}  // namespace heed

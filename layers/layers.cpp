@@ -1,0 +1,220 @@
+#include "layers/layers.h"
+
+#include <algorithm>
+
+namespace heed {
+namespace {
+
+template <class T>
+Var<T> project(Scope<T> scope, Var<T> x, Offset out, Init init, bool bias) {
+  Var<T> y = linear(x, scope.parameter("weight", x.cols(), out, init));
+  return bias ? add_bias(y, scope.parameter("bias", 1, out, {})) : y;
+}
+
+template <class T>
+Var<T> torch_linear(Scope<T> scope, Var<T> x, Offset out, bool bias) {
+  Var<T> y = linear(x, scope.parameter("weight", x.cols(), out, kaiming(x.cols())));
+  return bias ? add_bias(y, scope.parameter("bias", 1, out, kaiming(x.cols()))) : y;
+}
+
+// The graph's edge features in the order of a pattern's edges; pairs that are no edge of the graph get zeros.
+template <class T>
+std::shared_ptr<Matrix<T>> features_along(const Graph& graph, const Pattern& pattern) {
+  if (graph.channels == 0) fail("the layer reads edge features, but the graph has none");
+  if (!pattern.is_listed()) fail("features of edges need a mask that is a list");
+  const Csr& list = *pattern.by_query.list;
+  const Csr& edges = *graph.adjacency;
+  auto out = std::make_shared<Matrix<T>>(list.edges(), graph.channels);
+  for (Id i = 0; i < list.rows; ++i) {
+    auto row = edges.row(i);
+    for (Offset t = list.offsets[i]; t < list.offsets[i + 1]; ++t) {
+      auto at = std::lower_bound(row.begin(), row.end(), list.ids[t]);
+      if (at == row.end() || *at != list.ids[t]) continue;
+      Offset e = edges.offsets[i] + (at - row.begin());
+      std::copy_n(graph.features.begin() + e * graph.channels, graph.channels, out->row(t));
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+Model attend(Attend o) {
+  if (o.out < 1 || o.heads < 1)
+    fail("attend: needs at least 1 head and 1 channel a head, not " + std::to_string(o.heads) + " and " +
+         std::to_string(o.out));
+  if (o.projection == Projection::by_score)
+    o.projection = o.score.contracts      ? Projection::one
+                   : o.score.reads_vector ? Projection::source_target
+                                          : Projection::separate;
+  if (o.score.contracts && o.projection != Projection::one)
+    fail("attend: the score '" + o.score.name + "' contracts one projection; it takes no other");
+  return [o]<class T>(Scope<T>& scope, Var<T> x) {
+    const Offset total = o.out * o.heads;
+    const auto pattern = scope.pattern(o.mask);
+    const bool biased = o.projection != Projection::one;
+    AttentionVars<T> in;
+    switch (o.projection) {
+      case Projection::by_score:
+      case Projection::one:
+        in.q = in.k = in.v = project(scope, x, total, glorot(x.cols(), total), false);
+        break;
+      case Projection::source_target:
+        in.k = in.v = project(scope.inside("source"), x, total, glorot(x.cols(), total), o.bias);
+        in.q = project(scope.inside("target"), x, total, glorot(x.cols(), total), o.bias);
+        break;
+      case Projection::separate:
+        in.q = torch_linear(scope.inside("query"), x, total, o.bias);
+        in.k = torch_linear(scope.inside("key"), x, total, o.bias);
+        in.v = torch_linear(scope.inside("value"), x, total, o.bias);
+        break;
+    }
+    if (o.edges) {
+      auto table = features_along<T>(scope.graph(), *pattern);
+      Var<T> features = scope.tape().constant(*table);
+      // The tape refers to the table: a step that does nothing keeps it alive.
+      scope.tape().record(features, [table] {}, nullptr);
+      in.e = linear(features, scope.inside("edge").parameter("weight", features.cols(), total,
+                                                            glorot(features.cols(), total)));
+      if (o.projection == Projection::separate) in.ev = in.e;
+    }
+    const Init vector = glorot(o.heads, o.out);
+    if (o.score.contracts) {
+      Var<T> h = in.v;
+      in.k = contract(h, scope.parameter("att_src", 1, total, vector), o.heads);
+      in.q = contract(h, scope.parameter("att_dst", 1, total, vector), o.heads);
+      if (o.edges) in.e = contract(in.e, scope.parameter("att_edge", 1, total, vector), o.heads);
+    } else if (o.score.reads_vector) {
+      in.a = scope.parameter("att", 1, total, vector);
+    }
+    if (o.score.scalars > 0) in.p = scope.parameter("scalars", o.score.scalars, o.heads, {0, 1});
+    if (o.query_scale != 1) in.q = scale(in.q, o.query_scale);
+    in.v = dropout(in.v, o.feature_dropout);
+    Var<T> y = attention(in, pattern, o.score, o.normaliser, o.heads, o.dropout);
+    if (!o.concat && o.heads > 1) y = mean_heads(y, o.heads);
+    if (o.residual)
+      y = add(y, biased ? torch_linear(scope.inside("skip"), x, y.cols(), o.bias)
+                        : project(scope.inside("skip"), x, y.cols(), glorot(x.cols(), y.cols()), false));
+    // The separate projections carry the bias themselves.
+    if (o.bias && o.projection != Projection::separate) y = add_bias(y, scope.parameter("bias", 1, y.cols(), {}));
+    return y;
+  };
+}
+
+Model graph_convolution(Offset out, bool bias) {
+  return [=]<class T>(Scope<T>& scope, Var<T> x) {
+    auto pattern = scope.pattern(local() | self());
+    const Csr& list = *pattern->by_query.list;
+    // The degrees of Â = A + I from rows; edge weights, where the graph has them, stand in for 1.
+    std::vector<double> degree(static_cast<std::size_t>(list.rows));
+    std::vector<double> weight(list.ids.size(), 1.0);
+    const Graph& graph = scope.graph();
+    for (Id i = 0; i < list.rows; ++i)
+      for (Offset t = list.offsets[i]; t < list.offsets[i + 1]; ++t) {
+        if (!graph.weights.empty()) {
+          auto row = graph.adjacency->row(i);
+          auto at = std::lower_bound(row.begin(), row.end(), list.ids[t]);
+          if (at != row.end() && *at == list.ids[t])
+            weight[t] = graph.weights[graph.adjacency->offsets[i] + (at - row.begin())];
+        }
+        degree[i] += weight[t];
+      }
+    auto inverse = [&](Id i) { return degree[i] > 0 ? 1 / std::sqrt(degree[i]) : 0.0; };
+    std::vector<T> weights(list.ids.size());
+    for (Id i = 0; i < list.rows; ++i)
+      for (Offset t = list.offsets[i]; t < list.offsets[i + 1]; ++t)
+        weights[t] = static_cast<T>(weight[t] * inverse(i) * inverse(list.ids[t]));
+    Var<T> h = linear(x, scope.parameter("weight", x.cols(), out, glorot(x.cols(), out)));
+    Var<T> y = propagate(h, pattern, std::move(weights), {});
+    return bias ? add_bias(y, scope.parameter("bias", 1, out, {})) : y;
+  };
+}
+
+Model sage_convolution(Offset out, bool bias) {
+  return [=]<class T>(Scope<T>& scope, Var<T> x) {
+    auto pattern = scope.pattern(local());
+    const Csr& list = *pattern->by_query.list;
+    std::vector<T> scale(static_cast<std::size_t>(list.rows));
+    for (Id i = 0; i < list.rows; ++i) scale[i] = list.degree(i) > 0 ? T(1) / static_cast<T>(list.degree(i)) : T(0);
+    // The mean commutes with the linear map, so it runs over `out` channels.
+    Var<T> h = linear(x, scope.inside("neighbours").parameter("weight", x.cols(), out, kaiming(x.cols())));
+    return add(propagate(h, pattern, {}, std::move(scale)), torch_linear(scope.inside("self"), x, out, bias));
+  };
+}
+
+Model dense(Offset out, bool bias) {
+  return [=]<class T>(Scope<T>& scope, Var<T> x) { return torch_linear(scope, x, out, bias); };
+}
+
+Model activation(Activation f) {
+  return [=]<class T>(Scope<T>&, Var<T> x) { return activate(x, f); };
+}
+
+Model dropout(double rate) {
+  return [=]<class T>(Scope<T>&, Var<T> x) { return dropout(x, rate); };
+}
+
+Model layer_norm() {
+  return []<class T>(Scope<T>& scope, Var<T> x) {
+    return layer_norm(x, scope.parameter("weight", 1, x.cols(), {0, 1}), scope.parameter("bias", 1, x.cols(), {}));
+  };
+}
+
+Model batch_norm() {
+  return []<class T>(Scope<T>& scope, Var<T> x) {
+    Var<T> gain = scope.parameter("weight", 1, x.cols(), {0, 1});
+    Var<T> shift = scope.parameter("bias", 1, x.cols(), {});
+    Parameter<T>& mean = scope.state("running_mean", 1, x.cols(), 0);
+    Parameter<T>& variance = scope.state("running_var", 1, x.cols(), 1);
+    return batch_norm(x, gain, shift, mean, variance);
+  };
+}
+
+Model stack(std::vector<Model> layers) {
+  return [layers = std::move(layers)]<class T>(Scope<T>& scope, Var<T> x) {
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+      Scope<T> inner = scope.inside(std::to_string(i));
+      x = layers[i](inner, x);
+    }
+    return x;
+  };
+}
+
+Model residual(Model inner) {
+  return [inner = std::move(inner)]<class T>(Scope<T>& scope, Var<T> x) {
+    Scope<T> within = scope.inside("inner");
+    Var<T> y = inner(within, x);
+    if (y.cols() == x.cols() && !x.sparse()) return add(y, x);
+    return add(y, torch_linear(scope.inside("skip"), x, y.cols(), true));
+  };
+}
+
+namespace {
+
+template <class T>
+std::vector<Var<T>> run_all(const std::vector<Model>& sides, Scope<T>& scope, Var<T> x) {
+  std::vector<Var<T>> out;
+  for (std::size_t i = 0; i < sides.size(); ++i) {
+    Scope<T> inner = scope.inside(std::to_string(i));
+    out.push_back(sides[i](inner, x));
+  }
+  return out;
+}
+
+}  // namespace
+
+Model concat(std::vector<Model> sides) {
+  return [sides = std::move(sides)]<class T>(Scope<T>& scope, Var<T> x) { return concat(run_all(sides, scope, x)); };
+}
+
+Model sum(std::vector<Model> sides) {
+  if (sides.empty()) fail("sum: nothing to add");
+  return [sides = std::move(sides)]<class T>(Scope<T>& scope, Var<T> x) {
+    auto parts = run_all(sides, scope, x);
+    Var<T> total = parts[0];
+    for (std::size_t i = 1; i < parts.size(); ++i) total = add(total, parts[i]);
+    return total;
+  };
+}
+
+}  // namespace heed

@@ -1,0 +1,58 @@
+// The layers from which models are put together. Each function returns a Model; `stack` puts them one after the other.
+// Parameters are named by place and role ("0.weight", "2.query.bias"); weights are in x out.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "layers/model.h"
+
+namespace heed {
+
+// How the operands come from the nodes.
+enum class Projection {
+  by_score,       // one for scores that contract (GAT), source_target for scores with a learned vector, else separate
+  one,            // h = W x is the query, the key and the value; no bias
+  source_target,  // the query is W_r x + b_r; key and value are W_l x + b_l
+  separate,       // query, key and value each have a weight and a bias
+};
+
+struct Attend {
+  Offset out = 0;                                       // channels of a head
+  int heads = 1;
+  Score score = score_named("dot");
+  Normaliser normaliser = normaliser_named("softmax");
+  Mask mask = local() | self();
+  double dropout = 0;                                   // of the attention weights
+  double feature_dropout = 0;                           // of the values, after the scores have read them
+  bool concat = true;                                   // result: n x heads*out; otherwise the mean over heads, n x out
+  bool bias = true;
+  bool residual = false;                                // + W x, with a bias where the projections have one
+  bool edges = false;                                   // read the graph's edge features
+  double query_scale = 1;                               // the query is multiplied with it
+  Projection projection = Projection::by_score;
+};
+
+// y_i = sum_j w_ij v_j, heads side by side or averaged, plus a bias. With projection `one` and the score gat it is
+// GATConv (arXiv:1710.10903), with source_target and gatv2 GATv2Conv (arXiv:2105.14491), with separate, dot, the
+// residual and query_scale 1/sqrt(out) TransformerConv (UniMP, arXiv:2009.03509), where edge features join the value.
+Model attend(Attend options);
+
+// D^-1/2 (A + I) D^-1/2 x W + b         Kipf & Welling, arXiv:1609.02907, eq. 2
+Model graph_convolution(Offset out, bool bias = true);
+
+// W_1 x_i + W_2 mean_j x_j + b          GraphSAGE, arXiv:1706.02216, with the mean aggregator
+Model sage_convolution(Offset out, bool bias = true);
+
+Model dense(Offset out, bool bias = true);  // x W + b
+Model activation(Activation f);
+Model dropout(double rate);
+Model layer_norm();
+Model batch_norm();
+
+Model stack(std::vector<Model> layers);
+Model residual(Model inner);             // x + inner(x); x W + inner(x) where the widths differ
+Model concat(std::vector<Model> sides);  // [side_1(x) | side_2(x) | ...]
+Model sum(std::vector<Model> sides);     // side_1(x) + side_2(x) + ...
+
+}  // namespace heed

@@ -1,0 +1,77 @@
+#include "layers/models.h"
+
+namespace heed {
+namespace {
+
+// convolution(out, heads, last) gives the layer's convolution.
+template <class Convolution>
+Model build(const ModelOptions& o, Convolution convolution) {
+  if (o.classes < 1 || o.layers < 1) fail("a model needs at least 1 class and 1 layer");
+  std::vector<Model> layers;
+  for (int l = 0; l < o.layers; ++l) {
+    const bool last = l + 1 == o.layers;
+    layers.push_back(dropout(o.dropout));
+    layers.push_back(convolution(last ? o.classes : o.hidden, last));
+    if (last) break;
+    if (o.norm == Norm::layer) layers.push_back(layer_norm());
+    if (o.norm == Norm::batch) layers.push_back(batch_norm());
+    layers.push_back(activation(o.activation));
+  }
+  return stack(std::move(layers));
+}
+
+Model attention_model(const ModelOptions& o, const char* score, bool scaled, bool residual) {
+  return build(o, [=](Offset out, bool last) {
+    return attend({.out = out,
+                   .heads = last ? o.out_heads : o.heads,
+                   .score = score_named(score),
+                   .dropout = o.attention_dropout,
+                   .feature_dropout = o.feature_dropout,
+                   .concat = !last,
+                   .residual = residual,
+                   .query_scale = scaled ? 1 / std::sqrt(static_cast<double>(out)) : 1});
+  });
+}
+
+template <class Convolution>
+Model plain_model(const ModelOptions& o, Convolution convolution) {
+  return build(o, [=](Offset out, bool) { return o.residual ? residual(convolution(out)) : convolution(out); });
+}
+
+}  // namespace
+
+Model gat(const ModelOptions& o) { return attention_model(o, "gat", false, o.residual); }
+Model gatv2(const ModelOptions& o) { return attention_model(o, "gatv2", false, o.residual); }
+Model transformer(const ModelOptions& o) { return attention_model(o, "dot", true, true); }
+Model gcn(const ModelOptions& o) {
+  return plain_model(o, [](Offset out) { return graph_convolution(out); });
+}
+Model sage(const ModelOptions& o) {
+  return plain_model(o, [](Offset out) { return sage_convolution(out); });
+}
+Model mlp(const ModelOptions& o) {
+  return plain_model(o, [](Offset out) { return dense(out); });
+}
+
+const std::vector<ModelEntry>& model_menu() {
+  static const std::vector<ModelEntry> menu{
+      {"gat", "graph attention network, arXiv:1710.10903", true, gat},
+      {"gatv2", "dynamic graph attention, arXiv:2105.14491", true, gatv2},
+      {"transformer", "graph transformer with scaled dot products, arXiv:2009.03509", true, transformer},
+      {"gcn", "graph convolutional network, arXiv:1609.02907", false, gcn},
+      {"sage", "GraphSAGE with the mean, arXiv:1706.02216", false, sage},
+      {"mlp", "multilayer perceptron, which never looks at the graph", false, mlp},
+  };
+  return menu;
+}
+
+const ModelEntry& model_named(const std::string& name) {
+  std::vector<std::string> names;
+  for (const auto& entry : model_menu()) {
+    if (entry.name == name) return entry;
+    names.push_back(entry.name);
+  }
+  unknown("model", name, names);
+}
+
+}  // namespace heed

@@ -1,0 +1,653 @@
+#include "layers/ops.h"
+
+#include <cmath>
+#include <string>
+
+#include "kernels/dense.h"
+#include "kernels/lanes.h"
+#include "kernels/parallel.h"
+
+namespace heed {
+namespace {
+
+std::string shape(Offset rows, Offset cols) { return std::to_string(rows) + " x " + std::to_string(cols); }
+
+template <class T>
+void expect(const char* operation, Var<T> x, Offset rows, Offset cols) {
+  if (x.rows() != rows || x.cols() != cols)
+    fail(std::string(operation) + ": got " + shape(x.rows(), x.cols()) + ", expected " + shape(rows, cols));
+}
+
+// to[t] (+)= f(t) for vectors of elements; the last one may run into the slack behind the buffer.
+template <class T, class F>
+void each_vector(Offset n, F f) {
+  constexpr int lanes = 8;
+  parallel_pieces(n, kElementGrain, [&](Offset begin, Offset end) {
+    for (Offset t = begin; t < end; t += lanes) f(t);
+  });
+}
+
+template <class T>
+void store(const Sink<T>& to, Offset t, Vec<T, 8> value) {
+  if (to.add) value = value + Vec<T, 8>::load(to.to.data + t);
+  value.store(to.to.data + t);
+}
+
+// An elementwise operation whose derivative follows from its formula.
+template <class T, class F>
+Var<T> elementwise(Var<T> x, F f) {
+  using V = Vec<T, 8>;
+  Var<T> y = x.tape->result(x.rows(), x.cols(), {x});
+  x.tape->record(
+      y,
+      [=] {
+        const T* from = x.value().data();
+        T* to = y.value().data();
+        each_vector<T>(x.value().size(), [&](Offset t) { f(V::load(from + t)).store(to + t); });
+      },
+      [=] {
+        Sink<T> dx = x.sink();
+        if (!dx) return;
+        const T *from = x.value().data(), *dy = y.grad().data;
+        each_vector<T>(x.value().size(), [&](Offset t) {
+          store(dx, t, V::load(dy + t) * f(variable<0>(V::load(from + t))).d[0]);
+        });
+      });
+  return y;
+}
+
+template <class T>
+void add_to(const Sink<T>& to, View<const T> from) {  // to (+)= from
+  parallel_pieces(from.rows, std::max<Offset>(1, kElementGrain / std::max<Offset>(1, from.cols)),
+                  [&](Offset begin, Offset end) {
+                    for (Offset i = begin; i < end; ++i)
+                      for (Offset c = 0; c < from.cols; ++c)
+                        to.to(i, c) = to.add ? to.to(i, c) + from(i, c) : from(i, c);
+                  });
+}
+
+constexpr Offset kRowGrain = 512;
+
+}  // namespace
+
+template <class T>
+Var<T> linear(Var<T> x, Var<T> w) {
+  if (x.cols() != w.rows())
+    fail("linear: x is " + shape(x.rows(), x.cols()) + ", the weight " + shape(w.rows(), w.cols()));
+  Var<T> y = x.tape->result(x.rows(), w.cols(), {x, w});
+  auto parts = std::make_shared<Matrix<T>>();
+  if (const Sparse* sparse = x.sparse()) {
+    auto entries = [=] { return std::span<const T>(x.value().data(), static_cast<std::size_t>(x.value().size())); };
+    x.tape->record(
+        y,
+        [=] { weighted_sum<T>(sparse->by_row, entries(), {}, {}, w.view(), {y.value().view(), false}, *parts); },
+        [=] {
+          if (Sink<T> dw = w.sink())
+            weighted_sum<T>(sparse->by_column, entries(), sparse->edge, {}, y.grad(), dw, *parts);
+        });
+    if (x.needs_grad()) fail("linear: a sparse value takes no gradient");
+    return y;
+  }
+  x.tape->record(
+      y, [=] { product<T>(x.view(), w.view(), {y.value().view(), false}); },
+      [=] {
+        if (Sink<T> dw = w.sink()) product_of_transpose<T>(x.view(), y.grad(), dw, *parts);
+        if (Sink<T> dx = x.sink()) product_by_transpose<T>(y.grad(), w.view(), dx);
+      });
+  return y;
+}
+
+template <class T>
+Var<T> add_bias(Var<T> x, Var<T> b) {
+  expect("bias", b, 1, x.cols());
+  Var<T> y = x.tape->result(x.rows(), x.cols(), {x, b});
+  auto pieces = std::make_shared<Matrix<T>>();
+  const Offset n = x.rows(), width = x.cols();
+  x.tape->record(
+      y,
+      [=] {
+        const Matrix<T>& X = x.value();
+        Matrix<T>& Y = y.value();
+        const T* bias = b.value().data();
+        parallel_pieces(n, kRowGrain, [&](Offset begin, Offset end) {
+          for (Offset i = begin; i < end; ++i)
+            for (Offset c = 0; c < width; ++c) Y(i, c) = X(i, c) + bias[c];
+        });
+      },
+      [=] {
+        View<const T> dY = y.grad();
+        if (Sink<T> db = b.sink()) {
+          if (!db.add) std::fill_n(db.to.data, width, T(0));
+          ordered_sums(n, kRowGrain, width, db.to.data, *pieces, [&](Offset begin, Offset end, T* acc) {
+            for (Offset i = begin; i < end; ++i)
+              for (Offset c = 0; c < width; ++c) acc[c] += dY(i, c);
+          });
+        }
+        if (Sink<T> dx = x.sink()) add_to(dx, y.grad());
+      });
+  return y;
+}
+
+template <class T>
+Var<T> add(Var<T> a, Var<T> b) {
+  expect("add", b, a.rows(), a.cols());
+  Var<T> y = a.tape->result(a.rows(), a.cols(), {a, b});
+  a.tape->record(
+      y,
+      [=] {
+        using V = Vec<T, 8>;
+        const T *p = a.value().data(), *q = b.value().data();
+        T* to = y.value().data();
+        each_vector<T>(y.value().size(), [&](Offset t) { (V::load(p + t) + V::load(q + t)).store(to + t); });
+      },
+      [=] {
+        if (Sink<T> da = a.sink()) add_to(da, y.grad());
+        if (Sink<T> db = b.sink()) add_to(db, y.grad());
+      });
+  return y;
+}
+
+template <class T>
+Var<T> scale(Var<T> x, double factor) {
+  return elementwise(x, [f = static_cast<T>(factor)](auto v) { return v * decltype(v)(f); });
+}
+
+template <class T>
+Var<T> concat(const std::vector<Var<T>>& parts) {
+  if (parts.empty()) fail("concat: nothing to put together");
+  Offset rows = parts[0].rows(), cols = 0;
+  for (Var<T> x : parts) {
+    expect("concat", x, rows, x.cols());
+    cols += x.cols();
+  }
+  Var<T> y = parts[0].tape->result(rows, cols, parts);
+  parts[0].tape->record(
+      y,
+      [=] {
+        Offset first = 0;
+        for (Var<T> x : parts) {
+          add_to(Sink<T>{y.value().view().columns(first, x.cols()), false}, x.view());
+          first += x.cols();
+        }
+      },
+      [=] {
+        Offset first = 0;
+        for (Var<T> x : parts) {
+          if (Sink<T> dx = x.sink()) add_to(dx, y.grad().columns(first, x.cols()));
+          first += x.cols();
+        }
+      });
+  return y;
+}
+
+template <class T>
+Var<T> mean_heads(Var<T> x, int heads) {
+  if (heads < 1 || x.cols() % heads != 0)
+    fail("mean over heads: " + std::to_string(x.cols()) + " channels do not divide into " + std::to_string(heads) +
+         " heads");
+  Offset width = x.cols() / heads;
+  Var<T> y = x.tape->result(x.rows(), width, {x});
+  const T part = T(1) / static_cast<T>(heads);
+  x.tape->record(
+      y,
+      [=] {
+        const Matrix<T>& X = x.value();
+        Matrix<T>& Y = y.value();
+        parallel_pieces(x.rows(), kRowGrain, [&](Offset begin, Offset end) {
+          for (Offset i = begin; i < end; ++i)
+            for (Offset c = 0; c < width; ++c) {
+              T sum = 0;
+              for (int h = 0; h < heads; ++h) sum += X(i, h * width + c);
+              Y(i, c) = sum * part;
+            }
+        });
+      },
+      [=] {
+        View<const T> dY = y.grad();
+        Sink<T> dx = x.sink();
+        if (!dx) return;
+        parallel_pieces(x.rows(), kRowGrain, [&](Offset begin, Offset end) {
+          for (Offset i = begin; i < end; ++i)
+            for (Offset c = 0; c < x.cols(); ++c) {
+              T d = dY(i, c % width) * part;
+              dx.to(i, c) = dx.add ? dx.to(i, c) + d : d;
+            }
+        });
+      });
+  return y;
+}
+
+template <class T>
+Var<T> contract(Var<T> x, Var<T> a, int heads) {
+  expect("contract", a, 1, x.cols());
+  if (heads < 1 || x.cols() % heads != 0)
+    fail("contract: " + std::to_string(x.cols()) + " channels do not divide into " + std::to_string(heads) + " heads");
+  const Offset n = x.rows(), total = x.cols(), width = total / heads;
+  Var<T> y = x.tape->result(n, heads, {x, a});
+  auto pieces = std::make_shared<Matrix<T>>();
+  x.tape->record(
+      y,
+      [=] {
+        const Matrix<T>& X = x.value();
+        Matrix<T>& Y = y.value();
+        const T* weight = a.value().data();
+        parallel_pieces(n, kRowGrain, [&](Offset begin, Offset end) {
+          for (Offset i = begin; i < end; ++i)
+            for (int h = 0; h < heads; ++h) {
+              T sum = 0;
+              for (Offset c = h * width; c < (h + 1) * width; ++c) sum += weight[c] * X(i, c);
+              Y(i, h) = sum;
+            }
+        });
+      },
+      [=] {
+        const Matrix<T>& X = x.value();
+        View<const T> dY = y.grad();
+        const T* weight = a.value().data();
+        if (Sink<T> da = a.sink()) {
+          if (!da.add) std::fill_n(da.to.data, total, T(0));
+          ordered_sums(n, kRowGrain, total, da.to.data, *pieces, [&](Offset begin, Offset end, T* acc) {
+            for (Offset i = begin; i < end; ++i)
+              for (int h = 0; h < heads; ++h) {
+                T d = dY(i, h);
+                for (Offset c = h * width; c < (h + 1) * width; ++c) acc[c] += d * X(i, c);
+              }
+          });
+        }
+        if (Sink<T> dx = x.sink())
+          parallel_pieces(n, kRowGrain, [&](Offset begin, Offset end) {
+            for (Offset i = begin; i < end; ++i)
+              for (int h = 0; h < heads; ++h) {
+                T d = dY(i, h);
+                for (Offset c = h * width; c < (h + 1) * width; ++c)
+                  dx.to(i, c) = dx.add ? dx.to(i, c) + d * weight[c] : d * weight[c];
+              }
+          });
+      });
+  return y;
+}
+
+template <class T>
+Var<T> dropout(Var<T> x, double rate) {
+  if (!(rate >= 0 && rate < 1)) fail("dropout must be at least 0 and below 1, not " + std::to_string(rate));
+  if (rate == 0) return x;
+  Tape<T>* tape = x.tape;
+  Var<T> y = x.sparse() ? tape->sparse_result(x) : tape->result(x.rows(), x.cols(), {x});
+  const std::uint64_t stream = tape->next_stream();
+  // One row key per 1024 elements, then 32 bits for each: as in attention, written so that it vectorises.
+  auto apply = [=](const T* from, T* to, bool add) {
+    const Offset n = x.value().size();
+    Dropout drop{static_cast<float>(rate), tape->dropout_key(stream)};
+    const std::uint32_t threshold = drop.threshold();
+    const T factor = drop.scale();
+    parallel_pieces(n, kElementGrain, [&](Offset begin, Offset end) {
+      for (Offset block = begin; block < end; block += 1024) {
+        const std::uint64_t key = drop.row_key(static_cast<std::uint64_t>(block) / 1024);
+        const int count = static_cast<int>(std::min<Offset>(1024, end - block));
+        const T* in = from + block;
+        T* out = to + block;
+        if (add)
+          for (int l = 0; l < count; ++l)
+            out[l] += drop_bits<std::uint32_t>(key, l, 0) < threshold ? T(0) : in[l] * factor;
+        else
+          for (int l = 0; l < count; ++l)
+            out[l] = drop_bits<std::uint32_t>(key, l, 0) < threshold ? T(0) : in[l] * factor;
+      }
+    });
+  };
+  tape->record(
+      y,
+      [=] {  // outside training y is x itself
+        TapeNode<T>& node = tape->node(y.id);
+        node.value = tape->training ? &node.own_value : &x.value();
+        if (tape->training) apply(x.value().data(), y.value().data(), false);
+      },
+      [=] {
+        Sink<T> dx = x.sink();
+        if (!dx) return;
+        if (tape->training)
+          apply(y.grad().data, dx.to.data, dx.add);
+        else
+          add_to(dx, y.grad());
+      });
+  return y;
+}
+
+const std::vector<std::string>& activation_names() {
+  static const std::vector<std::string> names{"identity", "relu", "elu", "leaky_relu", "gelu", "tanh", "sigmoid"};
+  return names;
+}
+
+Activation activation_named(const std::string& name) {
+  for (std::size_t i = 0; i < activation_names().size(); ++i)
+    if (activation_names()[i] == name) return static_cast<Activation>(i);
+  unknown("activation", name, activation_names());
+}
+
+template <class T>
+Var<T> activate(Var<T> x, Activation f) {
+  switch (f) {
+    case Activation::identity: return x;
+    case Activation::relu: return elementwise(x, [](auto v) { return fn::relu(v); });
+    case Activation::elu:  // arXiv:1511.07289
+      return elementwise(x, [](auto v) {
+        using V = decltype(v);
+        return select(v > V(0), v, fn::exp(v) - V(1));
+      });
+    case Activation::leaky_relu: return elementwise(x, [](auto v) { return fn::leaky(v, 0.01f); });
+    case Activation::gelu:  // arXiv:1606.08415
+      return elementwise(x, [](auto v) {
+        using V = decltype(v);
+        return v * (V(0.5) + V(0.5) * fn::erf(v * V(0.70710678118654752)));
+      });
+    case Activation::tanh: return elementwise(x, [](auto v) { return fn::tanh(v); });
+    case Activation::sigmoid: return elementwise(x, [](auto v) { return fn::sigmoid(v); });
+  }
+  return x;
+}
+
+template <class T>
+Var<T> layer_norm(Var<T> x, Var<T> gain, Var<T> shift, double epsilon) {
+  expect("layer norm's gain", gain, 1, x.cols());
+  expect("layer norm's shift", shift, 1, x.cols());
+  const Offset n = x.rows(), width = x.cols();
+  Var<T> y = x.tape->result(n, width, {x, gain, shift});
+  auto pieces = std::make_shared<Matrix<T>>(), both = std::make_shared<Matrix<T>>();
+  auto moments = [=](Offset i, T& mean, T& inverse) {
+    const T* row = x.value().row(i);
+    T sum = 0, square = 0;
+    for (Offset c = 0; c < width; ++c) sum += row[c];
+    mean = sum / static_cast<T>(width);
+    for (Offset c = 0; c < width; ++c) square += (row[c] - mean) * (row[c] - mean);
+    inverse = T(1) / std::sqrt(square / static_cast<T>(width) + static_cast<T>(epsilon));
+  };
+  x.tape->record(
+      y,
+      [=] {
+        const Matrix<T>& X = x.value();
+        Matrix<T>& Y = y.value();
+        const Matrix<T>& G = gain.value();
+        const Matrix<T>& B = shift.value();
+        parallel_pieces(n, kRowGrain, [&](Offset begin, Offset end) {
+          for (Offset i = begin; i < end; ++i) {
+            T mean, inverse;
+            moments(i, mean, inverse);
+            for (Offset c = 0; c < width; ++c)
+              Y(i, c) = (X(i, c) - mean) * inverse * G(0, c) + B(0, c);
+          }
+        });
+      },
+      [=] {
+        const Matrix<T>& X = x.value();
+        View<const T> dY = y.grad();
+        const Matrix<T>& G = gain.value();
+        Sink<T> dgain = gain.sink(), dshift = shift.sink(), dx = x.sink();
+        Matrix<T>& sums = *both;
+        sums.resize(1, 2 * width);
+        sums.fill(T(0));
+        ordered_sums(n, kRowGrain, 2 * width, sums.data(), *pieces, [&](Offset begin, Offset end, T* acc) {
+          for (Offset i = begin; i < end; ++i) {
+            T mean, inverse, along = 0, total = 0;  // along: <g, xhat>, total: sum of g, with g = dy * gain
+            moments(i, mean, inverse);
+            for (Offset c = 0; c < width; ++c) {
+              T hat = (X(i, c) - mean) * inverse, dy = dY(i, c);
+              acc[c] += dy * hat;
+              acc[width + c] += dy;
+              along += dy * G(0, c) * hat;
+              total += dy * G(0, c);
+            }
+            if (!dx) continue;
+            for (Offset c = 0; c < width; ++c) {
+              T hat = (X(i, c) - mean) * inverse;
+              T d = inverse * (dY(i, c) * G(0, c) - (total + hat * along) / static_cast<T>(width));
+              dx.to(i, c) = dx.add ? dx.to(i, c) + d : d;
+            }
+          }
+        });
+        if (dgain) add_to(dgain, std::as_const(sums).view().columns(0, width));
+        if (dshift) add_to(dshift, std::as_const(sums).view().columns(width, width));
+      });
+  return y;
+}
+
+template <class T>
+Var<T> batch_norm(Var<T> x, Var<T> gain, Var<T> shift, Parameter<T>& mean, Parameter<T>& variance, double epsilon) {
+  const Offset n = x.rows(), width = x.cols();
+  for (Var<T> v : {gain, shift}) expect("batch norm", v, 1, width);
+  for (Parameter<T>* p : {&mean, &variance})
+    if (p->value.rows() != 1 || p->value.cols() != width) fail("batch norm: running moments must be 1 x " + std::to_string(width));
+  Var<T> y = x.tape->result(n, width, {x, gain, shift});
+  struct Kept {
+    Matrix<T> pieces, sums, mean, inverse;  // sums: 1 x 2*width
+  };
+  auto kept = std::make_shared<Kept>();
+  Parameter<T>*running_mean = &mean, *running_variance = &variance;
+  Tape<T>* tape = x.tape;
+  tape->record(
+      y,
+      [=] {
+        const Matrix<T>& X = x.value();
+        Matrix<T>& Y = y.value();
+        const Matrix<T>& G = gain.value();
+        const Matrix<T>& B = shift.value();
+        Kept& k = *kept;
+        k.mean.resize(1, width), k.inverse.resize(1, width), k.sums.resize(1, 2 * width);
+        if (tape->training && n > 1) {
+          k.sums.fill(T(0));
+          ordered_sums(n, kRowGrain, width, k.sums.data(), k.pieces, [&](Offset begin, Offset end, T* acc) {
+            for (Offset i = begin; i < end; ++i)
+              for (Offset c = 0; c < width; ++c) acc[c] += X(i, c);
+          });
+          for (Offset c = 0; c < width; ++c) k.mean(0, c) = k.sums(0, c) / static_cast<T>(n);
+          ordered_sums(n, kRowGrain, width, k.sums.data() + width, k.pieces, [&](Offset begin, Offset end, T* acc) {
+            for (Offset i = begin; i < end; ++i)
+              for (Offset c = 0; c < width; ++c) {
+                T d = X(i, c) - k.mean(0, c);
+                acc[c] += d * d;
+              }
+          });
+          for (Offset c = 0; c < width; ++c) {
+            T square = k.sums(0, width + c);
+            k.inverse(0, c) = T(1) / std::sqrt(square / static_cast<T>(n) + static_cast<T>(epsilon));
+            T& m = running_mean->value(0, c);
+            T& v = running_variance->value(0, c);
+            m += T(0.1) * (k.mean(0, c) - m);
+            v += T(0.1) * (square / static_cast<T>(n - 1) - v);
+          }
+        } else {
+          for (Offset c = 0; c < width; ++c) {
+            k.mean(0, c) = running_mean->value(0, c);
+            k.inverse(0, c) = T(1) / std::sqrt(running_variance->value(0, c) + static_cast<T>(epsilon));
+          }
+        }
+        parallel_pieces(n, kRowGrain, [&](Offset begin, Offset end) {
+          for (Offset i = begin; i < end; ++i)
+            for (Offset c = 0; c < width; ++c)
+              Y(i, c) = (X(i, c) - k.mean(0, c)) * k.inverse(0, c) * G(0, c) + B(0, c);
+        });
+      },
+      [=] {
+        const Matrix<T>& X = x.value();
+        View<const T> dY = y.grad();
+        const Matrix<T>& G = gain.value();
+        Kept& k = *kept;
+        Sink<T> dgain = gain.sink(), dshift = shift.sink(), dx = x.sink();
+        k.sums.fill(T(0));  // <dy, xhat> and the sum of dy, per channel
+        ordered_sums(n, kRowGrain, 2 * width, k.sums.data(), k.pieces, [&](Offset begin, Offset end, T* acc) {
+          for (Offset i = begin; i < end; ++i)
+            for (Offset c = 0; c < width; ++c) {
+              acc[c] += dY(i, c) * (X(i, c) - k.mean(0, c)) * k.inverse(0, c);
+              acc[width + c] += dY(i, c);
+            }
+        });
+        View<const T> sums = std::as_const(k.sums).view();
+        if (dgain) add_to(dgain, sums.columns(0, width));
+        if (dshift) add_to(dshift, sums.columns(width, width));
+        if (!dx) return;
+        const bool batch = tape->training && n > 1;
+        parallel_pieces(n, kRowGrain, [&](Offset begin, Offset end) {
+          for (Offset i = begin; i < end; ++i)
+            for (Offset c = 0; c < width; ++c) {
+              T g = dY(i, c);
+              if (batch) {
+                T hat = (X(i, c) - k.mean(0, c)) * k.inverse(0, c);
+                g -= (k.sums(0, width + c) + hat * k.sums(0, c)) / static_cast<T>(n);
+              }
+              g *= G(0, c) * k.inverse(0, c);
+              dx.to(i, c) = dx.add ? dx.to(i, c) + g : g;
+            }
+        });
+      });
+  return y;
+}
+
+template <class T>
+Var<T> propagate(Var<T> x, std::shared_ptr<const Pattern> pattern, std::vector<T> weights, std::vector<T> scale) {
+  if (pattern->keys() != x.rows())
+    fail("propagate: the mask has " + std::to_string(pattern->keys()) + " keys, the values " + std::to_string(x.rows()) +
+         " rows");
+  if (!scale.empty() && static_cast<Offset>(scale.size()) != pattern->queries())
+    fail("propagate: " + std::to_string(scale.size()) + " scales for " + std::to_string(pattern->queries()) + " queries");
+  Var<T> y = x.tape->result(pattern->queries(), x.cols(), {x});
+  struct Kept {
+    std::vector<T> weights, scale;
+    Matrix<T> parts, scaled;
+  };
+  auto kept = std::make_shared<Kept>(Kept{std::move(weights), std::move(scale), {}, {}});
+  x.tape->record(
+      y,
+      [=] {
+        weighted_sum<T>(pattern->by_query, kept->weights, {}, kept->scale, x.view(), {y.value().view(), false},
+                        kept->parts);
+      },
+      [=] {
+        Sink<T> dx = x.sink();
+        if (!dx) return;
+        View<const T> dy = y.grad();
+        if (!kept->scale.empty()) {
+          kept->scaled.resize(dy.rows, dy.cols);
+          parallel_pieces(dy.rows, kRowGrain, [&](Offset begin, Offset end) {
+            for (Offset i = begin; i < end; ++i)
+              for (Offset c = 0; c < dy.cols; ++c) kept->scaled(i, c) = dy(i, c) * kept->scale[i];
+          });
+          dy = std::as_const(kept->scaled).view();
+        }
+        std::span<const Offset> edge;
+        if (!kept->weights.empty()) edge = pattern->edge_of_entry();
+        weighted_sum<T>(pattern->by_key, kept->weights, edge, {}, dy, dx, kept->parts);
+      });
+  return y;
+}
+
+template <class T>
+Var<T> attention(const AttentionVars<T>& x, std::shared_ptr<const Pattern> pattern, const Score& score,
+                 const Normaliser& normaliser, int heads, double dropout) {
+  std::vector<Var<T>> inputs;
+  for (Var<T> v : {x.q, x.k, x.v, x.a, x.p, x.e, x.bias, x.ev})
+    if (v.tape) inputs.push_back(v);
+  Tape<T>* tape = x.q.tape;
+  Var<T> y = tape->result(x.q.rows(), x.v.cols(), inputs);
+  struct Kept {
+    std::shared_ptr<const Pattern> pattern;
+    Score score;
+    Normaliser normaliser;
+    AttentionState<T> state;
+    Matrix<T> de;
+  };
+  auto kept = std::make_shared<Kept>(Kept{pattern, score, normaliser, {}, {}});
+  const std::uint64_t stream = tape->next_stream();
+  auto call = [=] {
+    auto view = [](Var<T> v) { return v.tape ? v.view() : View<const T>{}; };
+    return Attention<T>{kept->pattern.get(), &kept->score, &kept->normaliser, heads,
+                        view(x.q),           view(x.k),    view(x.v),         view(x.a),
+                        view(x.p),           view(x.e),    view(x.bias),      view(x.ev),
+                        {tape->training ? static_cast<float>(dropout) : 0.0f, tape->dropout_key(stream)}};
+  };
+  tape->record(
+      y, [=] { attention<T>(call(), y.value().view(), kept->state); },
+      [=] {
+        auto sink = [](Var<T> v) { return v.tape ? v.sink() : Sink<T>{}; };
+        // One value may serve as several operands: its sink then adds from the second on, so the order matters here.
+        AttentionGradient<T> g;
+        g.dq = sink(x.q), g.da = sink(x.a), g.dp = sink(x.p), g.de = sink(x.e), g.dbias = sink(x.bias);
+        g.dev = sink(x.ev), g.dk = sink(x.k), g.dv = sink(x.v);
+        Sink<T> de = g.de;
+        if (de.add) {  // the kernel only writes this one
+          kept->de.resize(de.to.rows, de.to.cols);
+          g.de = {kept->de.view(), false};
+        }
+        attention_gradient<T>(call(), y.view(), y.grad(), kept->state, g);
+        if (de.add) add_to(de, std::as_const(kept->de).view());
+      });
+  return y;
+}
+
+template <class T>
+Var<T> cross_entropy(Var<T> x, std::span<const Id> rows, std::span<const Id> labels) {
+  if (rows.empty()) fail("cross entropy: no rows to average over");
+  if (static_cast<Offset>(labels.size()) != x.rows())
+    fail("cross entropy: " + std::to_string(labels.size()) + " labels for " + std::to_string(x.rows()) + " rows");
+  for (Id i : rows)
+    if (i < 0 || i >= x.rows() || labels[i] < 0 || labels[i] >= x.cols())
+      fail("cross entropy: row " + std::to_string(i) + " is not there or has no label below " + std::to_string(x.cols()));
+  Var<T> y = x.tape->result(1, 1, {x});
+  auto pieces = std::make_shared<Matrix<T>>();
+  const Offset width = x.cols(), count = static_cast<Offset>(rows.size());
+  auto log_total = [=](Id i) {
+    const T* row = x.value().row(i);
+    T top = *std::max_element(row, row + width), total = 0;
+    for (Offset c = 0; c < width; ++c) total += std::exp(row[c] - top);
+    return top + std::log(total);
+  };
+  x.tape->record(
+      y,
+      [=] {
+        const Matrix<T>& X = x.value();
+        Matrix<T>& Y = y.value();
+        T sum = 0;
+        ordered_sums(count, kRowGrain, 1, &sum, *pieces, [&](Offset begin, Offset end, T* acc) {
+          for (Offset t = begin; t < end; ++t) *acc += log_total(rows[t]) - X(rows[t], labels[rows[t]]);
+        });
+        Y(0, 0) = sum / static_cast<T>(count);
+      },
+      [=] {
+        const Matrix<T>& X = x.value();
+        View<const T> dY = y.grad();
+        Sink<T> dx = x.sink();
+        if (!dx) return;
+        if (!dx.add)
+          parallel_pieces(dx.to.rows, kRowGrain, [&](Offset begin, Offset end) {
+            std::fill(dx.to.row(begin), dx.to.row(end), T(0));
+          });
+        const T d = dY(0, 0) / static_cast<T>(count);
+        parallel_pieces(count, kRowGrain, [&](Offset begin, Offset end) {
+          for (Offset t = begin; t < end; ++t) {
+            T total = log_total(rows[t]);
+            for (Offset c = 0; c < width; ++c)
+              dx.to(rows[t], c) += d * (std::exp(X(rows[t], c) - total) - (c == labels[rows[t]] ? T(1) : T(0)));
+          }
+        });
+      });
+  return y;
+}
+
+#define HEED_INSTANTIATE(T)                                                                                  \
+  template Var<T> linear(Var<T>, Var<T>);                                                                    \
+  template Var<T> add_bias(Var<T>, Var<T>);                                                                  \
+  template Var<T> add(Var<T>, Var<T>);                                                                       \
+  template Var<T> scale(Var<T>, double);                                                                     \
+  template Var<T> concat(const std::vector<Var<T>>&);                                                        \
+  template Var<T> mean_heads(Var<T>, int);                                                                   \
+  template Var<T> contract(Var<T>, Var<T>, int);                                                             \
+  template Var<T> dropout(Var<T>, double);                                                                   \
+  template Var<T> activate(Var<T>, Activation);                                                              \
+  template Var<T> layer_norm(Var<T>, Var<T>, Var<T>, double);                                                \
+  template Var<T> batch_norm(Var<T>, Var<T>, Var<T>, Parameter<T>&, Parameter<T>&, double);                  \
+  template Var<T> propagate(Var<T>, std::shared_ptr<const Pattern>, std::vector<T>, std::vector<T>);         \
+  template Var<T> attention(const AttentionVars<T>&, std::shared_ptr<const Pattern>, const Score&,           \
+                            const Normaliser&, int, double);                                                 \
+  template Var<T> cross_entropy(Var<T>, std::span<const Id>, std::span<const Id>);
+HEED_INSTANTIATE(float)
+HEED_INSTANTIATE(double)
+
+}  // namespace heed

@@ -1,0 +1,79 @@
+// Differentiable operations on values of a tape. Shapes: n nodes, c channels; heads of a node lie together, so n x
+// heads*d. All throw Error where shapes do not fit.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "layers/tape.h"
+
+namespace heed {
+
+// x w                                   x: n x in, dense or sparse; w: in x out
+template <class T>
+Var<T> linear(Var<T> x, Var<T> w);
+
+// x + b for every row                   b: 1 x c
+template <class T>
+Var<T> add_bias(Var<T> x, Var<T> b);
+
+template <class T>
+Var<T> add(Var<T> a, Var<T> b);
+template <class T>
+Var<T> scale(Var<T> x, double factor);
+
+// [x_1 | x_2 | ...]                     n x (c_1 + c_2 + ...)
+template <class T>
+Var<T> concat(const std::vector<Var<T>>& parts);
+
+// Mean over heads                       x: n x heads*d, result n x d
+template <class T>
+Var<T> mean_heads(Var<T> x, int heads);
+
+// sum_d a_hd x_ihd                      x: n x heads*d, a: 1 x heads*d, result n x heads
+template <class T>
+Var<T> contract(Var<T> x, Var<T> a, int heads);
+
+// Each element is 0 with probability `rate`, else divided by 1 - rate; the identity outside training. On a sparse
+// value it draws for the entries alone.
+template <class T>
+Var<T> dropout(Var<T> x, double rate);
+
+enum class Activation { identity, relu, elu, leaky_relu, gelu, tanh, sigmoid };
+const std::vector<std::string>& activation_names();
+Activation activation_named(const std::string& name);
+template <class T>
+Var<T> activate(Var<T> x, Activation f);
+
+// Layer Normalization, arXiv:1607.06450: over the channels of each row; gain and shift 1 x c.
+template <class T>
+Var<T> layer_norm(Var<T> x, Var<T> gain, Var<T> shift, double epsilon = 1e-5);
+
+// Batch Normalization, arXiv:1502.03167: over the rows of each channel. In training it uses the batch and moves `mean`
+// and `variance` (1 x c, unbiased) a tenth of the way to it; otherwise it uses those.
+template <class T>
+Var<T> batch_norm(Var<T> x, Var<T> gain, Var<T> shift, Parameter<T>& mean, Parameter<T>& variance,
+                  double epsilon = 1e-5);
+
+// sum over the row of weight_ij x_j, times scale_i. `weights` is one number per edge of a listed pattern, or empty for
+// 1; `scale` one per query, or empty. Both are constants.
+template <class T>
+Var<T> propagate(Var<T> x, std::shared_ptr<const Pattern> pattern, std::vector<T> weights, std::vector<T> scale);
+
+// The fused operator. Absent operands are Var{}.
+template <class T>
+struct AttentionVars {
+  Var<T> q, k, v;      // as in Attention
+  Var<T> a, p;
+  Var<T> e, bias, ev;
+};
+template <class T>
+Var<T> attention(const AttentionVars<T>& x, std::shared_ptr<const Pattern> pattern, const Score& score,
+                 const Normaliser& normaliser, int heads, double dropout = 0);
+
+// Mean over `rows` of -log softmax(x_i)[label_i], 1 x 1. `rows` and `labels` must outlive the tape.
+template <class T>
+Var<T> cross_entropy(Var<T> x, std::span<const Id> rows, std::span<const Id> labels);
+
+}  // namespace heed

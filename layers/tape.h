@@ -1,0 +1,161 @@
+// The tape: a model is recorded once, as a list of steps over values whose shapes are known, and then run as often as
+// one likes, forward and backward. Everything is allocated when it is first needed and kept, so an epoch allocates
+// nothing.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "kernels/attention.h"
+#include "kernels/sparse.h"
+
+namespace heed {
+
+template <class T>
+class Tape;
+
+// A learned matrix, or (trained = false) one that a layer keeps for itself, such as batch norm's running mean.
+template <class T>
+struct Parameter {
+  std::string name;
+  Matrix<T> value;
+  Matrix<T> grad;
+  bool trained = true;
+};
+
+template <class T>
+struct Var {  // a value on a tape
+  Tape<T>* tape = nullptr;
+  int id = -1;
+
+  Offset rows() const { return tape->node(id).rows; }
+  Offset cols() const { return tape->node(id).cols; }
+  Matrix<T>& value() const { return *tape->node(id).value; }
+  View<const T> view() const { return std::as_const(value()).view(); }
+  bool needs_grad() const { return tape->node(id).needs_grad; }
+  const Sparse* sparse() const { return tape->node(id).sparse; }
+  // The gradient that has arrived here. Zero rows and columns before the first backward.
+  View<const T> grad() const { return std::as_const(*tape->node(id).grad).view(); }
+  // Where an operation puts its contribution to this gradient; none where nobody wants it. Call it once per backward
+  // step: the first contribution is written, later ones are added.
+  Sink<T> sink() const { return tape->sink(id); }
+};
+
+template <class T>
+struct TapeNode {
+  Offset rows = 0, cols = 0;
+  Matrix<T>* value = nullptr;  // of a sparse node: 1 x entries
+  Matrix<T>* grad = nullptr;
+  const Sparse* sparse = nullptr;
+  bool needs_grad = false;
+  bool arrived = false;  // a gradient, in this backward
+  Matrix<T> own_value, own_grad;
+};
+
+template <class T>
+class Tape {
+ public:
+  bool training = false;   // dropout draws, batch norm uses the batch
+  std::uint64_t seed = 0;  // of dropout, with step
+  std::uint64_t step = 0;
+
+  Tape() = default;
+  Tape(const Tape&) = delete;
+  Tape& operator=(const Tape&) = delete;
+
+  TapeNode<T>& node(int id) { return nodes_[static_cast<std::size_t>(id)]; }
+
+  // A constant. The matrix must outlive the tape.
+  Var<T> constant(const Matrix<T>& x) {
+    Var<T> v = add(x.rows(), x.cols());
+    node(v.id).value = const_cast<Matrix<T>*>(&x);
+    return v;
+  }
+  Var<T> constant(const Sparse& x) {
+    Var<T> v = add(x.rows(), x.cols());
+    TapeNode<T>& n = node(v.id);
+    n.sparse = &x;
+    n.own_value.resize(1, static_cast<Offset>(x.values.size()));
+    std::copy(x.values.begin(), x.values.end(), n.own_value.data());
+    return v;
+  }
+  Var<T> parameter(Parameter<T>& p) {
+    Var<T> v = add(p.value.rows(), p.value.cols());
+    TapeNode<T>& n = node(v.id);
+    n.value = &p.value;
+    n.grad = &p.grad;
+    n.needs_grad = p.trained;
+    return v;
+  }
+  // The result of an operation on `inputs`.
+  Var<T> result(Offset rows, Offset cols, std::initializer_list<Var<T>> inputs) {
+    return result(rows, cols, std::vector<Var<T>>(inputs));
+  }
+  Var<T> result(Offset rows, Offset cols, const std::vector<Var<T>>& inputs) {
+    Var<T> v = add(rows, cols);
+    TapeNode<T>& n = node(v.id);
+    n.own_value.resize(rows, cols);
+    for (Var<T> x : inputs) n.needs_grad = n.needs_grad || x.needs_grad();
+    return v;
+  }
+  // The same pattern as x, with other entries.
+  Var<T> sparse_result(Var<T> x) {
+    Var<T> v = add(x.rows(), x.cols());
+    node(v.id).sparse = x.sparse();
+    node(v.id).own_value.resize(1, x.value().cols());
+    return v;
+  }
+  // Enters an operation. `backward` runs only if a gradient has arrived at `output`.
+  void record(Var<T> output, std::function<void()> forward, std::function<void()> backward) {
+    steps_.push_back({output.id, std::move(forward), std::move(backward)});
+  }
+  // A number of this operation's own, for its random stream.
+  std::uint64_t next_stream() { return ++streams_; }
+  std::uint64_t dropout_key(std::uint64_t stream) const { return mix(mix(mix(seed), step), stream); }
+
+  void forward() {
+    for (auto& s : steps_) s.forward();
+  }
+  // From d loss = 1. The gradients of all parameters that the loss depends on are written anew.
+  void backward(Var<T> loss) {
+    for (auto& n : nodes_) n.arrived = false;
+    Sink<T> start = loss.sink();
+    if (!start) return;
+    for (Offset i = 0; i < start.to.rows; ++i) std::fill_n(start.to.row(i), start.to.cols, T(1));
+    for (auto s = steps_.rbegin(); s != steps_.rend(); ++s)
+      if (node(s->output).arrived && s->backward) s->backward();
+  }
+  // Whether the last backward reached this value.
+  bool arrived(Var<T> v) { return node(v.id).arrived; }
+
+  Sink<T> sink(int id) {
+    TapeNode<T>& n = node(id);
+    if (!n.needs_grad) return {};
+    if (n.grad->rows() != n.rows || n.grad->cols() != n.cols) n.grad->resize(n.rows, n.cols);
+    Sink<T> out{n.grad->view(), n.arrived};
+    n.arrived = true;
+    return out;
+  }
+
+ private:
+  struct Step {
+    int output;
+    std::function<void()> forward, backward;
+  };
+  Var<T> add(Offset rows, Offset cols) {
+    TapeNode<T>& n = nodes_.emplace_back();
+    n.rows = rows;
+    n.cols = cols;
+    n.value = &n.own_value;
+    n.grad = &n.own_grad;
+    return {this, static_cast<int>(nodes_.size()) - 1};
+  }
+  std::deque<TapeNode<T>> nodes_;
+  std::vector<Step> steps_;
+  std::uint64_t streams_ = 0;
+};
+
+}  // namespace heed
