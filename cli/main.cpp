@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <new>
 
+#include "bench/bench.h"
 #include "cli/command.h"
 #include "graph/error.h"
 
@@ -39,6 +40,7 @@ int run(int argc, char** argv) {
   app.require_subcommand(1);
   heed::cli::add_train(app);
   heed::cli::add_list(app);
+  heed::bench::add_bench(app);
   try {
     app.parse(argc, argv);
     return 0;

@@ -19,9 +19,7 @@ Progress::Progress(std::string title, int runs, int epochs, bool quiet)
       terminal_(isatty(STDERR_FILENO) != 0),
       done_(static_cast<std::size_t>(runs)),
       start_(Clock::now()),
-      last_(start_ - std::chrono::seconds(1)) {
-  if (!quiet_ && !terminal_) fmt::print(stderr, "{}\n", title_);
-}
+      last_(start_ - std::chrono::seconds(1)) {}
 
 Progress::~Progress() { erase(); }
 
@@ -47,6 +45,8 @@ void Progress::draw(const Epoch& e) {
 
 void Progress::epoch(const Epoch& e) {
   if (quiet_) return;
+  if (!terminal_ && !titled_) fmt::print(stderr, "{}\n", title_);
+  titled_ = true;
   done_[static_cast<std::size_t>(e.run)] = static_cast<double>(e.epoch) / epochs_;
   const auto now = Clock::now();
   if (terminal_) {

@@ -21,7 +21,7 @@ class Progress {
 
   std::string title_;
   int runs_, epochs_, ended_ = 0;
-  bool quiet_, terminal_, drawn_ = false;
+  bool quiet_, terminal_, drawn_ = false, titled_ = false;
   double best_ = 0;
   std::vector<double> done_;  // share of each run
   std::chrono::steady_clock::time_point start_, last_;

@@ -3,6 +3,7 @@
 
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <sstream>
 
 #include "cli/command.h"
 #include "cli/progress.h"
@@ -15,9 +16,9 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 struct Options {
-  std::vector<std::string> datasets{"sbm"}, models{"gat"};
+  std::string datasets = "sbm", models = "gat";
   std::string data, out;
-  bool json = false, markdown = false, quiet = false;
+  bool json = false, markdown = false, quiet = false, profile = false;
   std::uint64_t seed = 1;
   int runs = 1, threads = 0;
   std::optional<int> epochs, patience, split, layers, heads, out_heads;
@@ -89,15 +90,35 @@ Json to_json(const std::string& dataset, const std::string& model, const Report&
           {"threads", r.threads},       {"version", HEED_VERSION}};
 }
 
+std::string profile_table(const Profile& profile, int epochs) {
+  double total = 0;
+  for (const auto& [name, time] : profile) total += time[0] + time[1];
+  std::vector<std::vector<std::string>> rows{{"ms per epoch", "forward", "backward", "share"}};
+  for (const auto& [name, time] : profile)
+    rows.push_back({name, fmt::format("{:.3f}", 1e3 * time[0] / epochs), fmt::format("{:.3f}", 1e3 * time[1] / epochs),
+                    fmt::format("{:.0f} %", 100 * (time[0] + time[1]) / total)});
+  return table(rows, false);
+}
+
+std::vector<std::string> names_in(const std::string& list) {
+  std::vector<std::string> out;
+  std::istringstream in(list);
+  for (std::string name; std::getline(in, name, ',');) out.push_back(name);
+  if (out.empty()) fail("no name given");
+  return out;
+}
+
 void run(const Options& o) {
   if (!o.out.empty()) check_writable(o.out);
-  for (const auto& name : o.models) model_named(name);
+  const auto models = names_in(o.models);
+  for (const auto& name : models) model_named(name);
   std::vector<std::vector<std::string>> rows{
       {"dataset", "model", "runs", "test accuracy", "validation", "epochs", "ms/epoch", "seconds", "memory"}};
   Json results = Json::array();
-  for (const auto& name : o.datasets) {
+  std::string profiles;
+  for (const auto& name : names_in(o.datasets)) {
     const Dataset data = load(name, {.data = o.data, .seed = o.seed});
-    for (const auto& model_name : o.models) {
+    for (const auto& model_name : models) {
       const ModelEntry& entry = model_named(model_name);
       Recipe r = resolve(o, entry, data);
       Dataset normalised;
@@ -111,7 +132,10 @@ void run(const Options& o) {
         Progress progress(fmt::format("{} on {}", model_name, name), o.runs, r.train.epochs, o.quiet);
         r.train.on_epoch = [&](const Epoch& e) { progress.epoch(e); };
         r.train.on_run = [&](int number, const Run& run) { progress.run(number, run); };
+        Profile profile;
+        if (o.profile) r.train.profile = &profile;
         report = train(entry.make(r.model), used, r.train);
+        if (o.profile) profiles += "\n" + profile_table(profile, report.runs[0].epochs);
       }
       results.push_back(to_json(name, model_name, report));
       std::string spread = o.runs > 1 ? fmt::format(" ± {:.2f}", report.test_std) : "";
@@ -123,7 +147,7 @@ void run(const Options& o) {
   }
   Json whole = results.size() == 1 ? results[0] : Json{{"version", HEED_VERSION}, {"results", results}};
   if (!o.out.empty()) write_file(o.out, whole.dump(2) + "\n");
-  print(o.json ? whole.dump(2) + "\n" : table(rows, o.markdown));
+  print(o.json ? whole.dump(2) + "\n" : table(rows, o.markdown) + profiles);
 }
 
 }  // namespace
@@ -139,9 +163,8 @@ void add_train(CLI::App& app) {
       "  heed train cora --model gat --runs 10             the paper's recipe, ten seeds\n"
       "  heed train cora --model gat,gatv2,gcn,mlp --markdown\n"
       "  heed train cora --heads 4 --hidden 16 --dropout 0.5 --seed 7 --json");
-  c->add_option("dataset", o->datasets, "Names, separated by commas (heed list); default sbm, which is generated")
-      ->delimiter(',');
-  c->add_option("--model", o->models, "Names, separated by commas (heed list); default gat")->delimiter(',');
+  c->add_option("dataset", o->datasets, "Names, separated by commas (heed list); default sbm, which is generated");
+  c->add_option("--model", o->models, "Names, separated by commas (heed list); default gat");
   c->add_option("--data", o->data, "Folder with the datasets' files; then $HEED_DATA and the cache are searched");
   c->add_option("--runs", o->runs, "Trainings with seeds SEED, SEED+1, ...");
   c->add_option("--seed", o->seed, "Of the first run, and of generated data");
@@ -177,6 +200,8 @@ void add_train(CLI::App& app) {
   c->add_flag("--json", o->json, "One JSON object on standard output, and nothing else there")->group(output);
   c->add_flag("--markdown", o->markdown, "The table in Markdown")->group(output);
   c->add_option("--out", o->out, "Write the JSON object into this file, too")->group(output);
+  c->add_flag("--profile", o->profile, "Where the time of an epoch goes (forward: training's and evaluation's)")
+      ->group(output);
   c->add_flag("--quiet", o->quiet, "No progress")->group(output);
   c->callback([o] { run(*o); });
 }

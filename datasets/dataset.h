@@ -36,11 +36,17 @@ struct LoadOptions {
 // or broken (naming file and place).
 Dataset load(const std::string& name, const LoadOptions& options = {});
 
-// All names that `load` knows.
+// All that `load` knows. A new dataset is one more entry in the list in dataset.cpp.
+struct DatasetEntry {
+  const char* name;
+  const char* description;  // one line
+  Dataset (*make)(const std::string& name, const LoadOptions& options);
+};
+const std::vector<DatasetEntry>& datasets();
 std::vector<std::string> dataset_names();
 
-// Throws Error naming the first thing that does not fit: sizes, labels outside the classes, features that are not
-// finite, splits that overlap or leave the graph.
+// Throws Error naming the first thing that does not fit: sizes, labels outside the classes, weights or features that
+// are not finite, splits that overlap, leave the graph or hold nodes without a label.
 void check(const Dataset& dataset);
 
 // Every row of X divided by its sum of absolute values, zero rows left alone.

@@ -169,17 +169,38 @@ void begin_state(const RowState<T>& state, int padded) {
 
 // Dropout's factors of a chunk. In a row pass `row` is the query and `ids` are keys; in a column pass the reverse.
 template <class T>
-void fill_keep(const Dropout& dropout, bool row_is_query, Id row, const Id* ids, int n, int heads, int padded, T* keep) {
+void fill_keep(const Dropout& dropout, bool row_is_query, Id row, const Id* ids, int n, int padded, T* keep) {
   const std::uint32_t threshold = dropout.threshold();
-  const T scale = dropout.scale();
-  std::uint64_t key = row_is_query ? dropout.row_key(row) : 0;
-  for (int j = 0; j < n; ++j) {
-    std::uint32_t column = row_is_query ? ids[j] : row;
-    if (!row_is_query) key = dropout.row_key(ids[j]);
-    for (int h = 0; h < padded; ++h)
-      keep[j * padded + h] = drop_bits<std::uint32_t>(key, column, h) < threshold ? T(0) : scale;
+  const T scale = static_cast<T>(dropout.scale());
+  Words low{}, high{}, column{}, head{};
+  if (row_is_query) {
+    const std::uint64_t key = dropout.row_key(row);
+    low += static_cast<std::uint32_t>(key), high += static_cast<std::uint32_t>(key >> 32);
+  } else {
+    column += static_cast<std::uint32_t>(row);
   }
-  (void)heads;
+  for (int l = 0; l < kLanes; ++l) head[l] = l % padded;
+  const int edges = padded < kLanes ? kLanes / padded : 1;  // in one vector
+  for (int j = 0, at = 0; j < n; j += edges) {
+    if (row_is_query) {
+      if (edges == 1)
+        column = Words{} + static_cast<std::uint32_t>(ids[j]);
+      else
+        for (int l = 0; l < kLanes; ++l) column[l] = ids[std::min(j + l / padded, n - 1)];
+    } else {
+      for (int i = 0; i < edges; ++i) {
+        const std::uint64_t key = dropout.row_key(ids[std::min(j + i, n - 1)]);
+        const auto key_low = static_cast<std::uint32_t>(key), key_high = static_cast<std::uint32_t>(key >> 32);
+        if (edges == 1)
+          low = Words{} + key_low, high = Words{} + key_high;
+        else
+          for (int l = i * padded; l < (i + 1) * padded; ++l) low[l] = key_low, high[l] = key_high;
+      }
+    }
+    Words h = head;
+    for (int first = 0; first < std::max(padded, kLanes); first += kLanes, at += kLanes, h += kLanes)
+      drop_factors<T>(low, high, column, h, threshold, scale).store(keep + at);
+  }
 }
 
 // The first stage: scores of a chunk into w.s, the raw sums into w.sums where the score has a finish.
@@ -226,7 +247,7 @@ void forward_part(const Plan<T>& plan, Scratch<T>& w, Id i, Offset begin, Offset
     plan.normaliser().raw(w.s, n, plan.padded, state);
     if (!first && x.normaliser->couples) scale_heads(acc, state.rescale, plan.heads, plan.width);
     if (x.dropout.rate > 0) {
-      fill_keep(x.dropout, true, i, ids, n, plan.heads, plan.padded, w.keep);
+      fill_keep(x.dropout, true, i, ids, n, plan.padded, w.keep);
       for (int l = 0; l < n * plan.padded; ++l) w.s[l] *= w.keep[l];
     }
     plan.add_values(acc, w.s, w.value, n, plan.heads, plan.padded, plan.width);
@@ -383,7 +404,7 @@ void gradient_chunk(const Plan<T>& plan, Scratch<T>& w, Id row, const Id* ids, i
   for (int j = 0; j < n; ++j)
     for (int h = plan.heads; h < plan.padded; ++h) w.dw[j * plan.padded + h] = w.s[j * plan.padded + h] = T(0);
   for (int l = n * plan.padded; l < stages::vectors(n, plan.padded) * kLanes; ++l) w.dw[l] = w.s[l] = T(0);
-  if (x.dropout.rate > 0) fill_keep(x.dropout, row_is_query, row, ids, n, plan.heads, plan.padded, w.keep);
+  if (x.dropout.rate > 0) fill_keep(x.dropout, row_is_query, row, ids, n, plan.padded, w.keep);
   plan.normaliser().gradient(w.s, w.dw, tau, delta, !row_is_query, x.dropout.rate > 0 ? w.keep : nullptr, n,
                              plan.padded);
 }

@@ -8,7 +8,11 @@
 
 #ifdef __CUDACC__
 #define HEED_FN __host__ __device__ __forceinline__
+#ifdef __CUDA_ARCH__
 #define HEED_UNROLL _Pragma("unroll")
+#else
+#define HEED_UNROLL
+#endif
 #else
 #define HEED_FN __attribute__((always_inline)) inline
 #define HEED_UNROLL _Pragma("GCC unroll 4")

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "kernels/fn.h"
+#include "kernels/random.h"
 
 namespace heed {
 
@@ -108,6 +109,18 @@ HEED_FN Vec<T, L> keep_first(Vec<T, L> a, int count, T fill = 0) {
   typename Vec<T, L>::Mask lane;
   for (int l = 0; l < L; ++l) lane[l] = l;
   return select(lane < static_cast<Integer>(count), a, Vec<T, L>(fill));
+}
+
+// Eight lanes of dropout: 0 where the draw for (row key, column, head) says so, else `scale`.
+using Words = typename RawVec<std::uint32_t, 8>::type;
+template <class T>
+HEED_FN Vec<T, 8> drop_factors(Words key_low, Words key_high, Words column, Words head, std::uint32_t threshold, T scale) {
+  Words bits = drop_bits(key_low, key_high, column, head);
+  if constexpr (sizeof(T) == 4)
+    return Vec<T, 8>(bits < threshold ? Vec<T, 8>(T(0)).v : Vec<T, 8>(scale).v);
+  Vec<T, 8> out;
+  for (int l = 0; l < 8; ++l) out.v[l] = bits[l] < threshold ? T(0) : scale;
+  return out;
 }
 
 }  // namespace heed

@@ -54,13 +54,17 @@ struct Dropout {
 // 32 well-mixed bits for (row key, column, head); dropped where they are below the threshold. Written over 32-bit
 // words, so that it runs in vector lanes (two rounds of MurmurHash3's finaliser with the key's halves between them).
 template <class Word>
-HEED_FN Word drop_bits(std::uint64_t row_key, Word column, Word head) {
-  Word x = (column ^ static_cast<std::uint32_t>(row_key)) * 0x85ebca6bu;
+HEED_FN Word drop_bits(Word key_low, Word key_high, Word column, Word head) {
+  Word x = (column ^ key_low) * 0x85ebca6bu;
   x ^= x >> 15;
   x = (x + head * 0x9e3779b1u) * 0xc2b2ae35u;
-  x ^= (x >> 13) ^ static_cast<std::uint32_t>(row_key >> 32);
+  x ^= (x >> 13) ^ key_high;
   x *= 0x27d4eb2fu;
   return x ^ (x >> 16);
+}
+HEED_FN std::uint32_t drop_bits(std::uint64_t row_key, std::uint32_t column, std::uint32_t head) {
+  return drop_bits<std::uint32_t>(static_cast<std::uint32_t>(row_key), static_cast<std::uint32_t>(row_key >> 32), column,
+                                  head);
 }
 
 }  // namespace heed

@@ -52,7 +52,7 @@ Var<T> elementwise(Var<T> x, F f) {
         each_vector<T>(x.value().size(), [&](Offset t) {
           store(dx, t, V::load(dy + t) * f(variable<0>(V::load(from + t))).d[0]);
         });
-      });
+      }, "elementwise");
   return y;
 }
 
@@ -84,7 +84,7 @@ Var<T> linear(Var<T> x, Var<T> w) {
         [=] {
           if (Sink<T> dw = w.sink())
             weighted_sum<T>(sparse->by_column, entries(), sparse->edge, {}, y.grad(), dw, *parts);
-        });
+        }, "sparse linear");
     if (x.needs_grad()) fail("linear: a sparse value takes no gradient");
     return y;
   }
@@ -93,7 +93,7 @@ Var<T> linear(Var<T> x, Var<T> w) {
       [=] {
         if (Sink<T> dw = w.sink()) product_of_transpose<T>(x.view(), y.grad(), dw, *parts);
         if (Sink<T> dx = x.sink()) product_by_transpose<T>(y.grad(), w.view(), dx);
-      });
+      }, "linear");
   return y;
 }
 
@@ -124,7 +124,7 @@ Var<T> add_bias(Var<T> x, Var<T> b) {
           });
         }
         if (Sink<T> dx = x.sink()) add_to(dx, y.grad());
-      });
+      }, "bias");
   return y;
 }
 
@@ -143,7 +143,7 @@ Var<T> add(Var<T> a, Var<T> b) {
       [=] {
         if (Sink<T> da = a.sink()) add_to(da, y.grad());
         if (Sink<T> db = b.sink()) add_to(db, y.grad());
-      });
+      }, "add");
   return y;
 }
 
@@ -176,7 +176,7 @@ Var<T> concat(const std::vector<Var<T>>& parts) {
           if (Sink<T> dx = x.sink()) add_to(dx, y.grad().columns(first, x.cols()));
           first += x.cols();
         }
-      });
+      }, "concat");
   return y;
 }
 
@@ -213,7 +213,7 @@ Var<T> mean_heads(Var<T> x, int heads) {
               dx.to(i, c) = dx.add ? dx.to(i, c) + d : d;
             }
         });
-      });
+      }, "mean heads");
   return y;
 }
 
@@ -263,7 +263,7 @@ Var<T> contract(Var<T> x, Var<T> a, int heads) {
                   dx.to(i, c) = dx.add ? dx.to(i, c) + d * weight[c] : d * weight[c];
               }
           });
-      });
+      }, "contract");
   return y;
 }
 
@@ -283,15 +283,14 @@ Var<T> dropout(Var<T> x, double rate) {
     parallel_pieces(n, kElementGrain, [&](Offset begin, Offset end) {
       for (Offset block = begin; block < end; block += 1024) {
         const std::uint64_t key = drop.row_key(static_cast<std::uint64_t>(block) / 1024);
-        const int count = static_cast<int>(std::min<Offset>(1024, end - block));
-        const T* in = from + block;
-        T* out = to + block;
-        if (add)
-          for (int l = 0; l < count; ++l)
-            out[l] += drop_bits<std::uint32_t>(key, l, 0) < threshold ? T(0) : in[l] * factor;
-        else
-          for (int l = 0; l < count; ++l)
-            out[l] = drop_bits<std::uint32_t>(key, l, 0) < threshold ? T(0) : in[l] * factor;
+        Words low{}, high{}, column{0, 1, 2, 3, 4, 5, 6, 7};
+        low += static_cast<std::uint32_t>(key), high += static_cast<std::uint32_t>(key >> 32);
+        const Offset last = std::min<Offset>(block + 1024, end);
+        for (Offset t = block; t < last; t += 8, column += 8) {
+          auto value = Vec<T, 8>::load(from + t) * drop_factors<T>(low, high, column, Words{}, threshold, factor);
+          if (add) value = value + Vec<T, 8>::load(to + t);
+          value.store(to + t);
+        }
       }
     });
   };
@@ -309,7 +308,7 @@ Var<T> dropout(Var<T> x, double rate) {
           apply(y.grad().data, dx.to.data, dx.add);
         else
           add_to(dx, y.grad());
-      });
+      }, "dropout");
   return y;
 }
 
@@ -406,7 +405,7 @@ Var<T> layer_norm(Var<T> x, Var<T> gain, Var<T> shift, double epsilon) {
         });
         if (dgain) add_to(dgain, std::as_const(sums).view().columns(0, width));
         if (dshift) add_to(dshift, std::as_const(sums).view().columns(width, width));
-      });
+      }, "layer norm");
   return y;
 }
 
@@ -497,7 +496,7 @@ Var<T> batch_norm(Var<T> x, Var<T> gain, Var<T> shift, Parameter<T>& mean, Param
               dx.to(i, c) = dx.add ? dx.to(i, c) + g : g;
             }
         });
-      });
+      }, "batch norm");
   return y;
 }
 
@@ -506,6 +505,9 @@ Var<T> propagate(Var<T> x, std::shared_ptr<const Pattern> pattern, std::vector<T
   if (pattern->keys() != x.rows())
     fail("propagate: the mask has " + std::to_string(pattern->keys()) + " keys, the values " + std::to_string(x.rows()) +
          " rows");
+  if (!weights.empty() && !pattern->is_listed()) fail("propagate: weights need a mask that is a list");
+  if (!weights.empty() && static_cast<Offset>(weights.size()) != pattern->edges())
+    fail("propagate: " + std::to_string(weights.size()) + " weights for " + std::to_string(pattern->edges()) + " edges");
   if (!scale.empty() && static_cast<Offset>(scale.size()) != pattern->queries())
     fail("propagate: " + std::to_string(scale.size()) + " scales for " + std::to_string(pattern->queries()) + " queries");
   Var<T> y = x.tape->result(pattern->queries(), x.cols(), {x});
@@ -535,7 +537,7 @@ Var<T> propagate(Var<T> x, std::shared_ptr<const Pattern> pattern, std::vector<T
         std::span<const Offset> edge;
         if (!kept->weights.empty()) edge = pattern->edge_of_entry();
         weighted_sum<T>(pattern->by_key, kept->weights, edge, {}, dy, dx, kept->parts);
-      });
+      }, "propagate");
   return y;
 }
 
@@ -578,7 +580,7 @@ Var<T> attention(const AttentionVars<T>& x, std::shared_ptr<const Pattern> patte
         }
         attention_gradient<T>(call(), y.view(), y.grad(), kept->state, g);
         if (de.add) add_to(de, std::as_const(kept->de).view());
-      });
+      }, "attention");
   return y;
 }
 
@@ -627,7 +629,7 @@ Var<T> cross_entropy(Var<T> x, std::span<const Id> rows, std::span<const Id> lab
               dx.to(rows[t], c) += d * (std::exp(X(rows[t], c) - total) - (c == labels[rows[t]] ? T(1) : T(0)));
           }
         });
-      });
+      }, "loss");
   return y;
 }
 

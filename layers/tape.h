@@ -3,9 +3,12 @@
 // nothing.
 #pragma once
 
+#include <array>
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -55,12 +58,16 @@ struct TapeNode {
   Matrix<T> own_value, own_grad;
 };
 
+using Profile = std::map<std::string, std::array<double, 2>>;  // seconds {forward, backward} by operation
+
 template <class T>
 class Tape {
  public:
   bool training = false;   // dropout draws, batch norm uses the batch
   std::uint64_t seed = 0;  // of dropout, with step
   std::uint64_t step = 0;
+
+  Profile* profile = nullptr;  // where given, every operation adds its seconds
 
   Tape() = default;
   Tape(const Tape&) = delete;
@@ -108,16 +115,17 @@ class Tape {
     node(v.id).own_value.resize(1, x.value().cols());
     return v;
   }
-  // Enters an operation. `backward` runs only if a gradient has arrived at `output`.
-  void record(Var<T> output, std::function<void()> forward, std::function<void()> backward) {
-    steps_.push_back({output.id, std::move(forward), std::move(backward)});
+  // Enters an operation. `backward` runs only if a gradient has arrived at `output`. `name` is for the profile.
+  void record(Var<T> output, std::function<void()> forward, std::function<void()> backward,
+              const char* name = "other") {
+    steps_.push_back({output.id, name, std::move(forward), std::move(backward)});
   }
   // A number of this operation's own, for its random stream.
   std::uint64_t next_stream() { return ++streams_; }
   std::uint64_t dropout_key(std::uint64_t stream) const { return mix(mix(mix(seed), step), stream); }
 
   void forward() {
-    for (auto& s : steps_) s.forward();
+    for (auto& s : steps_) run(s.forward, s.name, 0);
   }
   // From d loss = 1. The gradients of all parameters that the loss depends on are written anew.
   void backward(Var<T> loss) {
@@ -126,7 +134,7 @@ class Tape {
     if (!start) return;
     for (Offset i = 0; i < start.to.rows; ++i) std::fill_n(start.to.row(i), start.to.cols, T(1));
     for (auto s = steps_.rbegin(); s != steps_.rend(); ++s)
-      if (node(s->output).arrived && s->backward) s->backward();
+      if (node(s->output).arrived && s->backward) run(s->backward, s->name, 1);
   }
   // Whether the last backward reached this value.
   bool arrived(Var<T> v) { return node(v.id).arrived; }
@@ -143,8 +151,15 @@ class Tape {
  private:
   struct Step {
     int output;
+    const char* name;
     std::function<void()> forward, backward;
   };
+  void run(const std::function<void()>& step, const char* name, int pass) {
+    if (profile == nullptr) return step();
+    const auto start = std::chrono::steady_clock::now();
+    step();
+    (*profile)[name][pass] += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  }
   Var<T> add(Offset rows, Offset cols) {
     TapeNode<T>& n = nodes_.emplace_back();
     n.rows = rows;

@@ -163,7 +163,7 @@ Matrix<double> dense_reference(const Case<T>& c) {
       for (std::size_t t = 0; t < s.size(); ++t) {
         double w = s[t] / total;
         if (c.dropout.rate > 0) {
-          auto bits = drop_bits<std::uint32_t>(c.dropout.row_key(i), keys[t], h);
+          auto bits = drop_bits(c.dropout.row_key(i), keys[t], h);
           w = bits < c.dropout.threshold() ? 0 : w * c.dropout.scale();
         }
         for (int x = h * c.width; x < (h + 1) * c.width; ++x)
@@ -371,8 +371,8 @@ TEST_CASE("attention: dropout keeps its rate, and every head and edge draws for 
   int dropped = 0, together = 0, trials = 0;
   for (Id i = 0; i < 200; ++i)
     for (std::uint32_t j = 0; j < 200; ++j) {
-      bool first = drop_bits<std::uint32_t>(dropout.row_key(i), j, 0) < dropout.threshold();
-      bool second = drop_bits<std::uint32_t>(dropout.row_key(i), j, 1) < dropout.threshold();
+      bool first = drop_bits(dropout.row_key(i), j, 0) < dropout.threshold();
+      bool second = drop_bits(dropout.row_key(i), j, 1) < dropout.threshold();
       dropped += first, together += first && second, ++trials;
     }
   CHECK(std::abs(dropped / double(trials) - 0.3) < 0.01);

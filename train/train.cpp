@@ -65,6 +65,12 @@ Run train_once(const Model& model, const Dataset& data, const TrainOptions& o, i
          " classes");
   Tape<float>& tape = network.tape();
   Var<float> loss = cross_entropy(network.output(), std::span<const Id>(split.train), std::span<const Id>(data.labels));
+  tape.profile = o.profile;
+  auto timed = [&](const char* name, auto f) {
+    const auto begin = Clock::now();
+    f();
+    if (o.profile) (*o.profile)[name][0] += seconds_since(begin);
+  };
   Adam<float> adam(network.parameters(), {.rate = o.rate, .decay = o.decay, .decoupled = o.decoupled});
   Watch watch(o.stop, o.patience);
 
@@ -76,11 +82,12 @@ Run train_once(const Model& model, const Dataset& data, const TrainOptions& o, i
     tape.forward();
     out.train_loss = loss.value()(0, 0);
     tape.backward(loss);
-    adam.step();
+    timed("optimiser", [&] { adam.step(); });
     tape.training = false;
     tape.forward();
     const Matrix<float>& logits = network.output().value();
-    Evaluation valid = evaluate(logits, data.labels, split.valid);
+    Evaluation valid;
+    timed("evaluation", [&] { valid = evaluate(logits, data.labels, split.valid); });
     if (!std::isfinite(out.train_loss) || !std::isfinite(valid.loss))
       fail("training diverged: the loss is not finite at epoch " + std::to_string(epoch) + " of seed " +
            std::to_string(seed) + "; try a lower --rate");
@@ -115,6 +122,7 @@ void check(const Dataset& data, const TrainOptions& o) {
   };
   at_least("epochs", o.epochs, 1);
   at_least("runs", o.runs, 1);
+  if (o.profile && o.runs != 1) fail("a profile needs a single run, not " + std::to_string(o.runs));
   at_least("patience", o.patience, 0);
   at_least("weight decay", o.decay, 0);
   if (!(o.rate > 0) || !std::isfinite(o.rate)) fail("the learning rate must be above 0");

@@ -50,6 +50,7 @@ struct TrainOptions {
   int threads = 0;           // 0: all
   std::function<void(const Epoch&)> on_epoch = {};     // both are called by one thread at a time
   std::function<void(int, const Run&)> on_run = {};    // run r has ended
+  Profile* profile = nullptr;  // of one run: where its time went, by operation
 };
 
 struct Report {

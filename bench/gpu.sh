@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# Tests heed's CUDA kernels on a machine with an NVIDIA GPU that may have neither a network nor heed's libraries.
+#
+#   bench/gpu.sh pack [-DCMAKE...]   where heed builds and nvcc is: builds, and puts the programs, their libraries and
+#                                    this script into build/gpu/pack, and the same into build/gpu/pack.tar.gz
+#   bench/gpu.sh run [FOLDER]        where the GPU is, in the tree with its pack or in the pack alone: runs the tests
+#                                    and writes a dated record into FOLDER (bench/results)
+#
+# Without a device, `run` says so and writes no record; what needs no device is tested all the same.
+set -euo pipefail
+
+here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
+limit_mib=60
+
+say() { printf '%s\n' "$*" >&2; }
+die() { say "$@"; exit 1; }
+
+# The libraries that come with every system, with the driver or, too big to pack, with CUDA.
+stays_behind='^(ld-linux.*|lib(c|m|dl|rt|pthread|resolv)|libcuda|libnvidia.*|lib(cublas|cublasLt|cusparse|nvJitLink))\.so'
+
+pack() {
+  local root build pack program name path
+  root=$(dirname "$here")
+  build=$root/build/gpu pack=$root/build/gpu/pack
+  # Any x86-64 of the last ten years; each program finds its libraries beside itself, and so do those libraries.
+  cmake -S "$root" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DHEED_ARCH=x86-64-v3 -DHEED_CUDA=ON \
+    -DCMAKE_BUILD_RPATH="\$ORIGIN/lib" -DCMAKE_EXE_LINKER_FLAGS=-Wl,--disable-new-dtags "$@" > /dev/null
+  grep -q '^CMAKE_CUDA_COMPILER:.*=/' "$build/CMakeCache.txt" || die "no nvcc: a pack without CUDA would test nothing"
+  ninja -C "$build" >&2
+
+  rm -rf "$pack" && mkdir -p "$pack/lib"
+  cp "${BASH_SOURCE[0]}" "$pack/"
+  for program in heed heed_tests heed-bench; do
+    [[ -x $build/$program ]] || continue
+    strip -o "$pack/$program" "$build/$program"
+    while read -r name _ path _; do
+      if [[ $path == /* && ! $name =~ $stays_behind ]]; then cp -Lu "$path" "$pack/lib/$name"; fi
+    done < <(ldd "$build/$program")
+  done
+  {
+    echo "heed: $(git -C "$root" describe --always --dirty 2> /dev/null || echo unknown)"
+    echo "compiler: $(nvcc --version 2> /dev/null | sed -n 's/.*release/CUDA/p' || true)"
+  } > "$pack/version"
+
+  tar -C "$build" -czf "$pack.tar.gz" pack
+  local mib
+  mib=$(du -sm "$pack" | cut -f1)
+  say "$pack: $mib MiB; pack.tar.gz: $(du -sm "$pack.tar.gz" | cut -f1) MiB"
+  ((mib <= limit_mib)) || die "the pack is larger than $limit_mib MiB"
+}
+
+# Where the machine's own CUDA keeps the libraries that were not packed.
+find_libraries() {
+  local name path folders=
+  while read -r name _; do
+    path=$(find /usr/local /opt /usr/lib -name "$name" -print -quit 2> /dev/null)
+    [[ $path ]] || die "$name is not on this machine; it comes with CUDA"
+    folders+=${folders:+:}$(dirname "$path")
+  done < <(ldd "$1/heed_tests" | grep 'not found' || true)
+  printf '%s' "$folders"
+}
+
+run() {
+  local pack=$here results=${1-$here/results}
+  [[ -x $pack/heed_tests ]] || pack=$(dirname "$here")/build/gpu/pack
+  [[ -x $pack/heed_tests ]] || die "no pack: run 'bench/gpu.sh pack' where heed builds and nvcc is"
+
+  local libraries
+  libraries=$(find_libraries "$pack")
+  if [[ $libraries ]]; then export LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}; fi
+
+  local device driver failed=0 record log suite
+  device=$(nvidia-smi -i 0 --format=csv,noheader --query-gpu=name 2> /dev/null) || device=
+  driver=$(nvidia-smi -i 0 --format=csv,noheader --query-gpu=driver_version 2> /dev/null) || driver=
+  [[ $device ]] || say "no device: what needs one is skipped, and no record is written"
+  record="date: $(date -u +%FT%TZ)
+device: ${device:-none}
+driver: ${driver:-none}
+$(< "$pack/version")"
+
+  # note NAME PATTERN COMMAND...: runs a test, shows its output where it fails, and keeps the lines that match.
+  note() {
+    local name=$1 pattern=$2 code=0
+    shift 2
+    log=$(timeout 900 "$@" 2>&1) || code=$?
+    if ((code != 0)); then
+      failed=1
+      say "$log"
+    fi
+    record+=$'\n'"$name: $( ((code == 0)) && echo passed || echo "FAILED, code $code")"
+    record+=$'\n'"$(grep -E "$pattern" <<< "$log" | sed 's/^/  /' || true)"
+  }
+  for suite in kernels cuda; do
+    note "suite $suite" 'test cases:|assertions:|no device|skip' "$pack/heed_tests" --no-colors=true "-ts=$suite"
+  done
+  local sanitizer
+  sanitizer=$(PATH+=:/usr/local/cuda/bin type -P compute-sanitizer) || sanitizer=
+  if [[ $device && $sanitizer ]]; then
+    note "memcheck cuda" 'ERROR SUMMARY|not supported' \
+      "$sanitizer" --tool memcheck --error-exitcode 9 "$pack/heed_tests" --no-colors=true -ts=cuda
+  else
+    record+=$'\n'"memcheck cuda: not run, $([[ $device ]] && echo 'no compute-sanitizer' || echo 'no device')"
+  fi
+
+  printf '%s\n' "$record"
+  if [[ $device ]]; then
+    mkdir -p "$results"
+    local file
+    file=$results/$(date -u +%F)-$(tr -cs 'A-Za-z0-9\n' - <<< "${device,,}")-tests.txt
+    printf '%s\n' "$record" > "$file"
+    say "written to $file"
+  fi
+  return $failed
+}
+
+case ${1-} in
+  pack | run) "$@" ;;
+  *) die "usage: bench/gpu.sh pack [-DCMAKE...] | run [FOLDER]" ;;
+esac

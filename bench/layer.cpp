@@ -1,0 +1,185 @@
+// heed bench layer: one attention layer with its linear maps, forward and backward, on a generated graph; each part's
+// time beside its floor: bytes that must be streamed / copy bandwidth + gathered bytes / gather bandwidth.
+#include <fmt/format.h>
+#include <oneapi/tbb/global_control.h>
+#include <oneapi/tbb/info.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "bench/bench.h"
+#include "cli/command.h"
+#include "datasets/rmat.h"
+#include "layers/layers.h"
+#include "train/train.h"
+
+namespace heed::bench {
+namespace {
+
+struct Options {
+  std::string score = "gat", graph = "rmat", edges_file;
+  Id nodes = 100'000;
+  Offset edges = 2'000'000, in = 64, channels = 16;
+  int heads = 4, repeat = 9, threads = 0;
+  std::uint64_t seed = 1;
+  bool json = false;
+};
+
+double seconds(const std::function<void()>& f) {
+  const auto start = std::chrono::steady_clock::now();
+  f();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+double median(std::vector<double> x) {
+  std::sort(x.begin(), x.end());
+  return x[x.size() / 2];
+}
+
+// The attention step against plain loops in double, on some of the rows. Throws Error where they differ.
+void verify(const Graph& graph, const Score& score, int heads, Offset channels, Random& random) {
+  const Offset n = graph.nodes(), width = heads * channels;
+  const bool contracted = score.contracts;
+  const Offset score_width = contracted ? heads : width;
+  auto fill = [&](Offset rows, Offset cols) {
+    Matrix<float> out(rows, cols);
+    for (float& x : out) x = static_cast<float>(random.normal());
+    return out;
+  };
+  auto q = fill(n, score_width), k = fill(n, score_width), v = fill(n, width), a = fill(1, score_width);
+  auto pattern = Pattern::listed(graph.adjacency);
+  AttentionState<float> state;
+  Matrix<float> y(n, width);
+  Attention<float> call{pattern.get(), &score, &normaliser_named("softmax"), heads, std::as_const(q).view(),
+                        std::as_const(k).view(), std::as_const(v).view(),
+                        score.reads_vector ? std::as_const(a).view() : View<const float>{}, {}, {}, {}, {}, {}};
+  attention(call, y.view(), state);
+  auto leaky = [](double x) { return x > 0 ? x : 0.2f * x; };
+  const Offset d = score_width / heads;
+  for (int t = 0; t < 64; ++t) {
+    const Id i = static_cast<Id>(random.below(static_cast<std::uint64_t>(n)));
+    for (int h = 0; h < heads; ++h) {
+      std::vector<double> s;
+      double total = 0, error = 0, norm = 0;
+      for (Id j : graph.adjacency->row(i)) {
+        double sum = 0;
+        for (Offset c = h * d; c < (h + 1) * d; ++c) {
+          const double x = q(i, c), z = k(j, c);
+          sum += score.name == "dot" ? x * z : score.name == "gat" ? leaky(x + z) : a(0, c) * leaky(x + z);
+        }
+        s.push_back(std::exp(sum));
+        total += s.back();
+      }
+      for (Offset c = h * channels; c < (h + 1) * channels; ++c) {
+        double expected = 0;
+        std::size_t at = 0;
+        for (Id j : graph.adjacency->row(i)) expected += s[at++] / total * v(j, c);
+        error += (expected - y(i, c)) * (expected - y(i, c)), norm += expected * expected;
+      }
+      if (!(error <= 1e-8 * std::max(norm, 1e-12))) fail(fmt::format("verification failed in row {}, head {}", i, h));
+    }
+  }
+}
+
+void run(const Options& o) {
+  const int threads = o.threads > 0 ? o.threads : tbb::info::default_concurrency();
+  tbb::global_control limit(tbb::global_control::max_allowed_parallelism, static_cast<std::size_t>(threads));
+  const Score score = score_named(o.score);
+  if (o.score != "gat" && o.score != "gatv2" && o.score != "dot") unknown("score to verify", o.score, {"gat", "gatv2", "dot"});
+  if (o.graph != "rmat" && o.graph != "uniform") unknown("graph", o.graph, {"rmat", "uniform"});
+  const Graph graph = o.graph == "rmat" ? rmat(o.nodes, o.edges, o.seed) : uniform_graph(o.nodes, o.edges, o.seed);
+  if (!o.edges_file.empty()) {  // pairs of 32-bit ids: from, to
+    auto list = edges_of(graph);
+    std::ofstream file(o.edges_file, std::ios::binary);
+    file.write(reinterpret_cast<const char*>(list.data()), static_cast<std::streamsize>(list.size() * sizeof(Edge)));
+    if (!file) fail("cannot write " + o.edges_file);
+  }
+  Random random(o.seed);
+  verify(graph, score, o.heads, o.channels, random);
+  const double before = peak_rss_mb();
+
+  Features features;
+  features.dense.resize(o.nodes, o.in);
+  for (float& x : features.dense) x = static_cast<float>(random.normal());
+  // The input takes a gradient too, as a hidden layer's does.
+  Model layer = attend({.out = o.channels, .heads = o.heads, .score = score, .mask = local(),
+                        .query_scale = o.score == "dot" ? 1 / std::sqrt(static_cast<double>(o.channels)) : 1});
+  Parameter<float> input{"x", features.dense, {}, true};
+  Model learned = [&]<class T>(Scope<T>& scope, Var<T> x) {
+    if constexpr (std::is_same_v<T, float>) return layer(scope, scope.tape().parameter(input));
+    return layer(scope, x);
+  };
+  Network<float> network(learned, graph, features, o.seed);
+  Tape<float>& tape = network.tape();
+  tape.training = true;
+  Var<float> y = network.output();
+  std::vector<double> forward, both;
+  for (int r = 0; r < o.repeat + 2; ++r) {
+    double f = seconds([&] { tape.forward(); }), b = seconds([&] { tape.backward(y); });
+    if (r < 2) continue;
+    forward.push_back(1000 * f), both.push_back(1000 * (f + b));
+  }
+  const double peak = peak_rss_mb();  // before the arrays that measure floors
+  Profile profile;
+  tape.profile = &profile;
+  for (int r = 0; r < o.repeat; ++r) tape.forward(), tape.backward(y);
+
+  // Floors of the attention step: rows gathered once per edge in forward, and in each of backward's two passes.
+  const double row = static_cast<double>(o.heads * o.channels) * sizeof(float);
+  const double score_row = score.contracts ? o.heads * sizeof(float) : row;
+  const double edges = static_cast<double>(graph.edges()), nodes = static_cast<double>(o.nodes);
+  const bool same = o.score == "gatv2";  // key and value are one row
+  const double pair = same ? row : row + score_row;
+  const Floors floors = measure_floors(o.nodes, static_cast<long>(row));
+  const double stream = edges * sizeof(Id) + nodes * (row + score_row);
+  const double forward_floor = 1e3 * (edges * pair / floors.gather + stream / floors.copy) * 1e-9;
+  const double back = edges * (pair + row + score_row + 2.0 * o.heads * sizeof(float));
+  const double backward_floor = 1e3 * (back / floors.gather + 2 * stream / floors.copy + 3 * nodes * row / floors.copy) * 1e-9;
+
+  if (o.json) {
+    nlohmann::ordered_json j{{"kernel", "layer"}, {"score", o.score}, {"normaliser", "softmax"}, {"graph", o.graph},
+                             {"nodes", o.nodes}, {"edges", graph.edges()}, {"heads", o.heads}, {"channels", o.channels},
+                             {"threads", threads}, {"forward_ms", median(forward)}, {"both_ms", median(both)},
+                             {"peak_rss_mb", peak}, {"before_mb", before}, {"verified", true},
+                             {"copy_gbs", floors.copy}, {"gather_gbs", floors.gather}};
+    cli::print(j.dump() + "\n");
+    return;
+  }
+  cli::print(fmt::format("{} layer on {} ({} nodes, {} edges), {} heads x {} channels, {} threads, median of {}\n"
+                         "forward {:.1f} ms, forward + backward {:.1f} ms, peak memory {:.0f} MB ({:.0f} before)\n"
+                         "copy {:.1f} GB/s, gather of {:.0f}-byte rows {:.1f} GB/s\n\n",
+                         o.score, o.graph, o.nodes, graph.edges(), o.heads, o.channels, threads, o.repeat,
+                         median(forward), median(both), peak, before, floors.copy, row, floors.gather));
+  std::vector<std::vector<std::string>> rows{{"operation", "forward ms", "backward ms", "floors ms"}};
+  for (const auto& [name, time] : profile)
+    rows.push_back({name, fmt::format("{:.2f}", 1e3 * time[0] / o.repeat), fmt::format("{:.2f}", 1e3 * time[1] / o.repeat),
+                    name == "attention" ? fmt::format("{:.1f} + {:.1f}", forward_floor, backward_floor) : ""});
+  cli::print(cli::table(rows, false));
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app) {
+  auto* bench = app.add_subcommand("bench", "Time attention beside what memory allows");
+  bench->require_subcommand(1);
+  auto o = std::make_shared<Options>();
+  auto* c = bench->add_subcommand("layer", "One attention layer with its linear maps, verified and then timed");
+  c->add_option("--score", o->score, "gat, gatv2 or dot");
+  c->add_option("--graph", o->graph, "rmat or uniform");
+  c->add_option("--nodes", o->nodes, "Of the graph")->check(CLI::Range(2, 1 << 30));
+  c->add_option("--edges", o->edges, "Of the graph, directed")->check(CLI::PositiveNumber);
+  c->add_option("--in", o->in, "Input channels")->check(CLI::Range(1, 65536));
+  c->add_option("--heads", o->heads, "Heads")->check(CLI::Range(1, 4096));
+  c->add_option("--channels", o->channels, "Channels of a head")->check(CLI::Range(1, 65536));
+  c->add_option("--repeat", o->repeat, "Timed repetitions; the median counts")->check(CLI::Range(1, 100000));
+  c->add_option("--threads", o->threads, "0: all")->check(CLI::Range(0, 4096));
+  c->add_option("--seed", o->seed, "Of the graph and the numbers");
+  c->add_option("--write-edges", o->edges_file, "Write the graph, pairs of 32-bit ids (from, to), for a peer to read");
+  c->add_flag("--json", o->json, "One JSON object on standard output");
+  c->callback([o] { run(*o); });
+}
+
+}  // namespace heed::bench

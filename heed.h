@@ -1,0 +1,10 @@
+// Everything of heed in one include; each folder's headers stand alone, too.
+#pragma once
+
+#include "datasets/dataset.h"
+#include "graph/graph.h"
+#include "kernels/attention.h"
+#include "layers/layers.h"
+#include "layers/models.h"
+#include "sampling/mask.h"
+#include "train/train.h"

@@ -1,0 +1,710 @@
+// The fused attention operator as seen by one warp: the bodies of the GPU's kernels, forward and backward, written over
+// `Warp` (warp.h) so that CUDA and the CPU's emulation run the very same code, for any score and normaliser.
+//
+// A warp takes a block of whole rows, or a segment of a hub's row, and passes over its edges in chunks. The scores of a
+// chunk lie in shared memory as edges x padded heads (at most kSlots); so a lane always meets one head in the
+// elementwise stage. Sums over channels and sums over edges are shared among the lanes as the widths allow. Nothing is
+// stored per edge, and every output has one owner: no atomics, the same bits in every run.
+#pragma once
+
+#include <tuple>
+#include <utility>
+
+#include "kernels/jet.h"
+#include "kernels/normalisers.h"
+#include "kernels/pattern.h"
+#include "kernels/random.h"
+#include "kernels/scores.h"
+#include "kernels/warp.h"
+
+namespace heed::warp {
+
+inline constexpr int kSlots = 256;    // edges x padded heads of a chunk
+inline constexpr int kMaxHeads = 32;  // more heads run as several calls
+inline constexpr int kUnroll = 4;     // sums over channels that a lane has under way
+inline constexpr Offset kReduceRows = 64;
+
+template <class T>
+struct Strided {  // rows of an array; row i begins at data + i * stride
+  T* data = nullptr;
+  Offset stride = 0;
+  HEED_FN T* row(Offset i) const { return data + i * stride; }
+  HEED_FN explicit operator bool() const { return data != nullptr; }
+};
+struct Into {  // where a gradient goes
+  Strided<float> to;
+  bool add = false;
+  HEED_FN explicit operator bool() const { return static_cast<bool>(to); }
+};
+
+struct Hub {  // a row that was cut, and its segments' numbers
+  Id row = 0;
+  Offset first = 0, count = 0;
+};
+
+// One direction of a pattern, as in pattern.h.
+struct Seen {
+  const Offset* offsets = nullptr;  // of the row's list, or of those left out of the interval; may be null
+  const Id* ids = nullptr;
+  const Id* intervals = nullptr;  // [begin, end) pairs; null: a list
+  Offset interval_stride = 0;     // 2, or 0 where all rows share one
+  const Offset* edges = nullptr;  // the number of the edge of each entry; null: the entry's own
+  const Block* blocks = nullptr;  // the warps' work
+  const Hub* hubs = nullptr;
+
+  HEED_FN Offset length(Offset i) const {
+    if (intervals == nullptr) return offsets[i + 1] - offsets[i];
+    const Id* at = intervals + i * interval_stride;
+    return at[1] - at[0];
+  }
+};
+
+// What a pass reads and writes; arrays are shaped as in attention.h. Heads are at most kMaxHeads.
+struct Call {
+  Seen rows;
+  int heads = 1, head_bits = 0;  // padded heads: 2^head_bits >= heads
+  int score_width = 1, width = 1;
+  int normaliser = 0;  // its place in Normalisers
+  Strided<const float> q, k, v, a, p, e, bias, ev;
+  bool drops = false;
+  std::uint64_t drop_key = 0;
+  std::uint32_t drop_below = 0;
+  float keep_scale = 1;
+  Strided<float> y, tau, delta;
+  Strided<const float> dy;
+  Into dq, dk, dv, da, dp, de, dbias, dev;
+  Offset queries = 0;
+  Strided<float> parts;       // partial results of segments
+  Strided<float> part_state;  // 2*heads: shift and total of each segment
+  Strided<float> sums;        // per block: heads*score_width of da, then scalars x heads of dp; none: not wanted
+  Strided<float> reduced;     // the same rows, fewer
+  Offset sum_rows = 0;
+  int sum_cols = 0;
+
+  HEED_FN int padded() const { return 1 << head_bits; }
+  HEED_FN int chunk() const { return kSlots >> head_bits < kWarp ? kSlots >> head_bits : kWarp; }  // edges
+  HEED_FN float keep(Id query, Id key, int head) const {
+    auto bits = drop_bits(mix(drop_key, query), static_cast<std::uint32_t>(key), static_cast<std::uint32_t>(head));
+    return bits < drop_below ? 0.0f : keep_scale;
+  }
+};
+
+enum class Pass { forward, delta, row, column, merge_forward, merge_row, merge_column, reduce, learned };
+
+template <class Warp>
+struct Memory {                 // what the lanes of a warp share
+  Shared<Warp, float> s, dw;    // kSlots
+  Shared<Warp, float> factors;  // 2 x kMaxHeads
+  Shared<Warp, Id> ids;         // kWarp: the chunk's columns
+  Shared<Warp, Offset> edges;   // kWarp: and their edges' numbers
+};
+
+template <class S>
+inline constexpr bool reads_vector =
+    (partials<decltype(std::declval<S>().term(float{}, float{}, Zero{}, variable<1>(float{})))> >> 1 & 1) != 0;
+template <class S>
+inline constexpr int scalars_of = [] {
+  if constexpr (requires { S::scalars; })
+    return S::scalars;
+  else
+    return 0;
+}();
+
+template <bool own_is_query, class S, class Own, class Other, class E, class A>
+HEED_FN auto term(const S& score, Own own, Other other, E e, A a) {
+  if constexpr (own_is_query)
+    return score.term(own, other, e, a);
+  else
+    return score.term(other, own, e, a);
+}
+
+template <int at = 0, class F>
+HEED_WARP_FN void with_normaliser(int index, F body) {
+  if constexpr (at < std::tuple_size_v<Normalisers>) {
+    if (index == at)
+      body(std::tuple_element_t<at, Normalisers>{});
+    else
+      with_normaliser<at + 1>(index, body);
+  }
+}
+
+// The least power of two that covers n, at most a warp.
+HEED_WARP_FN int group_of(int n) {
+  int group = 1;
+  while (group < n && group < kWarp) group *= 2;
+  return group;
+}
+
+// ---- the columns of a row
+// ---------------------------------------------------------------------------------------------
+
+HEED_WARP_FN bool left_out(const Seen& rows, Id i, Id j) {
+  if (rows.offsets == nullptr) return false;
+  Offset low = rows.offsets[i], high = rows.offsets[i + 1], end = high;
+  while (low < high) {
+    Offset middle = (low + high) / 2;
+    if (read(rows.ids + middle) < j)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low < end && read(rows.ids + low) == j;
+}
+
+// Columns at `count` positions of row i from `at` on, less those left out, into memory.ids; returns how many.
+template <class Warp>
+HEED_WARP_FN int gather(Warp& warp, const Memory<Warp>& memory, const Seen& rows, Id i, Offset at, int count,
+                        bool want_edges) {
+  int n = count;
+  if (rows.intervals == nullptr) {
+    const Offset base = rows.offsets[i] + at;
+    warp.lanes([&](int lane) {
+      if (lane >= count) return;
+      memory.ids.set(lane, lane, read(rows.ids + base + lane));
+      if (want_edges) memory.edges.set(lane, lane, rows.edges ? read(rows.edges + base + lane) : base + lane);
+    });
+  } else {
+    const Id first = static_cast<Id>(rows.intervals[i * rows.interval_stride] + at);
+    PerLane<Warp, bool> seen;
+    warp.lanes([&](int lane) { seen[lane] = lane < count && !left_out(rows, i, first + lane); });
+    const std::uint32_t mask = warp.ballot(seen);
+    warp.lanes([&](int lane) {
+      if (seen[lane]) memory.ids.set(lane, rank_in(mask, lane), first + lane);
+    });
+    n = count_bits(mask);
+  }
+  warp.sync();
+  return n;
+}
+
+// ---- sums
+// -------------------------------------------------------------------------------------------------------------
+
+// to[edge][head] = sum over the head's channels c of f(lane, edge, c). A group of lanes shares a sum; lanes and order
+// depend on the width alone, so a score has the same bits in every pass.
+template <class Warp, class F>
+HEED_WARP_FN void sum_channels(Warp& warp, const Call& x, int n, int width, const Shared<Warp, float>& to, F f) {
+  const int slots = n << x.head_bits, group = group_of(width), together = kWarp / group;
+  for (int first = 0; first < slots; first += kUnroll * together) {
+    PerLane<Warp, float> sum[kUnroll];
+    warp.lanes([&](int lane) {
+      const int member = lane % group;
+      HEED_UNROLL
+      for (int u = 0; u < kUnroll; ++u) {
+        int slot = first + u * together + lane / group;
+        int edge = slot >> x.head_bits, head = slot & (x.padded() - 1);
+        float part = 0;
+        if (slot < slots && head < x.heads)
+          for (int c = member; c < width; c += group) part += f(lane, edge, head * width + c);
+        sum[u][lane] = part;
+      }
+    });
+    HEED_UNROLL
+    for (int u = 0; u < kUnroll; ++u) warp.sum(sum[u], 1, group);
+    warp.lanes([&](int lane) {
+      if (lane % group != 0) return;
+      HEED_UNROLL
+      for (int u = 0; u < kUnroll; ++u) {
+        int slot = first + u * together + lane / group;
+        if (slot < slots) to.set(lane, slot, sum[u][lane]);
+      }
+    });
+  }
+}
+
+// For each of heads x width channels: A sums over the chunk's edges. begin(lane, c, head) gives what adds an edge's
+// share, add(edge, sums); finish(lane, c, head, sums) takes the result, always in the same lane.
+template <int A, class Warp, class Begin, class Finish>
+HEED_WARP_FN void sum_edges(Warp& warp, const Call& x, int n, int width, Begin begin, Finish finish) {
+  const int channels = x.heads * width, group = group_of(channels), together = kWarp / group;
+  for (int first = 0; first < channels; first += group) {
+    PerLane<Warp, float> sum[A];
+    warp.lanes([&](int lane) {
+      float part[A] = {};
+      const int c = first + lane % group;
+      if (c < channels) {
+        auto add = begin(lane, c, c / width);
+        for (int edge = lane / group; edge < n; edge += together) add(edge, part);
+      }
+      HEED_UNROLL
+      for (int t = 0; t < A; ++t) sum[t][lane] = part[t];
+    });
+    HEED_UNROLL
+    for (int t = 0; t < A; ++t) warp.sum(sum[t], group, kWarp);
+    warp.lanes([&](int lane) {
+      const int c = first + lane;
+      if (lane >= group || c >= channels) return;
+      float all[A];
+      HEED_UNROLL
+      for (int t = 0; t < A; ++t) all[t] = sum[t][lane];
+      finish(lane, c, c / width, all);
+    });
+  }
+}
+
+HEED_WARP_FN void put(float* to, float value, bool add) { *to = add ? *to + value : value; }
+
+// ---- scores
+// -----------------------------------------------------------------------------------------------------------
+
+// memory.s = sum_c term(...) of the chunk, row r being the query or the key.
+template <bool own_is_query, class S, class Warp>
+HEED_WARP_FN void score_sums(Warp& warp, const Memory<Warp>& memory, const Call& x, const S& score, Id r, int n) {
+  const float* own = own_is_query ? x.q.row(r) : x.k.row(r);
+  const Strided<const float>& other = own_is_query ? x.k : x.q;
+  auto run = [&](auto with_edge) {
+    sum_channels(warp, x, n, x.score_width, memory.s, [&](int lane, int edge, int c) {
+      auto e = [&] {
+        if constexpr (decltype(with_edge)::value)
+          return read(x.e.row(memory.edges.get(lane, edge)) + c);
+        else
+          return Zero{};
+      }();
+      auto a = [&] {
+        if constexpr (reads_vector<S>)
+          return read(x.a.data + c);
+        else
+          return Zero{};
+      }();
+      return term<own_is_query>(score, read(own + c), read(other.row(memory.ids.get(lane, edge)) + c), e, a);
+    });
+  };
+  if (x.e)
+    run(std::true_type{});
+  else
+    run(std::false_type{});
+}
+
+// From the sum over channels to the score.
+template <class S, class Warp>
+HEED_WARP_FN float finished(const Memory<Warp>& memory, const Call& x, const S& score, int lane, int edge, int head,
+                            float sum) {
+  float s = sum;
+  if constexpr (0 < scalars_of<S>) {
+    float p[scalars_of<S>];
+    HEED_UNROLL
+    for (int t = 0; t < scalars_of<S>; ++t) p[t] = read(x.p.row(t) + head);
+    s = score.finish(sum, p);
+  }
+  if (x.bias) s += read(x.bias.row(memory.edges.get(lane, edge)) + head);
+  return s;
+}
+
+// ---- forward
+// ----------------------------------------------------------------------------------------------------------
+
+// Scores become raw weights times dropout, in place; the row's state (one head a lane) takes them in. Leaves in
+// memory.factors what the sums so far, and then the new ones too, are multiplied with; the latter is 1 but for the last
+// chunk of a whole row, whose tau is written.
+template <class S, class N, class Warp>
+HEED_WARP_FN void take_in(Warp& warp, const Memory<Warp>& memory, const Call& x, const S& score, const N& normaliser,
+                          Id i, int n, bool closes, PerLane<Warp, float>& shift, PerLane<Warp, float>& total) {
+  const float none = -__builtin_inff();
+  const int slots = n << x.head_bits;
+  PerLane<Warp, float> top, sum, rescale;
+  warp.lanes([&](int lane) {
+    const int head = lane & (x.padded() - 1);
+    float most = none;
+    if (head < x.heads)
+      for (int slot = lane; slot < slots; slot += kWarp) {
+        float s = finished(memory, x, score, lane, slot >> x.head_bits, head, memory.s.get(lane, slot));
+        memory.s.set(lane, slot, s);
+        if (s > most) most = s;
+      }
+    top[lane] = most;
+  });
+  if constexpr (N::shifts) warp.max(top, x.padded(), kWarp);
+  warp.lanes([&](int lane) {
+    const int head = lane & (x.padded() - 1);
+    float use = 0, part = 0;
+    rescale[lane] = 1;
+    if constexpr (N::shifts) {
+      float old = shift[lane], now = top[lane] > old ? top[lane] : old;
+      use = now > none ? now : 0;
+      rescale[lane] = old > none ? fn::exp(old - use) : 0;
+      shift[lane] = now;
+    }
+    if (head < x.heads)
+      for (int slot = lane; slot < slots; slot += kWarp) {
+        float w = normaliser.raw(memory.s.get(lane, slot), use);
+        part += w;
+        if (x.drops) w *= x.keep(i, memory.ids.get(lane, slot >> x.head_bits), head);
+        memory.s.set(lane, slot, w);
+      }
+    sum[lane] = part;
+  });
+  if constexpr (N::couples) warp.sum(sum, x.padded(), kWarp);
+  warp.lanes([&](int lane) {
+    if constexpr (N::couples) total[lane] = total[lane] * rescale[lane] + sum[lane];
+    if (lane >= x.heads) return;
+    float factor = 1;
+    if (closes) {
+      Closed<float> closed = normaliser.close(shift[lane], total[lane]);
+      factor = closed.factor;
+      x.tau.row(i)[lane] = closed.tau;
+    }
+    memory.factors.set(lane, lane, rescale[lane]);
+    memory.factors.set(lane, kMaxHeads + lane, factor);
+  });
+}
+
+template <class S, class Warp>
+HEED_WARP_FN void forward(Warp& warp, const Memory<Warp>& memory, const Call& x, const S& score, Offset t) {
+  const Block block = x.rows.blocks[t];
+  const bool whole = block.part < 0;
+  for (Id i = block.first; i < block.last; ++i) {
+    const Offset end = whole ? x.rows.length(i) : block.end;
+    Offset at = whole ? 0 : block.begin;
+    float* to = whole ? x.y.row(i) : x.parts.row(block.part);
+    PerLane<Warp, float> shift, total;
+    warp.lanes([&](int lane) { shift[lane] = -__builtin_inff(), total[lane] = 0; });
+    bool first = true;
+    do {  // a row without edges has one empty chunk
+      const int count = static_cast<int>(end - at < x.chunk() ? end - at : x.chunk());
+      at += count;
+      const int n = gather(warp, memory, x.rows, i, at - count, count, x.e || x.bias || x.ev);
+      score_sums<true>(warp, memory, x, score, i, n);
+      warp.sync();
+      with_normaliser(x.normaliser, [&](auto normaliser) {
+        take_in(warp, memory, x, score, normaliser, i, n, whole && at >= end, shift, total);
+      });
+      warp.sync();
+      sum_edges<1>(
+          warp, x, n, x.width,
+          [&](int lane, int c, int head) {
+            return [&, lane, c, head](int edge, float* sum) {
+              float value = read(x.v.row(memory.ids.get(lane, edge)) + c);
+              if (x.ev) value += read(x.ev.row(memory.edges.get(lane, edge)) + c);
+              sum[0] += memory.s.get(lane, (edge << x.head_bits) + head) * value;
+            };
+          },
+          [&](int lane, int c, int head, const float* sum) {
+            float before = first ? 0.0f : to[c] * memory.factors.get(lane, head);
+            to[c] = (before + sum[0]) * memory.factors.get(lane, kMaxHeads + head);
+          });
+      warp.sync();
+      first = false;
+    } while (at < end);
+    if (!whole)
+      warp.lanes([&](int lane) {
+        if (lane >= x.heads) return;
+        x.part_state.row(block.part)[lane] = shift[lane];
+        x.part_state.row(block.part)[x.heads + lane] = total[lane];
+      });
+  }
+}
+
+HEED_WARP_FN Offset tiles(Offset channels) { return (channels + kWarp - 1) / kWarp; }
+
+// A hub's segments become its row: a warp for 32 channels of a hub, segments in rising order.
+template <class N>
+HEED_WARP_FN void merge_channel(const Call& x, const Hub& hub, const N& normaliser, int c) {
+  const float none = -__builtin_inff();
+  const int head = c / x.width;
+  float shift = none, total = 0, sum = 0;
+  if constexpr (N::shifts)
+    for (Offset part = hub.first; part < hub.first + hub.count; ++part) {
+      float other = x.part_state.row(part)[head];
+      shift = other > shift ? other : shift;
+    }
+  for (Offset part = hub.first; part < hub.first + hub.count; ++part) {
+    float rescale = 1;
+    if constexpr (N::shifts) {
+      float own = x.part_state.row(part)[head];
+      rescale = own > none ? fn::exp(own - shift) : 0.0f;
+    }
+    total += x.part_state.row(part)[x.heads + head] * rescale;
+    sum += x.parts.row(part)[c] * rescale;
+  }
+  const Closed<float> closed = normaliser.close(shift, total);
+  x.y.row(hub.row)[c] = sum * closed.factor;
+  if (c % x.width == 0) x.tau.row(hub.row)[head] = closed.tau;
+}
+template <class Warp>
+HEED_WARP_FN void merge_forward(Warp& warp, const Call& x, Offset t) {
+  const int channels = x.heads * x.width;
+  const Hub hub = x.rows.hubs[t / tiles(channels)];
+  warp.lanes([&](int lane) {
+    const int c = static_cast<int>(t % tiles(channels)) * kWarp + lane;
+    if (c >= channels) return;
+    with_normaliser(x.normaliser, [&](auto normaliser) { merge_channel(x, hub, normaliser, c); });
+  });
+}
+
+// ---- backward
+// ---------------------------------------------------------------------------------------------------------
+
+// delta_i = <dy_i, y_i> per head; a warp takes a chunk of rows.
+template <class Warp>
+HEED_WARP_FN void delta(Warp& warp, const Memory<Warp>& memory, const Call& x, Offset t) {
+  const Offset first = t * x.chunk();
+  const int n = static_cast<int>(x.queries - first < x.chunk() ? x.queries - first : x.chunk());
+  sum_channels(warp, x, n, x.width, memory.s,
+               [&](int, int row, int c) { return read(x.dy.row(first + row) + c) * read(x.y.row(first + row) + c); });
+  warp.sync();
+  warp.lanes([&](int lane) {
+    const int head = lane & (x.padded() - 1);
+    if (head >= x.heads) return;
+    for (int slot = lane; slot < n << x.head_bits; slot += kWarp)
+      x.delta.row(first + (slot >> x.head_bits))[head] = memory.s.get(lane, slot);
+  });
+}
+
+// The middle of backward, alike in both directions, over the slots of a chunk: sums (memory.s) and dw become weights
+// times dropout (memory.s) and the gradient of the sums (memory.dw).
+template <bool own_is_query, class S, class N, class Warp>
+HEED_WARP_FN void slot_gradients(Warp& warp, const Memory<Warp>& memory, const Call& x, const S& score,
+                                 const N& normaliser, Id r, int n, PerLane<Warp, float>* dp) {
+  warp.lanes([&](int lane) {
+    const int head = lane & (x.padded() - 1);
+    if (head >= x.heads) return;
+    for (int slot = lane; slot < n << x.head_bits; slot += kWarp) {
+      const int edge = slot >> x.head_bits;
+      const Id other = memory.ids.get(lane, edge), query = own_is_query ? r : other, key = own_is_query ? other : r;
+      const float sum = memory.s.get(lane, slot);
+      const float s = finished(memory, x, score, lane, edge, head, sum);
+      const float w = normaliser.weight(s, x.tau.row(query)[head]);
+      const float keep = x.drops ? x.keep(query, key, head) : 1.0f;
+      float ds = normaliser.slope(w) * (memory.dw.get(lane, slot) * keep);
+      if constexpr (N::couples) ds -= normaliser.share(w) * x.delta.row(query)[head];
+      if constexpr (own_is_query)
+        if (x.dbias) put(x.dbias.to.row(memory.edges.get(lane, edge)) + head, ds, x.dbias.add);
+      if constexpr (0 < scalars_of<S>) {
+        Jet<float, 0b1111> p[scalars_of<S>], from(sum);
+        from.d[0] = 1;
+        HEED_UNROLL
+        for (int j = 0; j < scalars_of<S>; ++j) {
+          p[j] = Jet<float, 0b1111>(read(x.p.row(j) + head));
+          p[j].d[j + 1] = 1;
+        }
+        auto y = score.finish(from, p);
+        if constexpr (own_is_query) {
+          HEED_UNROLL
+          for (int j = 0; j < scalars_of<S>; ++j) dp[j][lane] += ds * y.d[j + 1];
+        }
+        ds *= y.d[0];
+      }
+      memory.s.set(lane, slot, w * keep);
+      memory.dw.set(lane, slot, ds);
+    }
+  });
+}
+
+// From memory.dw, the gradient of the sums: the own side's into `down` and the learned vector's into `da` (heads x
+// score_width each, one may be null), and each edge's features' where x.de is wanted. Adds where told so.
+template <bool own_is_query, class S, class Warp>
+HEED_WARP_FN void score_gradients(Warp& warp, const Memory<Warp>& memory, const Call& x, const S& score, Id r, int n,
+                                  float* down, bool add_down, float* da, bool add_da) {
+  const float* own = own_is_query ? x.q.row(r) : x.k.row(r);
+  const Strided<const float>& other = own_is_query ? x.k : x.q;
+  auto run = [&](auto with_edge) {
+    constexpr bool has_edge = decltype(with_edge)::value;
+    auto evaluate = [&score](float mine, float theirs, float e, float a) {
+      auto edge = [&] {
+        if constexpr (has_edge)
+          return variable<2>(e);
+        else
+          return Zero{};
+      }();
+      auto learned = [&] {
+        if constexpr (reads_vector<S>)
+          return variable<1>(a);
+        else
+          return Zero{};
+      }();
+      return term<own_is_query>(score, variable<0>(mine), Jet<float, 0>(theirs), edge, learned);
+    };
+    constexpr unsigned mask = decltype(evaluate(0.0f, 0.0f, 0.0f, 0.0f))::mask;
+    sum_edges<2>(
+        warp, x, n, x.score_width,
+        [&](int lane, int c, int head) {
+          const float mine = read(own + c), a = reads_vector<S> ? read(x.a.data + c) : 0.0f;
+          return [&, lane, c, head, mine, a](int edge, float* sum) {
+            float e = 0;
+            if constexpr (has_edge) e = read(x.e.row(memory.edges.get(lane, edge)) + c);
+            const auto y = evaluate(mine, read(other.row(memory.ids.get(lane, edge)) + c), e, a);
+            const float ds = memory.dw.get(lane, (edge << x.head_bits) + head);
+            if constexpr (mask & 1) sum[0] += ds * y.d[0];
+            if constexpr (own_is_query && (mask & 2)) sum[1] += ds * y.d[1];
+            if constexpr (own_is_query && has_edge)
+              if (x.de) {
+                float de = 0;
+                if constexpr (mask & 4) de = ds * y.d[2];
+                x.de.to.row(memory.edges.get(lane, edge))[c] = de;
+              }
+          };
+        },
+        [&](int, int c, int, const float* sum) {
+          if (down) put(down + c, sum[0], add_down);
+          if (own_is_query && reads_vector<S> && da) put(da + c, sum[1], add_da);
+        });
+  };
+  if (x.e)
+    run(std::true_type{});
+  else
+    run(std::false_type{});
+}
+
+// A block of queries: dq, the gradients of edges, and the block's sums of da and dp.
+template <class S, class Warp>
+HEED_WARP_FN void row(Warp& warp, const Memory<Warp>& memory, const Call& x, const S& score, Offset t) {
+  const Block block = x.rows.blocks[t];
+  const bool whole = block.part < 0;
+  const int channels = x.heads * x.score_width;
+  float* sums = x.sums ? x.sums.row(t) : nullptr;
+  PerLane<Warp, float> dp[0 < scalars_of<S> ? scalars_of<S> : 1];
+  warp.lanes([&](int lane) {
+    for (auto& part : dp) part[lane] = 0;
+  });
+  bool add_sums = false;
+  for (Id i = block.first; i < block.last; ++i) {
+    const Offset end = whole ? x.rows.length(i) : block.end;
+    Offset at = whole ? 0 : block.begin;
+    float* down = !x.dq ? nullptr : whole ? x.dq.to.row(i) : x.parts.row(block.part);
+    bool add = whole && x.dq.add;
+    do {
+      const int count = static_cast<int>(end - at < x.chunk() ? end - at : x.chunk());
+      const int n = gather(warp, memory, x.rows, i, at, count, x.e || x.bias || x.ev);
+      score_sums<true>(warp, memory, x, score, i, n);
+      sum_channels(warp, x, n, x.width, memory.dw, [&](int lane, int edge, int c) {
+        float value = read(x.v.row(memory.ids.get(lane, edge)) + c);
+        if (x.ev) value += read(x.ev.row(memory.edges.get(lane, edge)) + c);
+        return read(x.dy.row(i) + c) * value;
+      });
+      warp.sync();
+      with_normaliser(x.normaliser,
+                      [&](auto normaliser) { slot_gradients<true>(warp, memory, x, score, normaliser, i, n, dp); });
+      warp.sync();
+      if (x.dev)
+        sum_edges<1>(
+            warp, x, n, x.width,
+            [&](int lane, int c, int head) {
+              return [&, lane, c, head](int edge, float*) {
+                float w = memory.s.get(lane, (edge << x.head_bits) + head);
+                put(x.dev.to.row(memory.edges.get(lane, edge)) + c, w * read(x.dy.row(i) + c), x.dev.add);
+              };
+            },
+            [](int, int, int, const float*) {});
+      if (x.dq || x.de || (reads_vector<S> && sums))
+        score_gradients<true>(warp, memory, x, score, i, n, down, add, sums, add_sums);
+      warp.sync();
+      add = add_sums = true;
+      at += count;
+    } while (at < end);
+  }
+  if constexpr (0 < scalars_of<S>)
+    if (sums)
+      for (int j = 0; j < scalars_of<S>; ++j) {
+        warp.sum(dp[j], x.padded(), kWarp);
+        warp.lanes([&](int lane) {
+          if (lane < x.heads) sums[channels + j * x.heads + lane] = dp[j][lane];
+        });
+      }
+}
+
+// A block of keys: dk and dv. A segment of a hub has both in one row of x.parts.
+template <class S, class Warp>
+HEED_WARP_FN void column(Warp& warp, const Memory<Warp>& memory, const Call& x, const S& score, Offset t) {
+  const Block block = x.rows.blocks[t];
+  const bool whole = block.part < 0;
+  for (Id j = block.first; j < block.last; ++j) {
+    const Offset end = whole ? x.rows.length(j) : block.end;
+    Offset at = whole ? 0 : block.begin;
+    float* dk = !x.dk ? nullptr : whole ? x.dk.to.row(j) : x.parts.row(block.part);
+    float* dv = !x.dv ? nullptr : whole ? x.dv.to.row(j) : x.parts.row(block.part) + x.heads * x.score_width;
+    bool add_k = whole && x.dk.add, add_v = whole && x.dv.add;
+    do {
+      const int count = static_cast<int>(end - at < x.chunk() ? end - at : x.chunk());
+      const int n = gather(warp, memory, x.rows, j, at, count, x.e || x.bias || x.ev);
+      score_sums<false>(warp, memory, x, score, j, n);
+      sum_channels(warp, x, n, dk ? x.width : 0, memory.dw, [&](int lane, int edge, int c) {
+        float value = read(x.v.row(j) + c);
+        if (x.ev) value += read(x.ev.row(memory.edges.get(lane, edge)) + c);
+        return value * read(x.dy.row(memory.ids.get(lane, edge)) + c);
+      });
+      warp.sync();
+      with_normaliser(x.normaliser, [&](auto normaliser) {
+        slot_gradients<false>(warp, memory, x, score, normaliser, j, n, static_cast<PerLane<Warp, float>*>(nullptr));
+      });
+      warp.sync();
+      if (dv)
+        sum_edges<1>(
+            warp, x, n, x.width,
+            [&](int lane, int c, int head) {
+              return [&, lane, c, head](int edge, float* sum) {
+                float w = memory.s.get(lane, (edge << x.head_bits) + head);
+                sum[0] += w * read(x.dy.row(memory.ids.get(lane, edge)) + c);
+              };
+            },
+            [&](int, int c, int, const float* sum) { put(dv + c, sum[0], add_v); });
+      if (dk) score_gradients<false>(warp, memory, x, score, j, n, dk, add_k, static_cast<float*>(nullptr), false);
+      warp.sync();
+      add_k = add_v = true;
+      at += count;
+    } while (at < end);
+  }
+}
+
+// A hub's segments become its rows of one or two gradients that lie one behind the other in x.parts.
+template <class Warp>
+HEED_WARP_FN void merge_sums(Warp& warp, const Call& x, const Into& first, int first_cols, const Into& second,
+                             int second_cols, Offset t) {
+  const int channels = first_cols + second_cols;
+  const Hub hub = x.rows.hubs[t / tiles(channels)];
+  warp.lanes([&](int lane) {
+    const int c = static_cast<int>(t % tiles(channels)) * kWarp + lane;
+    if (c >= channels) return;
+    const Into& into = c < first_cols ? first : second;
+    if (!into) return;
+    float sum = 0;
+    for (Offset part = hub.first; part < hub.first + hub.count; ++part) sum += x.parts.row(part)[c];
+    put(into.to.row(hub.row) + (c < first_cols ? c : c - first_cols), sum, into.add);
+  });
+}
+
+// Each kReduceRows rows of x.sums become one row of x.reduced: a warp for 32 columns of one such run.
+template <class Warp>
+HEED_WARP_FN void reduce(Warp& warp, const Call& x, Offset t) {
+  const Offset run = t / tiles(x.sum_cols), begin = run * kReduceRows;
+  const Offset end = begin + kReduceRows < x.sum_rows ? begin + kReduceRows : x.sum_rows;
+  warp.lanes([&](int lane) {
+    const int c = static_cast<int>(t % tiles(x.sum_cols)) * kWarp + lane;
+    if (c >= x.sum_cols) return;
+    float sum = 0;
+    for (Offset i = begin; i < end; ++i) sum += x.sums.row(i)[c];
+    x.reduced.row(run)[c] = sum;
+  });
+}
+
+// The one row that is left becomes da and dp.
+template <class Warp>
+HEED_WARP_FN void learned(Warp& warp, const Call& x, Offset t) {
+  const int channels = x.heads * x.score_width;
+  warp.lanes([&](int lane) {
+    const int c = static_cast<int>(t) * kWarp + lane;
+    if (c >= x.sum_cols) return;
+    if (c < channels) {
+      if (x.da) put(x.da.to.data + c, x.sums.data[c], x.da.add);
+    } else if (x.dp) {
+      const int at = c - channels;
+      put(x.dp.to.row(at / x.heads) + at % x.heads, x.sums.data[c], x.dp.add);
+    }
+  });
+}
+
+// Work item t of a pass.
+template <Pass pass, class S, class Warp>
+HEED_WARP_FN void run(Warp& warp, const Memory<Warp>& memory, const Call& x, const S& score, Offset t) {
+  if constexpr (pass == Pass::forward) forward(warp, memory, x, score, t);
+  if constexpr (pass == Pass::delta) delta(warp, memory, x, t);
+  if constexpr (pass == Pass::row) row(warp, memory, x, score, t);
+  if constexpr (pass == Pass::column) column(warp, memory, x, score, t);
+  if constexpr (pass == Pass::merge_forward) merge_forward(warp, x, t);
+  if constexpr (pass == Pass::merge_row) merge_sums(warp, x, x.dq, x.heads * x.score_width, Into{}, 0, t);
+  if constexpr (pass == Pass::merge_column)
+    merge_sums(warp, x, x.dk, x.heads * x.score_width, x.dv, x.heads * x.width, t);
+  if constexpr (pass == Pass::reduce) reduce(warp, x, t);
+  if constexpr (pass == Pass::learned) learned(warp, x, t);
+}
+
+}  // namespace heed::warp

@@ -1,0 +1,26 @@
+// The fused attention operator on the GPU. Inputs and outputs are views of the host's memory: they are copied to the
+// device and back. Results agree with kernels/attention.h to rounding, and have the same bits in every run.
+#pragma once
+
+#include <string>
+
+#include "kernels/attention.h"
+
+namespace heed {
+
+// Whether there is a CUDA device that this build has kernels for.
+bool device_available();
+std::string device_name();  // "none" without one
+
+// As `attention` and `attention_gradient`; `tau` is queries x heads, from forward to backward. Throws Error where
+// shapes do not fit, where the score or normaliser is not in the menus, and where CUDA fails.
+void attention_device(const Attention<float>& x, View<float> y, Matrix<float>& tau);
+void attention_gradient_device(const Attention<float>& x, View<const float> y, View<const float> dy,
+                               const Matrix<float>& tau, const AttentionGradient<float>& g);
+
+// The GPU's kernels, run by the CPU, 32 lanes in turn: slow, for tests. Throws Error where lanes race.
+void attention_warp_emulated(const Attention<float>& x, View<float> y, Matrix<float>& tau);
+void attention_gradient_warp_emulated(const Attention<float>& x, View<const float> y, View<const float> dy,
+                                      const Matrix<float>& tau, const AttentionGradient<float>& g);
+
+}  // namespace heed

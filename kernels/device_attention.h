@@ -1,0 +1,13 @@
+// The operator on a machine of the caller's, whose list of scores holds x.score's struct at place `score`.
+#pragma once
+
+#include "kernels/attention.h"
+#include "kernels/machine.h"
+
+namespace heed {
+
+void attention_on(Machine& machine, int score, const Attention<float>& x, View<float> y, Matrix<float>& tau);
+void attention_gradient_on(Machine& machine, int score, const Attention<float>& x, View<const float> y,
+                           View<const float> dy, const Matrix<float>& tau, const AttentionGradient<float>& g);
+
+}  // namespace heed

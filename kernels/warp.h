@@ -1,0 +1,162 @@
+// A warp: 32 lanes that run the same code side by side. A kernel's body is written once over `Warp`, as regions of
+// plain code for one lane (`lanes`) with collective steps (`sum`, `max`, `ballot`, `sync`) between them, on variables
+// that each lane has for itself (`PerLane`) and memory that the lanes share (`Shared`). DeviceWarp runs the body in
+// CUDA threads. EmulatedWarp runs it on the CPU, lane after lane, adds in the same order, and refuses what would be a
+// race on the device: a lane that reads or overwrites what another lane touched with no `sync` in between.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/fn.h"
+
+#ifdef __CUDACC__
+#define HEED_WARP_FN __device__ __forceinline__
+#else
+#include <bit>
+#include <string>
+#include <vector>
+
+#include "graph/error.h"
+#define HEED_WARP_FN inline
+#endif
+
+namespace heed {
+
+inline constexpr int kWarp = 32;
+
+#ifdef __CUDACC__
+
+template <class T>
+HEED_WARP_FN T read(const T* from) {
+  return __ldg(from);
+}  // of what nobody writes while the kernel runs
+
+HEED_WARP_FN int count_bits(std::uint32_t mask) { return __popc(mask); }
+
+struct DeviceWarp {
+  template <class T>
+  struct PerLane {
+    T own;
+    HEED_WARP_FN T& operator[](int) { return own; }
+  };
+  template <class T>
+  struct Shared {
+    T* at;
+    HEED_WARP_FN T get(int, int i) const { return at[i]; }
+    HEED_WARP_FN void set(int, int i, T value) const { at[i] = value; }
+  };
+
+  template <class F>
+  HEED_WARP_FN void lanes(F body) const {
+    body(static_cast<int>(threadIdx.x) % kWarp);
+  }
+  // Over the lanes that differ in the bits from `from` up to below `to`: the sum, the same bits in all of them.
+  HEED_WARP_FN void sum(PerLane<float>& x, int from, int to) const {
+    for (int step = from; step < to; step *= 2) x.own += __shfl_xor_sync(~0u, x.own, step);
+  }
+  HEED_WARP_FN void max(PerLane<float>& x, int from, int to) const {
+    for (int step = from; step < to; step *= 2) {
+      float other = __shfl_xor_sync(~0u, x.own, step);
+      if (other > x.own) x.own = other;
+    }
+  }
+  HEED_WARP_FN std::uint32_t ballot(PerLane<bool>& x) const { return __ballot_sync(~0u, x.own); }
+  HEED_WARP_FN void sync() const { __syncwarp(); }
+};
+
+#else
+
+template <class T>
+T read(const T* from) {
+  return *from;
+}
+
+inline int count_bits(std::uint32_t mask) { return std::popcount(mask); }
+
+struct EmulatedWarp {
+  int epoch = 0;  // rises at each sync
+
+  template <class T>
+  struct PerLane {
+    T all[kWarp];
+    T& operator[](int lane) { return all[lane]; }
+  };
+  template <class T>
+  struct Cell {
+    T value{};
+    int epoch = -1, writer = -1;
+    std::uint32_t readers = 0;
+    bool written = false;
+  };
+  template <class T>
+  class Shared {
+   public:
+    Shared(const EmulatedWarp& warp, int size) : warp_(&warp), cells_(static_cast<std::size_t>(size)) {}
+    T get(int lane, int i) const {
+      Cell<T>& cell = touch(i);
+      if (!cell.written)
+        fail("warp: lane " + std::to_string(lane) + " reads cell " + std::to_string(i) + ", never set");
+      if (cell.writer >= 0 && cell.writer != lane) race(lane, "reads", i, cell.writer);
+      cell.readers |= 1u << lane;
+      return cell.value;
+    }
+    void set(int lane, int i, T value) const {
+      Cell<T>& cell = touch(i);
+      if (cell.writer >= 0 && cell.writer != lane) race(lane, "sets", i, cell.writer);
+      if (std::uint32_t others = cell.readers & ~(1u << lane)) race(lane, "sets", i, std::countr_zero(others));
+      cell.value = value, cell.writer = lane, cell.written = true;
+    }
+    void forget() {  // what a new task finds in it is not to be read
+      for (Cell<T>& cell : cells_) cell = {};
+    }
+
+   private:
+    Cell<T>& touch(int i) const {
+      Cell<T>& cell = cells_.at(static_cast<std::size_t>(i));
+      if (cell.epoch != warp_->epoch) cell.epoch = warp_->epoch, cell.writer = -1, cell.readers = 0;
+      return cell;
+    }
+    [[noreturn]] static void race(int lane, const char* what, int i, int other) {
+      fail("warp: lane " + std::to_string(lane) + " " + what + " cell " + std::to_string(i) + ", which lane " +
+           std::to_string(other) + " touched, with no sync in between");
+    }
+    const EmulatedWarp* warp_;
+    mutable std::vector<Cell<T> > cells_;
+  };
+
+  template <class F>
+  void lanes(F body) const {
+    for (int lane = 0; lane < kWarp; ++lane) body(lane);
+  }
+  void sum(PerLane<float>& x, int from, int to) const {
+    for (int step = from; step < to; step *= 2) {
+      PerLane<float> old = x;
+      for (int lane = 0; lane < kWarp; ++lane) x[lane] = old[lane] + old[lane ^ step];
+    }
+  }
+  void max(PerLane<float>& x, int from, int to) const {
+    for (int step = from; step < to; step *= 2) {
+      PerLane<float> old = x;
+      for (int lane = 0; lane < kWarp; ++lane)
+        if (old[lane ^ step] > old[lane]) x[lane] = old[lane ^ step];
+    }
+  }
+  std::uint32_t ballot(PerLane<bool>& x) const {
+    std::uint32_t mask = 0;
+    for (int lane = 0; lane < kWarp; ++lane) mask |= static_cast<std::uint32_t>(x[lane]) << lane;
+    return mask;
+  }
+  void sync() { ++epoch; }
+};
+
+#endif
+
+template <class Warp, class T>
+using PerLane = typename Warp::template PerLane<T>;
+template <class Warp, class T>
+using Shared = typename Warp::template Shared<T>;
+
+// How many of the lanes before this one are set in the mask.
+HEED_WARP_FN int rank_in(std::uint32_t mask, int lane) { return count_bits(mask & ((1u << lane) - 1)); }
+
+}  // namespace heed
