@@ -121,7 +121,7 @@ void check(const Attention<T>& x) {
 }
 
 template <class T>
-void point(const T** to, View<const T> table, const Id* ids, int n) {
+void point(const T** to, std::type_identity_t<View<const T>> table, const Id* ids, int n) {
   Offset bytes = table.cols * static_cast<Offset>(sizeof(T));
   for (int j = 0; j < n; ++j) {
     to[j] = table.row(ids[j]);
@@ -139,7 +139,6 @@ struct Scratch {
   const T* edge_value[kChunk];
   T* dedge[kChunk];
   const T* tau_rows[kChunk];
-  const T* delta_rows[kChunk];
   alignas(64) T s[kBuffer], sums[kBuffer], dw[kBuffer], keep[kBuffer], tau[kBuffer], delta[kBuffer];
   alignas(64) T state[3 * kHeadBuffer], other_state[3 * kHeadBuffer];
   alignas(64) T dp[kMaxScalars * kHeadBuffer];
@@ -261,8 +260,9 @@ void forward_part(const Plan<T>& plan, Scratch<T>& w, Id i, Offset begin, Offset
 
 template <class T>
 void finish_row(const Plan<T>& plan, const RowState<T>& state, const T* acc, Id i, View<T> y, Matrix<T>& tau) {
-  T factor[kMaxHeads];
-  plan.normaliser().close(state, plan.heads, tau.row(i), factor);
+  alignas(64) T closed[kHeadBuffer], factor[kHeadBuffer];
+  plan.normaliser().close(state, plan.padded, closed, factor);
+  std::copy_n(closed, plan.heads, tau.row(i));
   T* to = y.row(i);
   for (int h = 0; h < plan.heads; ++h)
     for (int c = 0; c < plan.width; ++c) to[h * plan.width + c] = acc[h * plan.width + c] * factor[h];
@@ -375,15 +375,17 @@ void attention(const Attention<T>& x, View<T> y, AttentionState<T>& state) {
 
 namespace {
 
-// delta_i = <dy_i, y_i> per head: the sum over the row of drain * dw, since drain = w.
+// delta_i = <dy_i, y_i> per head: the sum over the row of drain * dw, since drain = w. It lies beside tau, so that the
+// column pass fetches one row for both.
 template <class T>
-void fill_delta(const Plan<T>& plan, View<const T> y, View<const T> dy, Matrix<T>& delta) {
-  delta.resize(y.rows, plan.heads);
-  if (!plan.x.normaliser->couples) return;
+void fill_delta(const Plan<T>& plan, View<const T> y, View<const T> dy, AttentionState<T>& state) {
+  state.tau_delta.resize(y.rows, 2 * plan.heads);
   tbb::parallel_for(tbb::blocked_range<Offset>(0, y.rows, 256), [&](const auto& range) {
     for (Offset i = range.begin(); i < range.end(); ++i) {
       const T* row = dy.row(i);
-      plan.dot_values(y.row(i), &row, 1, plan.heads, plan.heads, plan.width, false, delta.row(i));
+      T* to = state.tau_delta.row(i);
+      std::copy_n(state.tau.row(i), plan.heads, to);
+      plan.dot_values(y.row(i), &row, 1, plan.heads, plan.heads, plan.width, false, to + plan.heads);
     }
   });
 }
@@ -416,8 +418,8 @@ void row_part(const Plan<T>& plan, Scratch<T>& w, const AttentionState<T>& state
   const Attention<T>& x = plan.x;
   const auto& score = plan.score();
   alignas(64) T tau[kHeadBuffer], delta[kHeadBuffer];
-  stages::spread(state.tau.row(i), plan.heads, plan.padded, tau);
-  stages::spread(state.delta.row(i), plan.heads, plan.padded, delta);
+  stages::spread(state.tau_delta.row(i), plan.heads, plan.padded, tau);
+  stages::spread(state.tau_delta.row(i) + plan.heads, plan.heads, plan.padded, delta);
   for_each_chunk(x.pattern->by_query, i, begin, end, step, w.ids, [&](const Id* ids, Offset position, int n) {
     point(w.other, x.k, ids, n);
     point(w.value, x.v, ids, n);
@@ -462,16 +464,14 @@ void column_part(const Plan<T>& plan, Scratch<T>& w, const AttentionState<T>& st
   const Rows& rows = x.pattern->by_key;
   const Offset* edges = x.e || x.bias || x.ev ? x.pattern->edge_of_entry().data() : nullptr;
   for_each_chunk(rows, key, begin, end, step, w.ids, [&](const Id* ids, Offset position, int n) {
+    point(w.tau_rows, state.tau_delta.view(), ids, n);
     point(w.other, x.q, ids, n);
     point(w.value, dy, ids, n);
     auto entry = [&](int t) { return edges[position + t]; };
     score_chunk<false>(plan, w, key, n, entry);
-    for (int t = 0; t < n; ++t) {
-      w.tau_rows[t] = state.tau.row(ids[t]);
-      w.delta_rows[t] = state.delta.row(ids[t]);
-    }
     stages::gather(w.tau_rows, n, plan.heads, plan.padded, w.tau);
-    stages::gather(w.delta_rows, n, plan.heads, plan.padded, w.delta);
+    for (int t = 0; t < n; ++t) w.tau_rows[t] += plan.heads;
+    stages::gather(w.tau_rows, n, plan.heads, plan.padded, w.delta);
     if (want_k) {
       plan.dot_values(x.v.row(key), w.value, n, plan.heads, plan.padded, plan.width, false, w.dw);
       if (x.ev)
@@ -522,7 +522,7 @@ void attention_gradient(const Attention<T>& x, View<const T> y, View<const T> dy
   if (g.de && g.de.add) fail("attention: the gradient of edge features is written, not added to");
 
   const Plan<T> plan(x);
-  fill_delta(plan, y, dy, state.delta);
+  fill_delta(plan, y, dy, state);
   const Offset channels = x.q.cols, score_total = lane_round(channels), value_total = lane_round(x.v.cols);
   const int round = stages::period(plan.padded) * kLanes;
   const int step = chunk_edges((x.k.cols + x.v.cols) * static_cast<Offset>(sizeof(T)));

@@ -38,10 +38,10 @@ struct Attention {
 // call nothing is allocated.
 template <class T>
 struct AttentionState {
-  Matrix<T> tau;    // queries x heads
-  Matrix<T> delta;  // queries x heads
-  Matrix<T> parts;  // partial results of hub rows
-  Matrix<T> sums;   // per block: da and dp
+  Matrix<T> tau;        // queries x heads
+  Matrix<T> tau_delta;  // queries x 2*heads: tau and delta side by side, filled by backward
+  Matrix<T> parts;      // partial results of hub rows
+  Matrix<T> sums;       // per block: da and dp
 };
 
 template <class T>

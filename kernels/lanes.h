@@ -48,7 +48,12 @@ struct Vec {
   friend HEED_FN Mask operator<(Vec a, Vec b) { return a.v < b.v; }
   friend HEED_FN Vec select(Mask m, Vec yes, Vec no) { return m ? yes.v : no.v; }
   friend HEED_FN Vec sqrt_of(Vec a) { return map(a, [](T x) { return std::sqrt(x); }); }
-  friend HEED_FN Vec log_of(Vec a) { return map(a, [](T x) { return std::log(x); }); }
+  friend HEED_FN Vec log_of(Vec a) {
+    if constexpr (std::is_same_v<T, float>)
+      return fast_log(a);
+    else
+      return map(a, [](T x) { return std::log(x); });
+  }
   friend HEED_FN Vec tanh_of(Vec a) { return map(a, [](T x) { return std::tanh(x); }); }
   friend HEED_FN Vec erf_of(Vec a) { return map(a, [](T x) { return std::erf(x); }); }
   friend HEED_FN Vec exp_of(Vec a) {
@@ -64,6 +69,31 @@ struct Vec {
     Vec out;
     for (int l = 0; l < L; ++l) out.v[l] = f(a.v[l]);
     return out;
+  }
+  // log x = n log 2 + log m with m in [sqrt(1/2), sqrt(2)) (Cephes' logf; below 2 ulp). log 0 = -inf, log inf = inf.
+  static HEED_FN Vec fast_log(Vec x) {
+    Mask bits;
+    std::memcpy(&bits, &x.v, sizeof bits);
+    Mask shifted = bits - 0x3f3504f3;  // sqrt(1/2)
+    Mask exponent = shifted >> 23;
+    Mask mantissa = (shifted & 0x007fffff) + 0x3f3504f3;
+    Vec m, n;
+    std::memcpy(&m.v, &mantissa, sizeof mantissa);
+    for (int l = 0; l < L; ++l) n.v[l] = static_cast<T>(exponent[l]);
+    Vec f = m - Vec(1.0f), square = f * f;
+    Vec p = 7.0376836292e-2f;
+    p = p * f + Vec(-1.1514610310e-1f);
+    p = p * f + Vec(1.1676998740e-1f);
+    p = p * f + Vec(-1.2420140846e-1f);
+    p = p * f + Vec(1.4249322787e-1f);
+    p = p * f + Vec(-1.6668057665e-1f);
+    p = p * f + Vec(2.0000714765e-1f);
+    p = p * f + Vec(-2.4999993993e-1f);
+    p = p * f + Vec(3.3333331174e-1f);
+    Vec y = p * f * square + n * Vec(-2.12194440e-4f) - square * Vec(0.5f);
+    Vec result = f + y + n * Vec(0.693359375f);
+    result = select(x > Vec(0.0f), result, select(x < Vec(0.0f), Vec(__builtin_nanf("")), Vec(-__builtin_inff())));
+    return select(x > Vec(3.4e38f), x, result);  // NaN compares as neither and becomes -inf: callers never pass it
   }
   // e^x = 2^n e^r with |r| <= ln 2 / 2 (Cephes' expf; below 2 ulp). NaN stays NaN; under -87.3 the result is 0.
   static HEED_FN Vec fast_exp(Vec x) {
@@ -100,6 +130,20 @@ HEED_FN T fold(Vec<T, L> a) {
     std::memcpy(&high.v, reinterpret_cast<const char*>(&a.v) + sizeof low.v, sizeof high.v);
     return fold(low + high);
   }
+}
+
+// fold() of four vectors at once, with the same order of addition and half the instructions.
+template <class T>
+HEED_FN Vec<T, 4> fold_four(Vec<T, 8> a, Vec<T, 8> b, Vec<T, 8> c, Vec<T, 8> d) {
+  using V = Vec<T, 8>;
+  V ab = V(__builtin_shufflevector(a.v, b.v, 0, 1, 2, 3, 8, 9, 10, 11)) +
+         V(__builtin_shufflevector(a.v, b.v, 4, 5, 6, 7, 12, 13, 14, 15));
+  V cd = V(__builtin_shufflevector(c.v, d.v, 0, 1, 2, 3, 8, 9, 10, 11)) +
+         V(__builtin_shufflevector(c.v, d.v, 4, 5, 6, 7, 12, 13, 14, 15));
+  V all = V(__builtin_shufflevector(ab.v, cd.v, 0, 1, 4, 5, 8, 9, 12, 13)) +
+          V(__builtin_shufflevector(ab.v, cd.v, 2, 3, 6, 7, 10, 11, 14, 15));
+  return Vec<T, 4>(__builtin_shufflevector(all.v, all.v, 0, 2, 4, 6)) +
+         Vec<T, 4>(__builtin_shufflevector(all.v, all.v, 1, 3, 5, 7));
 }
 
 // The vector with the lanes from `count` on set to `fill`.

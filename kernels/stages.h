@@ -81,20 +81,35 @@ HEED_FN void for_each_vector(int width, Body body) {
   }
 }
 
+// to[j][h] = sum(j, h) for the sums of vectors of lanes, four heads at a time where that fits.
+template <class T, class Sum, class Put>
+HEED_FN void fold_heads(int n, int heads, Sum sum, Put put) {
+  for (int j = 0; j < n; ++j) {
+    int h = 0;
+    for (; h + 4 <= heads; h += 4) {
+      auto four = fold_four(sum(j, h), sum(j, h + 1), sum(j, h + 2), sum(j, h + 3));
+      for (int l = 0; l < 4; ++l) put(j, h + l, four.v[l]);
+    }
+    for (; h < heads; ++h) put(j, h, fold(sum(j, h)));
+  }
+}
+
 // to[j][h] (+)= sum_c own[h][c] * other[j][h][c]
 template <class T, int W>
 void dots(const T* own, const T* const* other, int n, int heads, int padded, int width, bool add, T* to) {
   if constexpr (W > 0) width = W;
-  for (int j = 0; j < n; ++j)
-    for (int h = 0; h < heads; ++h) {
-      Lanes<T> sum = T(0);
-      for_each_vector<W>(width, [&](int c, int tail) {
-        Lanes<T> product = Lanes<T>::load(own + h * width + c) * Lanes<T>::load(other[j] + h * width + c);
-        sum = sum + (tail < kLanes ? keep_first(product, tail) : product);
-      });
-      T value = fold(sum);
-      to[j * padded + h] = add ? to[j * padded + h] + value : value;
-    }
+  auto sum = [=](int j, int h) {
+    Lanes<T> total = T(0);
+    for_each_vector<W>(width, [&](int c, int tail) {
+      Lanes<T> product = Lanes<T>::load(own + h * width + c) * Lanes<T>::load(other[j] + h * width + c);
+      total = total + (tail < kLanes ? keep_first(product, tail) : product);
+    });
+    return total;
+  };
+  if (add)
+    fold_heads<T>(n, heads, sum, [=](int j, int h, T value) { to[j * padded + h] += value; });
+  else
+    fold_heads<T>(n, heads, sum, [=](int j, int h, T value) { to[j * padded + h] = value; });
 }
 
 // G vectors of `to` that begin at channel c: to += sum_j w[j][head] * rows[j]
@@ -202,16 +217,16 @@ void score_sums(const void* self, const Chunk<T>& x, T* to) {
       }
     } else {
       const int width = W > 0 ? W : x.width;
-      for (int j = 0; j < x.n; ++j)
-        for (int h = 0; h < x.heads; ++h) {
-          V sum = T(0);
-          for_each_vector<W>(width, [&](int c, int tail) {
-            int at = h * width + c;
-            V value = term<own_is_query>(score, V::load(x.own + at), V::load(x.other[j] + at), edge(j, at), learned(at));
-            sum = sum + (tail < kLanes ? keep_first(value, tail) : value);
-          });
-          to[j * x.padded + h] = fold(sum);
-        }
+      auto sum = [&](int j, int h) {
+        V total = T(0);
+        for_each_vector<W>(width, [&](int c, int tail) {
+          int at = h * width + c;
+          V value = term<own_is_query>(score, V::load(x.own + at), V::load(x.other[j] + at), edge(j, at), learned(at));
+          total = total + (tail < kLanes ? keep_first(value, tail) : value);
+        });
+        return total;
+      };
+      fold_heads<T>(x.n, x.heads, sum, [&](int j, int h, T value) { to[j * x.padded + h] = value; });
     }
   };
   if (x.edge)
@@ -436,13 +451,14 @@ void normaliser_merge(const RowState<T>& into, const RowState<T>& from, int padd
   }
 }
 
-// tau and the factor of the finished row, `heads` numbers each.
+// tau and the factor of the finished row, `heads` numbers each; `tau` and `factor` have room for whole vectors.
 template <class N, class T>
-void normaliser_close(const RowState<T>& state, int heads, T* tau, T* factor) {
-  for (int h = 0; h < heads; ++h) {
-    Closed<T> x = N{}.close(state.shift[h], state.total[h]);
-    tau[h] = x.tau;
-    factor[h] = x.factor;
+void normaliser_close(const RowState<T>& state, int padded, T* tau, T* factor) {
+  using V = Lanes<T>;
+  for (int at = 0; at < period(padded) * kLanes; at += kLanes) {
+    auto x = N{}.close(V::load(state.shift + at), V::load(state.total + at));
+    x.tau.store(tau + at);
+    x.factor.store(factor + at);
   }
 }
 

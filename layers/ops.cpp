@@ -232,12 +232,10 @@ Var<T> contract(Var<T> x, Var<T> a, int heads) {
         Matrix<T>& Y = y.value();
         const T* weight = a.value().data();
         parallel_pieces(n, kRowGrain, [&](Offset begin, Offset end) {
-          for (Offset i = begin; i < end; ++i)
-            for (int h = 0; h < heads; ++h) {
-              T sum = 0;
-              for (Offset c = h * width; c < (h + 1) * width; ++c) sum += weight[c] * X(i, c);
-              Y(i, h) = sum;
-            }
+          for (Offset i = begin; i < end; ++i) {
+            const T* row = X.row(i);
+            stages::dots<T, 0>(weight, &row, 1, heads, heads, static_cast<int>(width), false, Y.row(i));
+          }
         });
       },
       [=] {
