@@ -53,9 +53,19 @@ void verify(const Graph& graph, const Score& score, int heads, Offset channels, 
   auto pattern = Pattern::listed(graph.adjacency);
   AttentionState<float> state;
   Matrix<float> y(n, width);
-  Attention<float> call{pattern.get(), &score, &normaliser_named("softmax"), heads, std::as_const(q).view(),
-                        std::as_const(k).view(), std::as_const(v).view(),
-                        score.reads_vector ? std::as_const(a).view() : View<const float>{}, {}, {}, {}, {}, {}};
+  Attention<float> call{pattern.get(),
+                        &score,
+                        &normaliser_named("softmax"),
+                        heads,
+                        std::as_const(q).view(),
+                        std::as_const(k).view(),
+                        std::as_const(v).view(),
+                        score.reads_vector ? std::as_const(a).view() : View<const float>{},
+                        {},
+                        {},
+                        {},
+                        {},
+                        {}};
   attention(call, y.view(), state);
   auto leaky = [](double x) { return x > 0 ? x : 0.2f * x; };
   const Offset d = score_width / heads;
@@ -88,7 +98,8 @@ void run(const Options& o) {
   const int threads = o.threads > 0 ? o.threads : tbb::info::default_concurrency();
   tbb::global_control limit(tbb::global_control::max_allowed_parallelism, static_cast<std::size_t>(threads));
   const Score score = score_named(o.score);
-  if (o.score != "gat" && o.score != "gatv2" && o.score != "dot") unknown("score to verify", o.score, {"gat", "gatv2", "dot"});
+  if (o.score != "gat" && o.score != "gatv2" && o.score != "dot")
+    unknown("score to verify", o.score, {"gat", "gatv2", "dot"});
   if (o.graph != "rmat" && o.graph != "uniform") unknown("graph", o.graph, {"rmat", "uniform"});
   const Graph graph = o.graph == "rmat" ? rmat(o.nodes, o.edges, o.seed) : uniform_graph(o.nodes, o.edges, o.seed);
   if (!o.edges_file.empty()) {  // pairs of 32-bit ids: from, to
@@ -105,7 +116,10 @@ void run(const Options& o) {
   features.dense.resize(o.nodes, o.in);
   for (float& x : features.dense) x = static_cast<float>(random.normal());
   // The input takes a gradient too, as a hidden layer's does.
-  Model layer = attend({.out = o.channels, .heads = o.heads, .score = score, .mask = local(),
+  Model layer = attend({.out = o.channels,
+                        .heads = o.heads,
+                        .score = score,
+                        .mask = local(),
                         .query_scale = o.score == "dot" ? 1 / std::sqrt(static_cast<double>(o.channels)) : 1});
   Parameter<float> input{"x", features.dense, {}, true};
   Model learned = [&]<class T>(Scope<T>& scope, Var<T> x) {
@@ -137,25 +151,31 @@ void run(const Options& o) {
   const double stream = edges * sizeof(Id) + nodes * (row + score_row);
   const double forward_floor = 1e3 * (edges * pair / floors.gather + stream / floors.copy) * 1e-9;
   const double back = edges * (pair + row + score_row + 2.0 * o.heads * sizeof(float));
-  const double backward_floor = 1e3 * (back / floors.gather + 2 * stream / floors.copy + 3 * nodes * row / floors.copy) * 1e-9;
+  const double backward_floor =
+      1e3 * (back / floors.gather + 2 * stream / floors.copy + 3 * nodes * row / floors.copy) * 1e-9;
 
   if (o.json) {
-    nlohmann::ordered_json j{{"kernel", "layer"}, {"score", o.score}, {"normaliser", "softmax"}, {"graph", o.graph},
-                             {"nodes", o.nodes}, {"edges", graph.edges()}, {"heads", o.heads}, {"channels", o.channels},
-                             {"threads", threads}, {"forward_ms", median(forward)}, {"both_ms", median(both)},
-                             {"peak_rss_mb", peak}, {"before_mb", before}, {"verified", true},
+    nlohmann::ordered_json j{{"kernel", "layer"},       {"score", o.score},
+                             {"normaliser", "softmax"}, {"graph", o.graph},
+                             {"nodes", o.nodes},        {"edges", graph.edges()},
+                             {"heads", o.heads},        {"channels", o.channels},
+                             {"threads", threads},      {"forward_ms", median(forward)},
+                             {"both_ms", median(both)}, {"peak_rss_mb", peak},
+                             {"before_mb", before},     {"verified", true},
                              {"copy_gbs", floors.copy}, {"gather_gbs", floors.gather}};
     cli::print(j.dump() + "\n");
     return;
   }
-  cli::print(fmt::format("{} layer on {} ({} nodes, {} edges), {} heads x {} channels, {} threads, median of {}\n"
-                         "forward {:.1f} ms, forward + backward {:.1f} ms, peak memory {:.0f} MB ({:.0f} before)\n"
-                         "copy {:.1f} GB/s, gather of {:.0f}-byte rows {:.1f} GB/s\n\n",
-                         o.score, o.graph, o.nodes, graph.edges(), o.heads, o.channels, threads, o.repeat,
-                         median(forward), median(both), peak, before, floors.copy, row, floors.gather));
+  cli::print(
+      fmt::format("{} layer on {} ({} nodes, {} edges), {} heads x {} channels, {} threads, median of {}\n"
+                  "forward {:.1f} ms, forward + backward {:.1f} ms, peak memory {:.0f} MB ({:.0f} before)\n"
+                  "copy {:.1f} GB/s, gather of {:.0f}-byte rows {:.1f} GB/s\n\n",
+                  o.score, o.graph, o.nodes, graph.edges(), o.heads, o.channels, threads, o.repeat, median(forward),
+                  median(both), peak, before, floors.copy, row, floors.gather));
   std::vector<std::vector<std::string>> rows{{"operation", "forward ms", "backward ms", "floors ms"}};
   for (const auto& [name, time] : profile)
-    rows.push_back({name, fmt::format("{:.2f}", 1e3 * time[0] / o.repeat), fmt::format("{:.2f}", 1e3 * time[1] / o.repeat),
+    rows.push_back({name, fmt::format("{:.2f}", 1e3 * time[0] / o.repeat),
+                    fmt::format("{:.2f}", 1e3 * time[1] / o.repeat),
                     name == "attention" ? fmt::format("{:.1f} + {:.1f}", forward_floor, backward_floor) : ""});
   cli::print(cli::table(rows, false));
 }

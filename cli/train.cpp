@@ -49,7 +49,8 @@ Recipe resolve(const Options& o, const ModelEntry& entry, const Dataset& data) {
     m.norm = static_cast<Norm>(at - norms.begin());
   }
   if (!entry.attends && (o.heads || o.out_heads || o.attention_dropout || o.feature_dropout))
-    fail("the model '" + entry.name + "' has no attention: --heads, --out-heads, --attention-dropout and "
+    fail("the model '" + entry.name +
+         "' has no attention: --heads, --out-heads, --attention-dropout and "
          "--feature-dropout do not fit it");
   auto within = [](const char* name, double x, double low, double high) {
     if (!(x >= low && x <= high)) fail(fmt::format("{} must be {} to {}, not {}", name, low, high, x));
@@ -80,14 +81,22 @@ Recipe resolve(const Options& o, const ModelEntry& entry, const Dataset& data) {
 Json to_json(const std::string& dataset, const std::string& model, const Report& r) {
   Json seeds = Json::array(), tests = Json::array();
   for (const Run& run : r.runs) seeds.push_back(run.seed), tests.push_back(run.test);
-  return {{"dataset", dataset},         {"model", model},
-          {"metric", "accuracy"},       {"runs", r.runs.size()},
-          {"seeds", seeds},             {"test", tests},
-          {"test_mean", r.test_mean},   {"test_std", r.test_std},
-          {"valid_mean", r.valid_mean}, {"epochs_mean", r.epochs_mean},
-          {"epoch_ms", r.epoch_ms},     {"seconds", r.seconds},
-          {"peak_rss_mb", peak_rss_mb()}, {"parameters", r.parameters},
-          {"threads", r.threads},       {"version", HEED_VERSION}};
+  return {{"dataset", dataset},
+          {"model", model},
+          {"metric", "accuracy"},
+          {"runs", r.runs.size()},
+          {"seeds", seeds},
+          {"test", tests},
+          {"test_mean", r.test_mean},
+          {"test_std", r.test_std},
+          {"valid_mean", r.valid_mean},
+          {"epochs_mean", r.epochs_mean},
+          {"epoch_ms", r.epoch_ms},
+          {"seconds", r.seconds},
+          {"peak_rss_mb", peak_rss_mb()},
+          {"parameters", r.parameters},
+          {"threads", r.threads},
+          {"version", HEED_VERSION}};
 }
 
 std::string profile_table(const Profile& profile, int epochs) {

@@ -44,8 +44,8 @@ Csr unite(const Csr& a, const Csr& b);
 Csr intersect(const Csr& a, const Csr& b);
 Csr subtract(const Csr& a, const Csr& b);
 
-Csr identity(Id n);             // (i, i) for all i
+Csr identity(Id n);                       // (i, i) for all i
 Csr compose(const Csr& a, const Csr& b);  // (i, j) where a path i -a-> k -b-> j exists
-Csr hops(const Csr& a, int k);  // (i, j) where j is reached from i by a path of 1 to k edges
+Csr hops(const Csr& a, int k);            // (i, j) where j is reached from i by a path of 1 to k edges
 
 }  // namespace heed

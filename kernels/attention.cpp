@@ -32,20 +32,28 @@ using Dots = void (*)(const T*, const T* const*, int, int, int, int, bool, T*);
 template <class T>
 AddRows<T> add_rows_for(int width) {
   if constexpr (std::is_same_v<T, float>) switch (width) {
-      case 4: return stages::add_rows<T, 4>;
-      case 8: return stages::add_rows<T, 8>;
-      case 16: return stages::add_rows<T, 16>;
-      case 32: return stages::add_rows<T, 32>;
+      case 4:
+        return stages::add_rows<T, 4>;
+      case 8:
+        return stages::add_rows<T, 8>;
+      case 16:
+        return stages::add_rows<T, 16>;
+      case 32:
+        return stages::add_rows<T, 32>;
     }
   return stages::add_rows<T, 0>;
 }
 template <class T>
 Dots<T> dots_for(int width) {
   if constexpr (std::is_same_v<T, float>) switch (width) {
-      case 8: return stages::dots<T, 8>;
-      case 16: return stages::dots<T, 16>;
-      case 32: return stages::dots<T, 32>;
-      case 64: return stages::dots<T, 64>;
+      case 8:
+        return stages::dots<T, 8>;
+      case 16:
+        return stages::dots<T, 16>;
+      case 32:
+        return stages::dots<T, 32>;
+      case 64:
+        return stages::dots<T, 64>;
     }
   return stages::dots<T, 0>;
 }
@@ -91,36 +99,6 @@ struct Plan {
 };
 
 template <class T>
-void check(const Attention<T>& x) {
-  if (x.pattern == nullptr || x.score == nullptr || x.normaliser == nullptr)
-    fail("attention: needs a pattern, a score and a normaliser");
-  if (x.heads < 1) fail("attention: " + std::to_string(x.heads) + " heads");
-  Offset queries = x.pattern->queries(), keys = x.pattern->keys();
-  if (x.q.cols % x.heads != 0 || x.q.cols == 0)
-    fail("attention: " + std::to_string(x.q.cols) + " query channels do not divide into " + std::to_string(x.heads) +
-         " heads");
-  if (x.v.cols % x.heads != 0 || x.v.cols == 0)
-    fail("attention: " + std::to_string(x.v.cols) + " value channels do not divide into " + std::to_string(x.heads) +
-         " heads");
-  expect("q", x.q, queries, x.q.cols);
-  expect("k", x.k, keys, x.q.cols);
-  expect("v", x.v, keys, x.v.cols);
-  if (x.score->contracts && x.q.cols != x.heads)
-    fail("attention: the score '" + x.score->name + "' takes one channel a head, not " +
-         std::to_string(x.q.cols / x.heads));
-  if (x.score->reads_vector) expect("a", x.a, 1, x.q.cols);
-  if (x.score->scalars > 0) expect("p", x.p, x.score->scalars, x.heads);
-  if (!(x.dropout.rate >= 0 && x.dropout.rate < 1))
-    fail("attention: dropout must be at least 0 and below 1, not " + std::to_string(x.dropout.rate));
-  if (!x.e && !x.bias && !x.ev) return;
-  if (!x.pattern->is_listed()) fail("attention: features and biases of edges need a mask that is a list");
-  Offset edges = x.pattern->edges();
-  if (x.e) expect("e", x.e, edges, x.q.cols);
-  if (x.bias) expect("bias", x.bias, edges, x.heads);
-  if (x.ev) expect("ev", x.ev, edges, x.v.cols);
-}
-
-template <class T>
 void point(const T** to, std::type_identity_t<View<const T>> table, const Id* ids, int n) {
   Offset bytes = table.cols * static_cast<Offset>(sizeof(T));
   for (int j = 0; j < n; ++j) {
@@ -133,8 +111,8 @@ void point(const T** to, std::type_identity_t<View<const T>> table, const Id* id
 template <class T>
 struct Scratch {
   Id ids[kChunk];
-  const T* other[kChunk];   // keys' k in a row pass, queries' q in a column pass
-  const T* value[kChunk];   // keys' v, or queries' dy
+  const T* other[kChunk];  // keys' k in a row pass, queries' q in a column pass
+  const T* value[kChunk];  // keys' v, or queries' dy
   const T* edge[kChunk];
   const T* edge_value[kChunk];
   T* dedge[kChunk];
@@ -315,15 +293,66 @@ bool in_head_groups(const Attention<T>& x, Call call) {
   return true;
 }
 
+template <class T>
+AttentionState<T>& group_state(AttentionState<T>& state, int first) {
+  const auto at = static_cast<std::size_t>(first / kMaxHeads);
+  if (state.groups.size() <= at) state.groups.resize(at + 1);
+  return state.groups[at];
+}
+
 }  // namespace
 
 template <class T>
+void check(const Attention<T>& x, View<const std::type_identity_t<T>> y) {
+  if (x.pattern == nullptr || x.score == nullptr || x.normaliser == nullptr)
+    fail("attention: needs a pattern, a score and a normaliser");
+  if (x.heads < 1) fail("attention: " + std::to_string(x.heads) + " heads");
+  Offset queries = x.pattern->queries(), keys = x.pattern->keys();
+  if (x.q.cols % x.heads != 0 || x.q.cols == 0)
+    fail("attention: " + std::to_string(x.q.cols) + " query channels do not divide into " + std::to_string(x.heads) +
+         " heads");
+  if (x.v.cols % x.heads != 0 || x.v.cols == 0)
+    fail("attention: " + std::to_string(x.v.cols) + " value channels do not divide into " + std::to_string(x.heads) +
+         " heads");
+  expect("q", x.q, queries, x.q.cols);
+  expect("k", x.k, keys, x.q.cols);
+  expect("v", x.v, keys, x.v.cols);
+  expect("y", y, queries, x.v.cols);
+  if (x.score->contracts && x.q.cols != x.heads)
+    fail("attention: the score '" + x.score->name + "' takes one channel a head, not " +
+         std::to_string(x.q.cols / x.heads));
+  if (x.score->reads_vector) expect("a", x.a, 1, x.q.cols);
+  if (x.score->scalars > 0) expect("p", x.p, x.score->scalars, x.heads);
+  if (!(x.dropout.rate >= 0 && x.dropout.rate < 1))
+    fail("attention: dropout must be at least 0 and below 1, not " + std::to_string(x.dropout.rate));
+  if (!x.e && !x.bias && !x.ev) return;
+  if (!x.pattern->is_listed()) fail("attention: features and biases of edges need a mask that is a list");
+  Offset edges = x.pattern->edges();
+  if (x.e) expect("e", x.e, edges, x.q.cols);
+  if (x.bias) expect("bias", x.bias, edges, x.heads);
+  if (x.ev) expect("ev", x.ev, edges, x.v.cols);
+}
+
+template <class T>
+void check(const Attention<T>& x, View<const std::type_identity_t<T>> y, View<const std::type_identity_t<T>> dy,
+           const Matrix<T>& tau, const AttentionGradient<T>& g) {
+  check(x, y);
+  expect("dy", dy, y.rows, y.cols);
+  if (tau.rows() != y.rows || tau.cols() != x.heads) fail("attention: backward before forward");
+  auto same = [](const char* what, const Sink<T>& sink, View<const T> value) {
+    if (sink) expect(what, sink.to, value.rows, value.cols);
+  };
+  same("dq", g.dq, x.q), same("dk", g.dk, x.k), same("dv", g.dv, x.v), same("da", g.da, x.a), same("dp", g.dp, x.p);
+  same("de", g.de, x.e), same("dbias", g.dbias, x.bias), same("dev", g.dev, x.ev);
+  if (g.de && g.de.add) fail("attention: the gradient of edge features is written, not added to");
+}
+
+template <class T>
 void attention(const Attention<T>& x, View<T> y, AttentionState<T>& state) {
-  check(x);
-  expect("y", y, x.pattern->queries(), x.v.cols);
+  check<T>(x, y);
   state.tau.resize(y.rows, x.heads);
   if (in_head_groups(x, [&](const Attention<T>& part, int first, int count) {
-        AttentionState<T> own;
+        AttentionState<T>& own = group_state(state, first);
         attention(part, y.columns(first * (y.cols / x.heads), count * (y.cols / x.heads)), own);
         for (Offset i = 0; i < y.rows; ++i) std::copy_n(own.tau.row(i), count, state.tau.row(i) + first);
       }))
@@ -438,8 +467,7 @@ void row_part(const Plan<T>& plan, Scratch<T>& w, const AttentionState<T>& state
           to = (g.dbias.add ? to : T(0)) + w.dw[j * plan.padded + h];
         }
     if (score.finish) score.finish_gradient(x.score->self.get(), w.sums, plan.spread_p, n, plan.padded, w.dw, dp);
-    Chunk<T> chunk{n,       plan.heads, plan.padded,              plan.score_width,
-                   x.q.row(i), w.other, x.e ? w.edge : nullptr, x.a.data};
+    Chunk<T> chunk{n, plan.heads, plan.padded, plan.score_width, x.q.row(i), w.other, x.e ? w.edge : nullptr, x.a.data};
     if (g.de)
       for (int j = 0; j < n; ++j) w.dedge[j] = g.de.to.row(entry(j));
     score.gradient[1][plan.score_index](x.score->self.get(), chunk, {w.dw, down, da, g.de ? w.dedge : nullptr});
@@ -488,8 +516,8 @@ void column_part(const Plan<T>& plan, Scratch<T>& w, const AttentionState<T>& st
     if (!want_k) return;
     if (score.finish)
       score.finish_gradient(x.score->self.get(), w.sums, plan.spread_p, n, plan.padded, w.dw, static_cast<T*>(nullptr));
-    Chunk<T> chunk{n,         plan.heads, plan.padded,              plan.score_width,
-                   x.k.row(key), w.other, x.e ? w.edge : nullptr, x.a.data};
+    Chunk<T> chunk{n,       plan.heads, plan.padded, plan.score_width, x.k.row(key), w.other, x.e ? w.edge : nullptr,
+                   x.a.data};
     score.gradient[0][plan.score_index](x.score->self.get(), chunk, {w.dw, down, nullptr, nullptr});
   });
 }
@@ -499,17 +527,9 @@ void column_part(const Plan<T>& plan, Scratch<T>& w, const AttentionState<T>& st
 template <class T>
 void attention_gradient(const Attention<T>& x, View<const T> y, View<const T> dy, AttentionState<T>& state,
                         const AttentionGradient<T>& g) {
-  check(x);
-  expect("y", y, x.pattern->queries(), x.v.cols);
-  expect("dy", dy, x.pattern->queries(), x.v.cols);
-  if (state.tau.rows() != y.rows || state.tau.cols() != x.heads) fail("attention: backward before forward");
-  auto same = [](const char* what, const Sink<T>& sink, View<const T> value) {
-    if (sink) expect(what, sink.to, value.rows, value.cols);
-  };
-  same("dq", g.dq, x.q), same("dk", g.dk, x.k), same("dv", g.dv, x.v), same("da", g.da, x.a), same("dp", g.dp, x.p);
-  same("de", g.de, x.e), same("dbias", g.dbias, x.bias), same("dev", g.dev, x.ev);
+  check(x, y, dy, state.tau, g);
   if (in_head_groups(x, [&](const Attention<T>& part, int first, int count) {
-        AttentionState<T> own;
+        AttentionState<T>& own = group_state(state, first);
         own.tau.resize(y.rows, count);
         for (Offset i = 0; i < y.rows; ++i) std::copy_n(state.tau.row(i) + first, count, own.tau.row(i));
         AttentionGradient<T> some = g;
@@ -519,7 +539,8 @@ void attention_gradient(const Attention<T>& x, View<const T> y, View<const T> dy
                            some);
       }))
     return;
-  if (g.de && g.de.add) fail("attention: the gradient of edge features is written, not added to");
+  if (g.da && !x.score->reads_vector && !g.da.add)
+    for (Offset i = 0; i < g.da.to.rows; ++i) std::fill_n(g.da.to.row(i), g.da.to.cols, T(0));
 
   const Plan<T> plan(x);
   fill_delta(plan, y, dy, state);
@@ -564,7 +585,8 @@ void attention_gradient(const Attention<T>& x, View<const T> y, View<const T> dy
         [&](std::size_t first, std::size_t last) {
           if (!g.dq) return;
           T* down = state.parts.row(rows.blocks[first].part);
-          for (std::size_t b = first + 1; b < last; ++b) put(down, state.parts.row(rows.blocks[b].part), channels, true);
+          for (std::size_t b = first + 1; b < last; ++b)
+            put(down, state.parts.row(rows.blocks[b].part), channels, true);
           put(g.dq.to.row(rows.blocks[first].first), down, channels, g.dq.add);
         });
     if (learned) {  // block by block, in order
@@ -621,7 +643,7 @@ void attention_gradient(const Attention<T>& x, View<const T> y, View<const T> dy
 
 template <class T>
 void attention_weights(const Attention<T>& x, const AttentionState<T>& state, View<T> weights) {
-  check(x);
+  check<T>(x, {x.q.data, x.pattern->queries(), x.v.cols, 0});
   if (!x.pattern->is_listed()) fail("attention: weights can be listed only under a mask that is a list");
   expect("weights", weights, x.pattern->edges(), x.heads);
   if (in_head_groups(x, [&](const Attention<T>& part, int first, int count) {
@@ -655,7 +677,8 @@ void weighted_sum(const Rows& rows, std::span<const T> weights, std::span<const 
                   View<const T> x, Sink<T> y, Matrix<T>& parts) {
   expect("x of a sparse product", x, rows.cols, x.cols);
   expect("y of a sparse product", y.to, rows.rows, x.cols);
-  if (rows.listed() && !weights.empty() && static_cast<Offset>((edge.empty() ? weights.size() : edge.size())) != rows.list->edges())
+  if (rows.listed() && !weights.empty() &&
+      static_cast<Offset>((edge.empty() ? weights.size() : edge.size())) != rows.list->edges())
     fail("sparse product: " + std::to_string(weights.size()) + " weights for " + std::to_string(rows.list->edges()) +
          " entries");
   if (!rows.listed() && !weights.empty()) fail("sparse product: weights need a pattern that is a list");
@@ -697,12 +720,15 @@ void weighted_sum(const Rows& rows, std::span<const T> weights, std::span<const 
       });
 }
 
-#define HEED_INSTANTIATE(T)                                                                                         \
-  template void attention(const Attention<T>&, View<T>, AttentionState<T>&);                                        \
-  template void attention_gradient(const Attention<T>&, View<const T>, View<const T>, AttentionState<T>&,           \
-                                   const AttentionGradient<T>&);                                                    \
-  template void attention_weights(const Attention<T>&, const AttentionState<T>&, View<T>);                          \
-  template void weighted_sum(const Rows&, std::span<const T>, std::span<const Offset>, std::span<const T>,          \
+#define HEED_INSTANTIATE(T)                                                                                \
+  template void check(const Attention<T>&, View<const T>);                                                 \
+  template void check(const Attention<T>&, View<const T>, View<const T>, const Matrix<T>&,                 \
+                      const AttentionGradient<T>&);                                                        \
+  template void attention(const Attention<T>&, View<T>, AttentionState<T>&);                               \
+  template void attention_gradient(const Attention<T>&, View<const T>, View<const T>, AttentionState<T>&,  \
+                                   const AttentionGradient<T>&);                                           \
+  template void attention_weights(const Attention<T>&, const AttentionState<T>&, View<T>);                 \
+  template void weighted_sum(const Rows&, std::span<const T>, std::span<const Offset>, std::span<const T>, \
                              View<const T>, Sink<T>, Matrix<T>&);
 HEED_INSTANTIATE(float)
 HEED_INSTANTIATE(double)

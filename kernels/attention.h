@@ -38,10 +38,11 @@ struct Attention {
 // call nothing is allocated.
 template <class T>
 struct AttentionState {
-  Matrix<T> tau;        // queries x heads
-  Matrix<T> tau_delta;  // queries x 2*heads: tau and delta side by side, filled by backward
-  Matrix<T> parts;      // partial results of hub rows
-  Matrix<T> sums;       // per block: da and dp
+  Matrix<T> tau;                       // queries x heads
+  Matrix<T> tau_delta;                 // queries x 2*heads: tau and delta side by side, filled by backward
+  Matrix<T> parts;                     // partial results of hub rows
+  Matrix<T> sums;                      // per block: da and dp
+  std::vector<AttentionState> groups;  // of a call with so many heads that it runs as several
 };
 
 template <class T>
@@ -55,6 +56,13 @@ template <class T>
 struct AttentionGradient {
   Sink<T> dq, dk, dv, da, dp, de, dbias, dev;  // shaped like their values
 };
+
+// Throws Error where shapes do not fit, naming both sides: of a forward call, and of a backward call after it.
+template <class T>
+void check(const Attention<T>& x, View<const std::type_identity_t<T>> y);
+template <class T>
+void check(const Attention<T>& x, View<const std::type_identity_t<T>> y, View<const std::type_identity_t<T>> dy,
+           const Matrix<T>& tau, const AttentionGradient<T>& g);
 
 // y: queries x heads*width. Throws Error where shapes do not fit, naming both sides.
 template <class T>

@@ -23,7 +23,8 @@ auto map(View<T> x, Offset first, Offset count) {
 }
 
 void expect(bool fits, const char* what, Offset a, Offset b) {
-  if (!fits) fail(std::string("dense product: ") + what + " do not fit: " + std::to_string(a) + " and " + std::to_string(b));
+  if (!fits)
+    fail(std::string("dense product: ") + what + " do not fit: " + std::to_string(a) + " and " + std::to_string(b));
 }
 
 }  // namespace
@@ -64,21 +65,22 @@ void product_of_transpose(View<const T> x, View<const T> dy, Sink<T> dw, Matrix<
     View<T> part{parts.row(begin / kLong), x.cols, dy.cols, dy.cols};
     map(part, 0, x.cols).noalias() = map(x, begin, end - begin).transpose() * map(dy, begin, end - begin);
   });
-  parallel_pieces(x.cols, std::max<Offset>(1, kElementGrain / std::max<Offset>(1, dy.cols)), [&](Offset begin, Offset end) {
-    for (Offset i = begin; i < end; ++i) {
-      T* to = dw.to.row(i);
-      if (!dw.add) std::fill_n(to, dy.cols, T(0));
-      for (Offset p = 0; p < count; ++p) {
-        const T* from = parts.row(p) + i * dy.cols;
-        for (Offset c = 0; c < dy.cols; ++c) to[c] += from[c];
-      }
-    }
-  });
+  parallel_pieces(x.cols, std::max<Offset>(1, kElementGrain / std::max<Offset>(1, dy.cols)),
+                  [&](Offset begin, Offset end) {
+                    for (Offset i = begin; i < end; ++i) {
+                      T* to = dw.to.row(i);
+                      if (!dw.add) std::fill_n(to, dy.cols, T(0));
+                      for (Offset p = 0; p < count; ++p) {
+                        const T* from = parts.row(p) + i * dy.cols;
+                        for (Offset c = 0; c < dy.cols; ++c) to[c] += from[c];
+                      }
+                    }
+                  });
 }
 
-#define HEED_INSTANTIATE(T)                                                     \
-  template void product(View<const T>, View<const T>, Sink<T>);                 \
-  template void product_by_transpose(View<const T>, View<const T>, Sink<T>);    \
+#define HEED_INSTANTIATE(T)                                                  \
+  template void product(View<const T>, View<const T>, Sink<T>);              \
+  template void product_by_transpose(View<const T>, View<const T>, Sink<T>); \
   template void product_of_transpose(View<const T>, View<const T>, Sink<T>, Matrix<T>&);
 HEED_INSTANTIATE(float)
 HEED_INSTANTIATE(double)

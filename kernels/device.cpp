@@ -55,39 +55,6 @@ struct Plan {
   }
 };
 
-std::string shape(Offset rows, Offset cols) { return std::to_string(rows) + " x " + std::to_string(cols); }
-
-template <class V>
-void expect(const char* what, const V& x, Offset rows, Offset cols) {
-  if (x.rows != rows || x.cols != cols)
-    fail(std::string("attention: ") + what + " is " + shape(x.rows, x.cols) + ", expected " + shape(rows, cols));
-}
-
-void check(const Attention<float>& x) {
-  if (x.pattern == nullptr || x.score == nullptr || x.normaliser == nullptr)
-    fail("attention: needs a pattern, a score and a normaliser");
-  if (x.heads < 1) fail("attention: " + std::to_string(x.heads) + " heads");
-  for (auto [what, cols] : {std::pair{"query", x.q.cols}, std::pair{"value", x.v.cols}})
-    if (cols <= 0 || cols % x.heads != 0 || cols > (1 << 30))
-      fail("attention: " + std::to_string(cols) + " " + what + " channels do not divide into " +
-           std::to_string(x.heads) + " heads");
-  expect("q", x.q, x.pattern->queries(), x.q.cols);
-  expect("k", x.k, x.pattern->keys(), x.q.cols);
-  expect("v", x.v, x.pattern->keys(), x.v.cols);
-  if (x.score->contracts && x.q.cols != x.heads)
-    fail("attention: the score '" + x.score->name + "' takes one channel a head, not " +
-         std::to_string(x.q.cols / x.heads));
-  if (x.score->reads_vector) expect("a", x.a, 1, x.q.cols);
-  if (x.score->scalars > 0) expect("p", x.p, x.score->scalars, x.heads);
-  if (!(x.dropout.rate >= 0 && x.dropout.rate < 1))
-    fail("attention: dropout must be at least 0 and below 1, not " + std::to_string(x.dropout.rate));
-  if (!x.e && !x.bias && !x.ev) return;
-  if (!x.pattern->is_listed()) fail("attention: features and biases of edges need a mask that is a list");
-  if (x.e) expect("e", x.e, x.pattern->edges(), x.q.cols);
-  if (x.bias) expect("bias", x.bias, x.pattern->edges(), x.heads);
-  if (x.ev) expect("ev", x.ev, x.pattern->edges(), x.v.cols);
-}
-
 // The place in a menu of the struct that `mine` was made from: two scores are of one struct where their stages are the
 // same functions.
 int place_in_menu(const Score& mine) {
@@ -306,23 +273,13 @@ class Operator {
 }  // namespace
 
 void attention_on(Machine& machine, int score, const Attention<float>& x, View<float> y, Matrix<float>& tau) {
-  check(x);
-  expect("y", y, x.pattern->queries(), x.v.cols);
+  check(x, y);
   Operator(machine, score, x).forward(y, tau);
 }
 
 void attention_gradient_on(Machine& machine, int score, const Attention<float>& x, View<const float> y,
                            View<const float> dy, const Matrix<float>& tau, const AttentionGradient<float>& g) {
-  check(x);
-  expect("y", y, x.pattern->queries(), x.v.cols);
-  expect("dy", dy, x.pattern->queries(), x.v.cols);
-  if (tau.rows() != y.rows || tau.cols() != x.heads) fail("attention: backward before forward");
-  auto same = [](const char* what, const Sink<float>& sink, const View<const float>& value) {
-    if (sink) expect(what, sink.to, value.rows, value.cols);
-  };
-  same("dq", g.dq, x.q), same("dk", g.dk, x.k), same("dv", g.dv, x.v), same("da", g.da, x.a), same("dp", g.dp, x.p);
-  same("de", g.de, x.e), same("dbias", g.dbias, x.bias), same("dev", g.dev, x.ev);
-  if (g.de && g.de.add) fail("attention: the gradient of edge features is written, not added to");
+  check(x, y, dy, tau, g);
   Operator(machine, score, x).backward(y, dy, tau, g);
 }
 

@@ -22,65 +22,87 @@ namespace heed {
 
 struct Zero {};
 template <class X>
-HEED_FN X operator+(X x, Zero) { return x; }
+HEED_FN X operator+(X x, Zero) {
+  return x;
+}
 template <class X>
-  requires(!std::is_same_v<X, Zero>)
-HEED_FN X operator+(Zero, X x) { return x; }
+requires(!std::is_same_v<X, Zero>) HEED_FN X operator+(Zero, X x) { return x; }
 template <class X>
-HEED_FN X operator-(X x, Zero) { return x; }
+HEED_FN X operator-(X x, Zero) {
+  return x;
+}
 template <class X>
-  requires(!std::is_same_v<X, Zero>)
-HEED_FN X operator-(Zero, X x) { return -x; }
+requires(!std::is_same_v<X, Zero>) HEED_FN X operator-(Zero, X x) { return -x; }
 HEED_FN Zero operator-(Zero) { return {}; }
 template <class X>
-HEED_FN Zero operator*(X, Zero) { return {}; }
+HEED_FN Zero operator*(X, Zero) {
+  return {};
+}
 template <class X>
-  requires(!std::is_same_v<X, Zero>)
-HEED_FN Zero operator*(Zero, X) { return {}; }
+requires(!std::is_same_v<X, Zero>) HEED_FN Zero operator*(Zero, X) { return {}; }
 
 // Elementary operations for plain numbers; lanes.h and jet.h overload them for their types.
 template <class X>
-  requires std::is_arithmetic_v<X>
-HEED_FN X select(bool condition, X yes, X no) { return condition ? yes : no; }
+requires std::is_arithmetic_v<X> HEED_FN X select(bool condition, X yes, X no) { return condition ? yes : no; }
 template <class X>
-  requires std::is_arithmetic_v<X>
-HEED_FN X exp_of(X x) { return std::exp(x); }
+requires std::is_arithmetic_v<X> HEED_FN X exp_of(X x) { return std::exp(x); }
 template <class X>
-  requires std::is_arithmetic_v<X>
-HEED_FN X log_of(X x) { return std::log(x); }
+requires std::is_arithmetic_v<X> HEED_FN X log_of(X x) { return std::log(x); }
 template <class X>
-  requires std::is_arithmetic_v<X>
-HEED_FN X sqrt_of(X x) { return std::sqrt(x); }
+requires std::is_arithmetic_v<X> HEED_FN X sqrt_of(X x) { return std::sqrt(x); }
 template <class X>
-  requires std::is_arithmetic_v<X>
-HEED_FN X tanh_of(X x) { return std::tanh(x); }
+requires std::is_arithmetic_v<X> HEED_FN X tanh_of(X x) { return std::tanh(x); }
 template <class X>
-  requires std::is_arithmetic_v<X>
-HEED_FN X erf_of(X x) { return std::erf(x); }
+requires std::is_arithmetic_v<X> HEED_FN X erf_of(X x) { return std::erf(x); }
+
+template <class X>
+HEED_FN X sigmoid_of(X x) {
+  return X(1) / (X(1) + exp_of(-x));
+}
 
 // What the authors of scores call. At a kink the derivative is the one of the side x <= 0.
 namespace fn {
 
 template <class X>
-HEED_FN X exp(X x) { return exp_of(x); }
+HEED_FN X exp(X x) {
+  return exp_of(x);
+}
 template <class X>
-HEED_FN X log(X x) { return log_of(x); }
+HEED_FN X log(X x) {
+  return log_of(x);
+}
 template <class X>
-HEED_FN X sqrt(X x) { return sqrt_of(x); }
+HEED_FN X sqrt(X x) {
+  return sqrt_of(x);
+}
 template <class X>
-HEED_FN X tanh(X x) { return tanh_of(x); }
+HEED_FN X tanh(X x) {
+  return tanh_of(x);
+}
 template <class X>
-HEED_FN X erf(X x) { return erf_of(x); }
+HEED_FN X erf(X x) {
+  return erf_of(x);
+}
 template <class X>
-HEED_FN X sigmoid(X x) { return X(1) / (X(1) + exp_of(-x)); }
+HEED_FN X sigmoid(X x) {
+  return sigmoid_of(x);
+}
 template <class X>
-HEED_FN X square(X x) { return x * x; }
+HEED_FN X square(X x) {
+  return x * x;
+}
 template <class X>
-HEED_FN X abs(X x) { return select(x > X(0), x, select(x < X(0), -x, X(0))); }
+HEED_FN X abs(X x) {
+  return select(x > X(0), x, select(x < X(0), -x, X(0)));
+}
 template <class X>
-HEED_FN X relu(X x) { return select(x > X(0), x, X(0)); }
+HEED_FN X relu(X x) {
+  return select(x > X(0), x, X(0));
+}
 template <class X>
-HEED_FN X leaky(X x, float slope) { return select(x > X(0), x, x * X(slope)); }
+HEED_FN X leaky(X x, float slope) {
+  return select(x > X(0), x, x * X(slope));
+}
 
 }  // namespace fn
 }  // namespace heed

@@ -20,8 +20,7 @@ struct Jet {
       if (M >> i & 1) d[i] = X(0);
   }
   template <class S>
-    requires(std::is_arithmetic_v<S> && !std::is_same_v<S, X>)
-  HEED_FN explicit Jet(S value) : Jet(X(value)) {}
+  requires(std::is_arithmetic_v<S> && !std::is_same_v<S, X>) HEED_FN explicit Jet(S value) : Jet(X(value)) {}
 };
 
 // The variable number `i`: its partial by itself is 1.
@@ -67,11 +66,13 @@ HEED_FN Jet<X, A | B> join(Jet<X, A> a, Jet<X, B> b, X value, Both both, First f
 
 template <class X, unsigned A, unsigned B>
 HEED_FN Jet<X, A | B> operator+(Jet<X, A> a, Jet<X, B> b) {
-  return join(a, b, a.v + b.v, [](X x, X y) { return x + y; }, [](X x) { return x; }, [](X y) { return y; });
+  return join(
+      a, b, a.v + b.v, [](X x, X y) { return x + y; }, [](X x) { return x; }, [](X y) { return y; });
 }
 template <class X, unsigned A, unsigned B>
 HEED_FN Jet<X, A | B> operator-(Jet<X, A> a, Jet<X, B> b) {
-  return join(a, b, a.v - b.v, [](X x, X y) { return x - y; }, [](X x) { return x; }, [](X y) { return -y; });
+  return join(
+      a, b, a.v - b.v, [](X x, X y) { return x - y; }, [](X x) { return x; }, [](X y) { return -y; });
 }
 template <class X, unsigned A, unsigned B>
 HEED_FN Jet<X, A | B> operator*(Jet<X, A> a, Jet<X, B> b) {
@@ -87,14 +88,20 @@ HEED_FN Jet<X, A | B> operator/(Jet<X, A> a, Jet<X, B> b) {
       [=](X y) { return -(quotient * y) / b.v; });
 }
 template <class X, unsigned A>
-HEED_FN Jet<X, A> operator-(Jet<X, A> a) { return chain(a, -a.v, X(-1)); }
+HEED_FN Jet<X, A> operator-(Jet<X, A> a) {
+  return chain(a, -a.v, X(-1));
+}
 
 // A jet with something that has no partials. Std::type_identity lets a plain float meet a jet of lanes.
-#define HEED_JET_MIXED(op)                                                                         \
-  template <class X, unsigned A>                                                                   \
-  HEED_FN Jet<X, A> operator op(Jet<X, A> a, std::type_identity_t<X> b) { return a op Jet<X, 0>(b); } \
-  template <class X, unsigned A>                                                                   \
-  HEED_FN Jet<X, A> operator op(std::type_identity_t<X> a, Jet<X, A> b) { return Jet<X, 0>(a) op b; }
+#define HEED_JET_MIXED(op)                                                \
+  template <class X, unsigned A>                                          \
+  HEED_FN Jet<X, A> operator op(Jet<X, A> a, std::type_identity_t<X> b) { \
+    return a op Jet<X, 0>(b);                                             \
+  }                                                                       \
+  template <class X, unsigned A>                                          \
+  HEED_FN Jet<X, A> operator op(std::type_identity_t<X> a, Jet<X, A> b) { \
+    return Jet<X, 0>(a) op b;                                             \
+  }
 HEED_JET_MIXED(+)
 HEED_JET_MIXED(-)
 HEED_JET_MIXED(*)
@@ -102,9 +109,13 @@ HEED_JET_MIXED(/)
 #undef HEED_JET_MIXED
 
 template <class X, unsigned A, unsigned B>
-HEED_FN auto operator>(Jet<X, A> a, Jet<X, B> b) { return a.v > b.v; }
+HEED_FN auto operator>(Jet<X, A> a, Jet<X, B> b) {
+  return a.v > b.v;
+}
 template <class X, unsigned A, unsigned B>
-HEED_FN auto operator<(Jet<X, A> a, Jet<X, B> b) { return a.v < b.v; }
+HEED_FN auto operator<(Jet<X, A> a, Jet<X, B> b) {
+  return a.v < b.v;
+}
 
 template <class Condition, class X, unsigned A>
 HEED_FN Jet<X, A> select(Condition condition, Jet<X, A> yes, Jet<X, A> no) {
@@ -121,7 +132,9 @@ HEED_FN Jet<X, A> exp_of(Jet<X, A> a) {
   return chain(a, value, value);
 }
 template <class X, unsigned A>
-HEED_FN Jet<X, A> log_of(Jet<X, A> a) { return chain(a, log_of(a.v), X(1) / a.v); }
+HEED_FN Jet<X, A> log_of(Jet<X, A> a) {
+  return chain(a, log_of(a.v), X(1) / a.v);
+}
 template <class X, unsigned A>
 HEED_FN Jet<X, A> sqrt_of(Jet<X, A> a) {  // the slope at 0 is taken as 0
   X root = sqrt_of(a.v);
@@ -133,6 +146,13 @@ HEED_FN Jet<X, A> tanh_of(Jet<X, A> a) {
   return chain(a, value, X(1) - value * value);
 }
 template <class X, unsigned A>
-HEED_FN Jet<X, A> erf_of(Jet<X, A> a) { return chain(a, erf_of(a.v), X(1.1283791670955126) * exp_of(-(a.v * a.v))); }
+HEED_FN Jet<X, A> sigmoid_of(Jet<X, A> a) {
+  X value = sigmoid_of(a.v);
+  return chain(a, value, value * (X(1) - value));
+}
+template <class X, unsigned A>
+HEED_FN Jet<X, A> erf_of(Jet<X, A> a) {
+  return chain(a, erf_of(a.v), X(1.1283791670955126) * exp_of(-(a.v * a.v)));
+}
 
 }  // namespace heed

@@ -29,8 +29,7 @@ struct Vec {
     for (int l = 0; l < L; ++l) v[l] = x;
   }
   template <class S>
-    requires(std::is_arithmetic_v<S> && !std::is_same_v<S, T>)
-  HEED_FN Vec(S x) : Vec(static_cast<T>(x)) {}
+  requires(std::is_arithmetic_v<S> && !std::is_same_v<S, T>) HEED_FN Vec(S x) : Vec(static_cast<T>(x)) {}
 
   static HEED_FN Vec load(const T* from) {
     Vec out;
@@ -47,15 +46,21 @@ struct Vec {
   friend HEED_FN Mask operator>(Vec a, Vec b) { return a.v > b.v; }
   friend HEED_FN Mask operator<(Vec a, Vec b) { return a.v < b.v; }
   friend HEED_FN Vec select(Mask m, Vec yes, Vec no) { return m ? yes.v : no.v; }
-  friend HEED_FN Vec sqrt_of(Vec a) { return map(a, [](T x) { return std::sqrt(x); }); }
+  friend HEED_FN Vec sqrt_of(Vec a) {
+    return map(a, [](T x) { return std::sqrt(x); });
+  }
   friend HEED_FN Vec log_of(Vec a) {
     if constexpr (std::is_same_v<T, float>)
       return fast_log(a);
     else
       return map(a, [](T x) { return std::log(x); });
   }
-  friend HEED_FN Vec tanh_of(Vec a) { return map(a, [](T x) { return std::tanh(x); }); }
-  friend HEED_FN Vec erf_of(Vec a) { return map(a, [](T x) { return std::erf(x); }); }
+  friend HEED_FN Vec tanh_of(Vec a) {
+    return map(a, [](T x) { return std::tanh(x); });
+  }
+  friend HEED_FN Vec erf_of(Vec a) {
+    return map(a, [](T x) { return std::erf(x); });
+  }
   friend HEED_FN Vec exp_of(Vec a) {
     if constexpr (std::is_same_v<T, float>)
       return fast_exp(a);
@@ -158,10 +163,10 @@ HEED_FN Vec<T, L> keep_first(Vec<T, L> a, int count, T fill = 0) {
 // Eight lanes of dropout: 0 where the draw for (row key, column, head) says so, else `scale`.
 using Words = typename RawVec<std::uint32_t, 8>::type;
 template <class T>
-HEED_FN Vec<T, 8> drop_factors(Words key_low, Words key_high, Words column, Words head, std::uint32_t threshold, T scale) {
+HEED_FN Vec<T, 8> drop_factors(Words key_low, Words key_high, Words column, Words head, std::uint32_t threshold,
+                               T scale) {
   Words bits = drop_bits(key_low, key_high, column, head);
-  if constexpr (sizeof(T) == 4)
-    return Vec<T, 8>(bits < threshold ? Vec<T, 8>(T(0)).v : Vec<T, 8>(scale).v);
+  if constexpr (sizeof(T) == 4) return Vec<T, 8>(bits < threshold ? Vec<T, 8>(T(0)).v : Vec<T, 8>(scale).v);
   Vec<T, 8> out;
   for (int l = 0; l < 8; ++l) out.v[l] = bits[l] < threshold ? T(0) : scale;
   return out;

@@ -18,8 +18,7 @@ const Entry& named(const char* kind, const std::vector<Entry>& menu, const std::
 }  // namespace
 
 const std::vector<Score>& score_menu() {
-  static const auto menu =
-      std::apply([](auto... score) { return std::vector<Score>{make_score(score)...}; }, Scores{});
+  static const auto menu = std::apply([](auto... score) { return std::vector<Score>{make_score(score)...}; }, Scores{});
   return menu;
 }
 

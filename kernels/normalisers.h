@@ -25,18 +25,26 @@ struct Softmax {
   static constexpr bool shifts = true;
   static constexpr bool couples = true;
   template <class X>
-  HEED_FN X raw(X s, X shift) const { return fn::exp(s - shift); }
+  HEED_FN X raw(X s, X shift) const {
+    return fn::exp(s - shift);
+  }
   template <class X>
   HEED_FN Closed<X> close(X shift, X total) const {
     auto some = total > X(0);  // a row without keys: all its weights are 0
     return {select(some, shift + fn::log(total), X(__builtin_inff())), select(some, X(1) / total, X(0))};
   }
   template <class X>
-  HEED_FN X weight(X s, X tau) const { return fn::exp(s - tau); }
+  HEED_FN X weight(X s, X tau) const {
+    return fn::exp(s - tau);
+  }
   template <class X>
-  HEED_FN X slope(X w) const { return w; }
+  HEED_FN X slope(X w) const {
+    return w;
+  }
   template <class X>
-  HEED_FN X share(X w) const { return w; }
+  HEED_FN X share(X w) const {
+    return w;
+  }
 };
 
 // w = 1 / (1 + e^-s): every key on its own, nothing couples a row.
@@ -45,15 +53,25 @@ struct Sigmoid {
   static constexpr bool shifts = false;
   static constexpr bool couples = false;
   template <class X>
-  HEED_FN X raw(X s, X) const { return fn::sigmoid(s); }
+  HEED_FN X raw(X s, X) const {
+    return fn::sigmoid(s);
+  }
   template <class X>
-  HEED_FN Closed<X> close(X, X) const { return {X(0), X(1)}; }
+  HEED_FN Closed<X> close(X, X) const {
+    return {X(0), X(1)};
+  }
   template <class X>
-  HEED_FN X weight(X s, X) const { return fn::sigmoid(s); }
+  HEED_FN X weight(X s, X) const {
+    return fn::sigmoid(s);
+  }
   template <class X>
-  HEED_FN X slope(X w) const { return w * (X(1) - w); }
+  HEED_FN X slope(X w) const {
+    return w * (X(1) - w);
+  }
   template <class X>
-  HEED_FN X share(X) const { return X(0); }
+  HEED_FN X share(X) const {
+    return X(0);
+  }
 };
 
 using Normalisers = std::tuple<Softmax, Sigmoid>;

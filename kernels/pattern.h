@@ -28,10 +28,10 @@ using Interval = std::array<Id, 2>;  // [begin, end)
 // One direction of a pattern.
 struct Rows {
   Id rows = 0, cols = 0;
-  std::shared_ptr<const Csr> list;   // without intervals: the row's columns. With: those left out of the interval
-  std::vector<Interval> intervals;   // none, one for all rows, or one a row
+  std::shared_ptr<const Csr> list;  // without intervals: the row's columns. With: those left out of the interval
+  std::vector<Interval> intervals;  // none, one for all rows, or one a row
   std::vector<Block> blocks;
-  Offset parts = 0;                  // of hub rows, in all
+  Offset parts = 0;  // of hub rows, in all
 
   bool listed() const { return intervals.empty(); }
   Interval interval(Id i) const { return intervals.size() == 1 ? intervals[0] : intervals[i]; }
@@ -50,7 +50,8 @@ class Pattern {
   // Every query sees every key, but for the pairs in `without` (may be null).
   static std::shared_ptr<const Pattern> all(Id queries, Id keys, std::shared_ptr<const Csr> without = nullptr);
   // Query i sees the keys of interval i, but for the pairs in `without` (may be null). Both ends must not fall from row
-  // to row (a window that slides, or grows): then the queries that see a key are an interval too. Throws Error otherwise.
+  // to row (a window that slides, or grows): then the queries that see a key are an interval too. Throws Error
+  // otherwise.
   static std::shared_ptr<const Pattern> sliding(Id keys, std::vector<Interval> intervals,
                                                 std::shared_ptr<const Csr> without = nullptr);
 

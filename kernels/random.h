@@ -34,7 +34,9 @@ class Random {
   std::uint64_t next() { return mix(key_, count_++); }
   double uniform() { return static_cast<double>(next() >> 11) * 0x1p-53; }
   double normal() { return heed::normal(next(), 0); }
-  std::uint64_t below(std::uint64_t n) { return static_cast<std::uint64_t>(static_cast<unsigned __int128>(next()) * n >> 64); }
+  std::uint64_t below(std::uint64_t n) {
+    return static_cast<std::uint64_t>(static_cast<unsigned __int128>(next()) * n >> 64);
+  }
 
  private:
   std::uint64_t key_;
@@ -43,8 +45,8 @@ class Random {
 
 // Dropout: each element of a row is kept with probability 1 - rate, and then divided by it.
 struct Dropout {
-  float rate = 0;           // 0 <= rate < 1; 0: nothing is dropped
-  std::uint64_t key = 0;    // mixes seed, step and layer
+  float rate = 0;         // 0 <= rate < 1; 0: nothing is dropped
+  std::uint64_t key = 0;  // mixes seed, step and layer
 
   HEED_FN std::uint32_t threshold() const { return static_cast<std::uint32_t>(rate * 4294967296.0); }
   HEED_FN float scale() const { return 1.0f / (1.0f - rate); }
@@ -63,8 +65,8 @@ HEED_FN Word drop_bits(Word key_low, Word key_high, Word column, Word head) {
   return x ^ (x >> 16);
 }
 HEED_FN std::uint32_t drop_bits(std::uint64_t row_key, std::uint32_t column, std::uint32_t head) {
-  return drop_bits<std::uint32_t>(static_cast<std::uint32_t>(row_key), static_cast<std::uint32_t>(row_key >> 32), column,
-                                  head);
+  return drop_bits<std::uint32_t>(static_cast<std::uint32_t>(row_key), static_cast<std::uint32_t>(row_key >> 32),
+                                  column, head);
 }
 
 }  // namespace heed

@@ -31,9 +31,9 @@ struct ScoreStages {  // [own side is the query][width]
 
 struct Score {
   std::string name;
-  bool contracts = false;    // q, k and e are one channel per head, reduced by learned vectors (GAT)
-  bool reads_vector = false; // a is used
-  int scalars = 0;           // learned scalars per head
+  bool contracts = false;     // q, k and e are one channel per head, reduced by learned vectors (GAT)
+  bool reads_vector = false;  // a is used
+  int scalars = 0;            // learned scalars per head
   std::shared_ptr<const void> self;
   ScoreStages<float> single;
   ScoreStages<double> twice;

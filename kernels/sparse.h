@@ -11,10 +11,10 @@
 namespace heed {
 
 struct Sparse {  // rows x cols
-  Rows by_row;                      // the pattern, cut into blocks
+  Rows by_row;   // the pattern, cut into blocks
   Rows by_column;
-  std::vector<Offset> edge;         // entry of by_row for each entry of by_column
-  std::vector<float> values;        // entries
+  std::vector<Offset> edge;   // entry of by_row for each entry of by_column
+  std::vector<float> values;  // entries
 
   Sparse() = default;
   Sparse(std::shared_ptr<const Csr> pattern, std::vector<float> values);
@@ -25,7 +25,7 @@ struct Sparse {  // rows x cols
 
 // What a dataset knows of its nodes: nodes x channels, dense or sparse.
 struct Features {
-  Matrix<float> dense;                   // empty where sparse is set
+  Matrix<float> dense;  // empty where sparse is set
   std::shared_ptr<const Sparse> sparse;
 
   Offset rows() const { return sparse ? sparse->rows() : dense.rows(); }

@@ -47,11 +47,11 @@ void gather(const T* const* rows, int n, int heads, int padded, T* to) {
 }
 
 template <class T>
-struct Chunk {            // what the stages of a score read
-  int n = 0;              // edges
+struct Chunk {  // what the stages of a score read
+  int n = 0;    // edges
   int heads = 1;
   int padded = 1;
-  int width = 1;          // channels of a head
+  int width = 1;                    // channels of a head
   const T* own = nullptr;           // heads x width, the row's
   const T* const* other = nullptr;  // n rows of heads x width
   const T* const* edge = nullptr;   // n rows of heads x width, or none
@@ -59,11 +59,11 @@ struct Chunk {            // what the stages of a score read
 };
 
 template <class T>
-struct ChunkGradient {    // what the backward stages write
-  const T* ds = nullptr;       // n x padded
-  T* down = nullptr;           // heads x width, added to: the own side's
-  T* da = nullptr;             // heads x width, added to; may be none
-  T* const* dedge = nullptr;   // n rows of heads x width, written; may be none
+struct ChunkGradient {        // what the backward stages write
+  const T* ds = nullptr;      // n x padded
+  T* down = nullptr;          // heads x width, added to: the own side's
+  T* da = nullptr;            // heads x width, added to; may be none
+  T* const* dedge = nullptr;  // n rows of heads x width, written; may be none
 };
 
 // ---- sums over channels -------------------------------------------------------------------------------------------
@@ -168,8 +168,9 @@ HEED_FN auto term(const S& score, Own own, Other other, E e, A a) {
 }
 
 template <class S, class V>
-inline constexpr bool reads_vector =
-    (partials<decltype(std::declval<S>().term(V{}, V{}, Zero{}, variable<1>(V{})))> >> 1 & 1) != 0;
+inline constexpr bool reads_vector = (partials<decltype(std::declval<S>().term(V{}, V{}, Zero{}, variable<1>(V{})))> >>
+                                          1 &
+                                      1) != 0;
 
 // to[j][h] = sum_c term(...)
 template <class S, class T, bool own_is_query, int W>

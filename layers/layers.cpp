@@ -73,9 +73,10 @@ Model attend(Attend o) {
       auto table = features_along<T>(scope.graph(), *pattern);
       Var<T> features = scope.tape().constant(*table);
       // The tape refers to the table: a step that does nothing keeps it alive.
-      scope.tape().record(features, [table] {}, nullptr);
-      in.e = linear(features, scope.inside("edge").parameter("weight", features.cols(), total,
-                                                            glorot(features.cols(), total)));
+      scope.tape().record(
+          features, [table] {}, nullptr);
+      in.e = linear(features,
+                    scope.inside("edge").parameter("weight", features.cols(), total, glorot(features.cols(), total)));
       if (o.projection == Projection::separate) in.ev = in.e;
     }
     const Init vector = glorot(o.heads, o.out);

@@ -18,18 +18,18 @@ enum class Projection {
 };
 
 struct Attend {
-  Offset out = 0;                                       // channels of a head
+  Offset out = 0;  // channels of a head
   int heads = 1;
   Score score = score_named("dot");
   Normaliser normaliser = normaliser_named("softmax");
   Mask mask = local() | self();
-  double dropout = 0;                                   // of the attention weights
-  double feature_dropout = 0;                           // of the values, after the scores have read them
-  bool concat = true;                                   // result: n x heads*out; otherwise the mean over heads, n x out
+  double dropout = 0;          // of the attention weights
+  double feature_dropout = 0;  // of the values, after the scores have read them
+  bool concat = true;          // result: n x heads*out; otherwise the mean over heads, n x out
   bool bias = true;
-  bool residual = false;                                // + W x, with a bias where the projections have one
-  bool edges = false;                                   // read the graph's edge features
-  double query_scale = 1;                               // the query is multiplied with it
+  bool residual = false;   // + W x, with a bias where the projections have one
+  bool edges = false;      // read the graph's edge features
+  double query_scale = 1;  // the query is multiplied with it
   Projection projection = Projection::by_score;
 };
 

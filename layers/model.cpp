@@ -13,8 +13,7 @@ Parameter<T>& Scope<T>::add(const std::string& name, Offset rows, Offset cols, I
   p.trained = trained;
   p.value.resize(rows, cols);
   for (Offset t = 0; t < p.value.size(); ++t)
-    p.value.data()[t] =
-        static_cast<T>(init.value + init.limit * (2 * uniform(key, static_cast<std::uint64_t>(t)) - 1));
+    p.value.data()[t] = static_cast<T>(init.value + init.limit * (2 * uniform(key, static_cast<std::uint64_t>(t)) - 1));
   return p;
 }
 

@@ -52,7 +52,7 @@ class Scope {  // what a layer sees while it is recorded
   }
   // The mask on this network's graph, made once.
   std::shared_ptr<const Pattern> pattern(const Mask& mask) {
-    auto& made = shared_->patterns[mask.text()];
+    auto& made = shared_->patterns[mask.key()];
     if (!made) made = mask.pattern(graph());
     return made;
   }
@@ -68,8 +68,7 @@ class Model {
  public:
   // From a generic function object: template <class T> Var<T> operator()(Scope<T>&, Var<T>) const.
   template <class F>
-    requires(!std::is_same_v<std::remove_cvref_t<F>, Model>)
-  Model(F f)
+  requires(!std::is_same_v<std::remove_cvref_t<F>, Model>) Model(F f)
       : single_([f](Scope<float>& scope, Var<float> x) { return f(scope, x); }),
         twice_([f](Scope<double>& scope, Var<double> x) { return f(scope, x); }) {}
 

@@ -21,8 +21,8 @@ struct ModelOptions {
   double feature_dropout = 0;      // of the projected values
   double attention_dropout = 0.6;  // of the attention weights
   Activation activation = Activation::elu;
-  Norm norm = Norm::none;          // before the activation of hidden layers
-  bool residual = false;           // each convolution adds a linear map of its input
+  Norm norm = Norm::none;  // before the activation of hidden layers
+  bool residual = false;   // each convolution adds a linear map of its input
 };
 
 Model gat(const ModelOptions& options);          // arXiv:1710.10903

@@ -49,10 +49,10 @@ Var<T> elementwise(Var<T> x, F f) {
         Sink<T> dx = x.sink();
         if (!dx) return;
         const T *from = x.value().data(), *dy = y.grad().data;
-        each_vector<T>(x.value().size(), [&](Offset t) {
-          store(dx, t, V::load(dy + t) * f(variable<0>(V::load(from + t))).d[0]);
-        });
-      }, "elementwise");
+        each_vector<T>(x.value().size(),
+                       [&](Offset t) { store(dx, t, V::load(dy + t) * f(variable<0>(V::load(from + t))).d[0]); });
+      },
+      "elementwise");
   return y;
 }
 
@@ -80,20 +80,27 @@ Var<T> linear(Var<T> x, Var<T> w) {
     auto entries = [=] { return std::span<const T>(x.value().data(), static_cast<std::size_t>(x.value().size())); };
     x.tape->record(
         y,
-        [=] { weighted_sum<T>(sparse->by_row, entries(), {}, {}, w.view(), {y.value().view(), false}, *parts); },
+        [=] {
+          weighted_sum<T>(sparse->by_row, entries(), {}, {}, w.view(), {y.value().view(), false}, *parts);
+        },
         [=] {
           if (Sink<T> dw = w.sink())
             weighted_sum<T>(sparse->by_column, entries(), sparse->edge, {}, y.grad(), dw, *parts);
-        }, "sparse linear");
+        },
+        "sparse linear");
     if (x.needs_grad()) fail("linear: a sparse value takes no gradient");
     return y;
   }
   x.tape->record(
-      y, [=] { product<T>(x.view(), w.view(), {y.value().view(), false}); },
+      y,
+      [=] {
+        product<T>(x.view(), w.view(), {y.value().view(), false});
+      },
       [=] {
         if (Sink<T> dw = w.sink()) product_of_transpose<T>(x.view(), y.grad(), dw, *parts);
         if (Sink<T> dx = x.sink()) product_by_transpose<T>(y.grad(), w.view(), dx);
-      }, "linear");
+      },
+      "linear");
   return y;
 }
 
@@ -124,7 +131,8 @@ Var<T> add_bias(Var<T> x, Var<T> b) {
           });
         }
         if (Sink<T> dx = x.sink()) add_to(dx, y.grad());
-      }, "bias");
+      },
+      "bias");
   return y;
 }
 
@@ -143,7 +151,8 @@ Var<T> add(Var<T> a, Var<T> b) {
       [=] {
         if (Sink<T> da = a.sink()) add_to(da, y.grad());
         if (Sink<T> db = b.sink()) add_to(db, y.grad());
-      }, "add");
+      },
+      "add");
   return y;
 }
 
@@ -176,7 +185,8 @@ Var<T> concat(const std::vector<Var<T>>& parts) {
           if (Sink<T> dx = x.sink()) add_to(dx, y.grad().columns(first, x.cols()));
           first += x.cols();
         }
-      }, "concat");
+      },
+      "concat");
   return y;
 }
 
@@ -213,7 +223,8 @@ Var<T> mean_heads(Var<T> x, int heads) {
               dx.to(i, c) = dx.add ? dx.to(i, c) + d : d;
             }
         });
-      }, "mean heads");
+      },
+      "mean heads");
   return y;
 }
 
@@ -261,7 +272,8 @@ Var<T> contract(Var<T> x, Var<T> a, int heads) {
                   dx.to(i, c) = dx.add ? dx.to(i, c) + d * weight[c] : d * weight[c];
               }
           });
-      }, "contract");
+      },
+      "contract");
   return y;
 }
 
@@ -306,7 +318,8 @@ Var<T> dropout(Var<T> x, double rate) {
           apply(y.grad().data, dx.to.data, dx.add);
         else
           add_to(dx, y.grad());
-      }, "dropout");
+      },
+      "dropout");
   return y;
 }
 
@@ -324,21 +337,26 @@ Activation activation_named(const std::string& name) {
 template <class T>
 Var<T> activate(Var<T> x, Activation f) {
   switch (f) {
-    case Activation::identity: return x;
-    case Activation::relu: return elementwise(x, [](auto v) { return fn::relu(v); });
+    case Activation::identity:
+      return x;
+    case Activation::relu:
+      return elementwise(x, [](auto v) { return fn::relu(v); });
     case Activation::elu:  // arXiv:1511.07289
       return elementwise(x, [](auto v) {
         using V = decltype(v);
         return select(v > V(0), v, fn::exp(v) - V(1));
       });
-    case Activation::leaky_relu: return elementwise(x, [](auto v) { return fn::leaky(v, 0.01f); });
+    case Activation::leaky_relu:
+      return elementwise(x, [](auto v) { return fn::leaky(v, 0.01f); });
     case Activation::gelu:  // arXiv:1606.08415
       return elementwise(x, [](auto v) {
         using V = decltype(v);
         return v * (V(0.5) + V(0.5) * fn::erf(v * V(0.70710678118654752)));
       });
-    case Activation::tanh: return elementwise(x, [](auto v) { return fn::tanh(v); });
-    case Activation::sigmoid: return elementwise(x, [](auto v) { return fn::sigmoid(v); });
+    case Activation::tanh:
+      return elementwise(x, [](auto v) { return fn::tanh(v); });
+    case Activation::sigmoid:
+      return elementwise(x, [](auto v) { return fn::sigmoid(v); });
   }
   return x;
 }
@@ -369,8 +387,7 @@ Var<T> layer_norm(Var<T> x, Var<T> gain, Var<T> shift, double epsilon) {
           for (Offset i = begin; i < end; ++i) {
             T mean, inverse;
             moments(i, mean, inverse);
-            for (Offset c = 0; c < width; ++c)
-              Y(i, c) = (X(i, c) - mean) * inverse * G(0, c) + B(0, c);
+            for (Offset c = 0; c < width; ++c) Y(i, c) = (X(i, c) - mean) * inverse * G(0, c) + B(0, c);
           }
         });
       },
@@ -403,7 +420,8 @@ Var<T> layer_norm(Var<T> x, Var<T> gain, Var<T> shift, double epsilon) {
         });
         if (dgain) add_to(dgain, std::as_const(sums).view().columns(0, width));
         if (dshift) add_to(dshift, std::as_const(sums).view().columns(width, width));
-      }, "layer norm");
+      },
+      "layer norm");
   return y;
 }
 
@@ -412,7 +430,8 @@ Var<T> batch_norm(Var<T> x, Var<T> gain, Var<T> shift, Parameter<T>& mean, Param
   const Offset n = x.rows(), width = x.cols();
   for (Var<T> v : {gain, shift}) expect("batch norm", v, 1, width);
   for (Parameter<T>* p : {&mean, &variance})
-    if (p->value.rows() != 1 || p->value.cols() != width) fail("batch norm: running moments must be 1 x " + std::to_string(width));
+    if (p->value.rows() != 1 || p->value.cols() != width)
+      fail("batch norm: running moments must be 1 x " + std::to_string(width));
   Var<T> y = x.tape->result(n, width, {x, gain, shift});
   struct Kept {
     Matrix<T> pieces, sums, mean, inverse;  // sums: 1 x 2*width
@@ -459,8 +478,7 @@ Var<T> batch_norm(Var<T> x, Var<T> gain, Var<T> shift, Parameter<T>& mean, Param
         }
         parallel_pieces(n, kRowGrain, [&](Offset begin, Offset end) {
           for (Offset i = begin; i < end; ++i)
-            for (Offset c = 0; c < width; ++c)
-              Y(i, c) = (X(i, c) - k.mean(0, c)) * k.inverse(0, c) * G(0, c) + B(0, c);
+            for (Offset c = 0; c < width; ++c) Y(i, c) = (X(i, c) - k.mean(0, c)) * k.inverse(0, c) * G(0, c) + B(0, c);
         });
       },
       [=] {
@@ -494,20 +512,23 @@ Var<T> batch_norm(Var<T> x, Var<T> gain, Var<T> shift, Parameter<T>& mean, Param
               dx.to(i, c) = dx.add ? dx.to(i, c) + g : g;
             }
         });
-      }, "batch norm");
+      },
+      "batch norm");
   return y;
 }
 
 template <class T>
 Var<T> propagate(Var<T> x, std::shared_ptr<const Pattern> pattern, std::vector<T> weights, std::vector<T> scale) {
   if (pattern->keys() != x.rows())
-    fail("propagate: the mask has " + std::to_string(pattern->keys()) + " keys, the values " + std::to_string(x.rows()) +
-         " rows");
+    fail("propagate: the mask has " + std::to_string(pattern->keys()) + " keys, the values " +
+         std::to_string(x.rows()) + " rows");
   if (!weights.empty() && !pattern->is_listed()) fail("propagate: weights need a mask that is a list");
   if (!weights.empty() && static_cast<Offset>(weights.size()) != pattern->edges())
-    fail("propagate: " + std::to_string(weights.size()) + " weights for " + std::to_string(pattern->edges()) + " edges");
+    fail("propagate: " + std::to_string(weights.size()) + " weights for " + std::to_string(pattern->edges()) +
+         " edges");
   if (!scale.empty() && static_cast<Offset>(scale.size()) != pattern->queries())
-    fail("propagate: " + std::to_string(scale.size()) + " scales for " + std::to_string(pattern->queries()) + " queries");
+    fail("propagate: " + std::to_string(scale.size()) + " scales for " + std::to_string(pattern->queries()) +
+         " queries");
   Var<T> y = x.tape->result(pattern->queries(), x.cols(), {x});
   struct Kept {
     std::vector<T> weights, scale;
@@ -535,7 +556,8 @@ Var<T> propagate(Var<T> x, std::shared_ptr<const Pattern> pattern, std::vector<T
         std::span<const Offset> edge;
         if (!kept->weights.empty()) edge = pattern->edge_of_entry();
         weighted_sum<T>(pattern->by_key, kept->weights, edge, {}, dy, dx, kept->parts);
-      }, "propagate");
+      },
+      "propagate");
   return y;
 }
 
@@ -558,9 +580,18 @@ Var<T> attention(const AttentionVars<T>& x, std::shared_ptr<const Pattern> patte
   const std::uint64_t stream = tape->next_stream();
   auto call = [=] {
     auto view = [](Var<T> v) { return v.tape ? v.view() : View<const T>{}; };
-    return Attention<T>{kept->pattern.get(), &kept->score, &kept->normaliser, heads,
-                        view(x.q),           view(x.k),    view(x.v),         view(x.a),
-                        view(x.p),           view(x.e),    view(x.bias),      view(x.ev),
+    return Attention<T>{kept->pattern.get(),
+                        &kept->score,
+                        &kept->normaliser,
+                        heads,
+                        view(x.q),
+                        view(x.k),
+                        view(x.v),
+                        view(x.a),
+                        view(x.p),
+                        view(x.e),
+                        view(x.bias),
+                        view(x.ev),
                         {tape->training ? static_cast<float>(dropout) : 0.0f, tape->dropout_key(stream)}};
   };
   tape->record(
@@ -578,7 +609,8 @@ Var<T> attention(const AttentionVars<T>& x, std::shared_ptr<const Pattern> patte
         }
         attention_gradient<T>(call(), y.view(), y.grad(), kept->state, g);
         if (de.add) add_to(de, std::as_const(kept->de).view());
-      }, "attention");
+      },
+      "attention");
   return y;
 }
 
@@ -587,9 +619,14 @@ Var<T> cross_entropy(Var<T> x, std::span<const Id> rows, std::span<const Id> lab
   if (rows.empty()) fail("cross entropy: no rows to average over");
   if (static_cast<Offset>(labels.size()) != x.rows())
     fail("cross entropy: " + std::to_string(labels.size()) + " labels for " + std::to_string(x.rows()) + " rows");
-  for (Id i : rows)
+  std::vector<bool> seen(static_cast<std::size_t>(x.rows()));
+  for (Id i : rows) {
     if (i < 0 || i >= x.rows() || labels[i] < 0 || labels[i] >= x.cols())
-      fail("cross entropy: row " + std::to_string(i) + " is not there or has no label below " + std::to_string(x.cols()));
+      fail("cross entropy: row " + std::to_string(i) + " is not there or has no label below " +
+           std::to_string(x.cols()));
+    if (seen[i]) fail("cross entropy: row " + std::to_string(i) + " stands twice in the list");
+    seen[i] = true;
+  }
   Var<T> y = x.tape->result(1, 1, {x});
   auto pieces = std::make_shared<Matrix<T>>();
   const Offset width = x.cols(), count = static_cast<Offset>(rows.size());
@@ -616,9 +653,8 @@ Var<T> cross_entropy(Var<T> x, std::span<const Id> rows, std::span<const Id> lab
         Sink<T> dx = x.sink();
         if (!dx) return;
         if (!dx.add)
-          parallel_pieces(dx.to.rows, kRowGrain, [&](Offset begin, Offset end) {
-            std::fill(dx.to.row(begin), dx.to.row(end), T(0));
-          });
+          parallel_pieces(dx.to.rows, kRowGrain,
+                          [&](Offset begin, Offset end) { std::fill(dx.to.row(begin), dx.to.row(end), T(0)); });
         const T d = dY(0, 0) / static_cast<T>(count);
         parallel_pieces(count, kRowGrain, [&](Offset begin, Offset end) {
           for (Offset t = begin; t < end; ++t) {
@@ -627,25 +663,26 @@ Var<T> cross_entropy(Var<T> x, std::span<const Id> rows, std::span<const Id> lab
               dx.to(rows[t], c) += d * (std::exp(X(rows[t], c) - total) - (c == labels[rows[t]] ? T(1) : T(0)));
           }
         });
-      }, "loss");
+      },
+      "loss");
   return y;
 }
 
-#define HEED_INSTANTIATE(T)                                                                                  \
-  template Var<T> linear(Var<T>, Var<T>);                                                                    \
-  template Var<T> add_bias(Var<T>, Var<T>);                                                                  \
-  template Var<T> add(Var<T>, Var<T>);                                                                       \
-  template Var<T> scale(Var<T>, double);                                                                     \
-  template Var<T> concat(const std::vector<Var<T>>&);                                                        \
-  template Var<T> mean_heads(Var<T>, int);                                                                   \
-  template Var<T> contract(Var<T>, Var<T>, int);                                                             \
-  template Var<T> dropout(Var<T>, double);                                                                   \
-  template Var<T> activate(Var<T>, Activation);                                                              \
-  template Var<T> layer_norm(Var<T>, Var<T>, Var<T>, double);                                                \
-  template Var<T> batch_norm(Var<T>, Var<T>, Var<T>, Parameter<T>&, Parameter<T>&, double);                  \
-  template Var<T> propagate(Var<T>, std::shared_ptr<const Pattern>, std::vector<T>, std::vector<T>);         \
-  template Var<T> attention(const AttentionVars<T>&, std::shared_ptr<const Pattern>, const Score&,           \
-                            const Normaliser&, int, double);                                                 \
+#define HEED_INSTANTIATE(T)                                                                                           \
+  template Var<T> linear(Var<T>, Var<T>);                                                                             \
+  template Var<T> add_bias(Var<T>, Var<T>);                                                                           \
+  template Var<T> add(Var<T>, Var<T>);                                                                                \
+  template Var<T> scale(Var<T>, double);                                                                              \
+  template Var<T> concat(const std::vector<Var<T>>&);                                                                 \
+  template Var<T> mean_heads(Var<T>, int);                                                                            \
+  template Var<T> contract(Var<T>, Var<T>, int);                                                                      \
+  template Var<T> dropout(Var<T>, double);                                                                            \
+  template Var<T> activate(Var<T>, Activation);                                                                       \
+  template Var<T> layer_norm(Var<T>, Var<T>, Var<T>, double);                                                         \
+  template Var<T> batch_norm(Var<T>, Var<T>, Var<T>, Parameter<T>&, Parameter<T>&, double);                           \
+  template Var<T> propagate(Var<T>, std::shared_ptr<const Pattern>, std::vector<T>, std::vector<T>);                  \
+  template Var<T> attention(const AttentionVars<T>&, std::shared_ptr<const Pattern>, const Score&, const Normaliser&, \
+                            int, double);                                                                             \
   template Var<T> cross_entropy(Var<T>, std::span<const Id>, std::span<const Id>);
 HEED_INSTANTIATE(float)
 HEED_INSTANTIATE(double)

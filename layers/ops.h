@@ -64,7 +64,7 @@ Var<T> propagate(Var<T> x, std::shared_ptr<const Pattern> pattern, std::vector<T
 // The fused operator. Absent operands are Var{}.
 template <class T>
 struct AttentionVars {
-  Var<T> q, k, v;      // as in Attention
+  Var<T> q, k, v;  // as in Attention
   Var<T> a, p;
   Var<T> e, bias, ev;
 };
@@ -72,7 +72,8 @@ template <class T>
 Var<T> attention(const AttentionVars<T>& x, std::shared_ptr<const Pattern> pattern, const Score& score,
                  const Normaliser& normaliser, int heads, double dropout = 0);
 
-// Mean over `rows` of -log softmax(x_i)[label_i], 1 x 1. `rows` and `labels` must outlive the tape.
+// Mean over `rows`, which are distinct, of -log softmax(x_i)[label_i], 1 x 1. `rows` and `labels` must outlive the
+// tape.
 template <class T>
 Var<T> cross_entropy(Var<T> x, std::span<const Id> rows, std::span<const Id> labels);
 

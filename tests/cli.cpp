@@ -144,7 +144,8 @@ TEST_CASE("missing and broken files are named") {
   }
   std::ofstream(cora / "ind.cora.test.index") << "1708\n";
   refused("train cora --data " + folder.path.string() + " --quiet", "ind.cora.");
-  std::ofstream(cora / "ind.cora.x", std::ios::binary) << "\x80\x02" "cos\nsystem\n(S'true'\ntR.";
+  std::ofstream(cora / "ind.cora.x", std::ios::binary) << "\x80\x02"
+                                                          "cos\nsystem\n(S'true'\ntR.";
   refused("train cora --data " + folder.path.string() + " --quiet", "os");
 }
 

@@ -19,7 +19,8 @@ namespace {
 
 using Names = std::vector<std::string>;
 
-// A file includes its own folder and those of earlier rows. "" is the root: the umbrella header.
+// A file includes its own folder and those of earlier rows. "" is the root: the umbrella header. cli and bench make one
+// program and may include each other.
 const std::vector<std::set<std::string>> kOrder = {{"graph"}, {"kernels"}, {"sampling", "datasets"}, {"layers"},
                                                    {"train"}, {""},        {"cli", "bench", "tests"}};
 
@@ -41,6 +42,8 @@ std::string folder_of(const std::string& path) {
 bool may_include(const std::string& folder, const std::string& path) {
   std::string other = folder_of(path);
   if (other.empty() && path != "heed.h") return false;
+  const std::set<std::string> program = {"cli", "bench"};
+  if (program.contains(folder) && program.contains(other)) return true;
   return rank(other) < kOrder.size() && (other == folder || rank(other) < rank(folder));
 }
 

@@ -33,15 +33,22 @@ std::shared_ptr<const Pattern> make_pattern(Mask mask, Random& random) {
   auto list = [](Csr csr) { return Pattern::listed(std::make_shared<Csr>(std::move(csr))); };
   switch (mask) {
     case Mask::list:
-    case Mask::features: return list(random_pattern(9, 9, 5, random));
-    case Mask::symmetric: return list(random_symmetric(10, 20, random));
-    case Mask::range: return Pattern::all(7, 7);
-    case Mask::sliding: return Pattern::sliding(12, {{0, 3}, {0, 3}, {1, 6}, {6, 6}, {6, 12}, {9, 12}});
+    case Mask::features:
+      return list(random_pattern(9, 9, 5, random));
+    case Mask::symmetric:
+      return list(random_symmetric(10, 20, random));
+    case Mask::range:
+      return Pattern::all(7, 7);
+    case Mask::sliding:
+      return Pattern::sliding(12, {{0, 3}, {0, 3}, {1, 6}, {6, 6}, {6, 12}, {9, 12}});
     case Mask::without:
       return Pattern::all(8, 11, std::make_shared<Csr>(random_pattern(8, 11, 9, random)));
-    case Mask::rectangular: return list(random_pattern(6, 13, 8, random));
-    case Mask::empty: return list(Csr{.rows = 4, .cols = 5, .offsets = {0, 0, 0, 0, 0}, .ids = {}});
-    case Mask::hub: return Pattern::all(2, static_cast<Id>(kHubEdges + 70));
+    case Mask::rectangular:
+      return list(random_pattern(6, 13, 8, random));
+    case Mask::empty:
+      return list(Csr{.rows = 4, .cols = 5, .offsets = {0, 0, 0, 0, 0}, .ids = {}});
+    case Mask::hub:
+      return Pattern::all(2, static_cast<Id>(kHubEdges + 70));
   }
   return nullptr;
 }
@@ -59,8 +66,8 @@ struct Case {  // one call with everything it reads, and all its gradients
 
   Attention<T> call() const {
     auto view = [](const Matrix<T>& x) { return x.empty() ? View<const T>{} : x.view(); };
-    return {pattern.get(), &score,     &normaliser, heads,    q.view(), k.view(), v.view(),
-            view(a),       view(p),    view(e),     view(bias), view(ev), dropout};
+    return {pattern.get(), &score,  &normaliser, heads,      q.view(), k.view(), v.view(),
+            view(a),       view(p), view(e),     view(bias), view(ev), dropout};
   }
   void forward() {
     y.resize(q.rows(), v.cols());
@@ -147,8 +154,8 @@ Matrix<double> dense_reference(const Case<T>& c) {
         if (!sees(*c.pattern, i, j, edge)) continue;
         double sum = 0;
         for (int x = h * c.score_width; x < (h + 1) * c.score_width; ++x)
-          sum += reference_sum(c.score, c.q(i, x), c.k(j, x), c.e.empty() ? 0 : c.e(edge, x),
-                               c.a.empty() ? 0 : c.a(0, x));
+          sum +=
+              reference_sum(c.score, c.q(i, x), c.k(j, x), c.e.empty() ? 0 : c.e(edge, x), c.a.empty() ? 0 : c.a(0, x));
         if (c.score.name == "tempered") sum = sum * c.p(0, h) + 1 / (1 + std::exp(-sum * c.p(1, h)));
         if (!c.bias.empty()) sum += c.bias(edge, h);
         s.push_back(sum), keys.push_back(j), edges.push_back(edge);
@@ -156,9 +163,12 @@ Matrix<double> dense_reference(const Case<T>& c) {
       double top = -1e300, total = 0;
       for (double x : s) top = std::max(top, x);
       for (double& x : s) {
-        if (c.normaliser.name == "softmax") total += x = std::exp(x - top);
-        else if (c.normaliser.name == "sigmoid") x = 1 / (1 + std::exp(-x)), total = 1;
-        else FAIL("the reference does not know the normaliser " << c.normaliser.name);
+        if (c.normaliser.name == "softmax")
+          total += x = std::exp(x - top);
+        else if (c.normaliser.name == "sigmoid")
+          x = 1 / (1 + std::exp(-x)), total = 1;
+        else
+          FAIL("the reference does not know the normaliser " << c.normaliser.name);
       }
       for (std::size_t t = 0; t < s.size(); ++t) {
         double w = s[t] / total;
@@ -225,7 +235,8 @@ TEST_CASE("attention: dense reference and central differences, in double") {
             auto check = [&](const char* name, Matrix<double>& x, const Matrix<double>& gradient) {
               if (x.empty()) return;
               CAPTURE(name);
-              double error = check_gradient(x, gradient, [&] { return c.loss(); }, random, steps);
+              double error = check_gradient(
+                  x, gradient, [&] { return c.loss(); }, random, steps);
               CHECK(error <= 1e-6);
               worst_gradient = std::max(worst_gradient, error);
             };
@@ -336,8 +347,10 @@ TEST_CASE("attention: gradients are added where asked, and many heads equal grou
   auto c = make_case<double>(score_named("gatv2"), normaliser_named("softmax"), Mask::list, 40, 3, 5, random);
   c.forward(), c.backward();
   CHECK(difference(c.y, dense_reference(c)) <= 1e-12);
-  CHECK(check_gradient(c.q, c.dq, [&] { return c.loss(); }, random) <= 1e-6);
-  CHECK(check_gradient(c.a, c.da, [&] { return c.loss(); }, random) <= 1e-6);
+  CHECK(check_gradient(
+            c.q, c.dq, [&] { return c.loss(); }, random) <= 1e-6);
+  CHECK(check_gradient(
+            c.a, c.da, [&] { return c.loss(); }, random) <= 1e-6);
   c.forward();
   auto before = c.dk;
   AttentionGradient<double> g;

@@ -32,7 +32,9 @@ class Watch {
         gain = e.accuracy > accuracy_;
         best = gain || (accuracy && e.loss < best_loss_);
         break;
-      case Stop::loss: gain = best = e.loss < loss_; break;
+      case Stop::loss:
+        gain = best = e.loss < loss_;
+        break;
       case Stop::both:
         gain = accuracy || loss;
         best = accuracy && loss;

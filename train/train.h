@@ -39,28 +39,28 @@ struct Run {
 
 struct TrainOptions {
   int epochs = 200;
-  int patience = 0;          // epochs without a gain before it stops; 0: never
+  int patience = 0;  // epochs without a gain before it stops; 0: never
   Stop stop = Stop::loss;
   double rate = 5e-3;
-  double decay = 5e-4;       // weight decay
-  bool decoupled = false;    // AdamW
-  std::uint64_t seed = 1;    // of the first run; run r has seed + r
+  double decay = 5e-4;     // weight decay
+  bool decoupled = false;  // AdamW
+  std::uint64_t seed = 1;  // of the first run; run r has seed + r
   int runs = 1;
-  int split = -1;            // which of the dataset's splits; -1: run r takes split r, round and round
-  int threads = 0;           // 0: all
-  std::function<void(const Epoch&)> on_epoch = {};     // both are called by one thread at a time
-  std::function<void(int, const Run&)> on_run = {};    // run r has ended
-  Profile* profile = nullptr;  // of one run: where its time went, by operation
+  int split = -1;   // which of the dataset's splits; -1: run r takes split r, round and round
+  int threads = 0;  // 0: all
+  std::function<void(const Epoch&)> on_epoch = {};   // both are called by one thread at a time
+  std::function<void(int, const Run&)> on_run = {};  // run r has ended
+  Profile* profile = nullptr;                        // of one run: where its time went, by operation
 };
 
 struct Report {
   std::vector<Run> runs;
   double test_mean = 0, test_std = 0, valid_mean = 0, epochs_mean = 0;  // std: n - 1; 0 for one run
-  double epoch_ms = 0;        // mean time of an epoch (training step and evaluation) of one run
-  double seconds = 0;         // of everything
-  Offset parameters = 0;      // learned numbers
+  double epoch_ms = 0;    // mean time of an epoch (training step and evaluation) of one run
+  double seconds = 0;     // of everything
+  Offset parameters = 0;  // learned numbers
   int threads = 0;
-  bool in_parallel = false;   // runs side by side, one thread each
+  bool in_parallel = false;  // runs side by side, one thread each
 };
 
 // Throws Error where the dataset has no split with training, validation and test nodes, or an option is out of range.

@@ -1,0 +1,355 @@
+// The GPU's kernels against the operator of the CPU: every score x normaliser x kind of mask, forward and backward. The
+// kernels' bodies run in an emulated warp always, which also refuses races between lanes, and on a device where one is.
+#include <functional>
+
+#include "kernels/device.h"
+#include "kernels/device_attention.h"
+#include "tests/support.h"
+
+using namespace heed;
+using namespace heed::test;
+
+namespace {
+
+// A score of the tests' own: a user's finish with two learned scalars, a learned vector, and a term of e.
+struct Tempered {
+  static constexpr const char* name = "tempered";
+  static constexpr int scalars = 2;
+  HEED_FN auto term(auto q, auto k, auto e, auto a) const { return a * fn::tanh(q * k) + fn::square(q - k) * e; }
+  HEED_FN auto finish(auto sum, auto p) const { return sum * p[0] + fn::sigmoid(sum * p[1]); }
+};
+
+struct Engine {  // what runs the kernels
+  std::string name;
+  std::function<void(const Attention<float>&, View<float>, Matrix<float>&)> forward;
+  std::function<void(const Attention<float>&, View<const float>, View<const float>, const Matrix<float>&,
+                     const AttentionGradient<float>&)>
+      backward;
+};
+const Engine kEmulated{"emulated", attention_warp_emulated, attention_gradient_warp_emulated};
+const Engine kDevice{"device", attention_device, attention_gradient_device};
+const Engine kTempered{"emulated",
+                       [](const auto& x, auto y, auto& tau) {
+                         EmulatedMachine<std::tuple<Tempered>> machine;
+                         attention_on(machine, 0, x, y, tau);
+                       },
+                       [](const auto& x, auto y, auto dy, const auto& tau, const auto& g) {
+                         EmulatedMachine<std::tuple<Tempered>> machine;
+                         attention_gradient_on(machine, 0, x, y, dy, tau, g);
+                       }};
+
+struct Results {
+  Matrix<float> y, tau, dq, dk, dv, da, dp, de, dbias, dev;
+
+  template <class Visit>
+  static void each(Visit visit) {
+    visit("y", &Results::y, 1e-5), visit("tau", &Results::tau, 1e-5);
+    visit("dq", &Results::dq, 1e-4), visit("dk", &Results::dk, 1e-4), visit("dv", &Results::dv, 1e-4);
+    visit("da", &Results::da, 1e-4), visit("dp", &Results::dp, 1e-4), visit("de", &Results::de, 1e-4);
+    visit("dbias", &Results::dbias, 1e-4), visit("dev", &Results::dev, 1e-4);
+  }
+};
+
+struct Case {  // one call with everything it reads
+  std::shared_ptr<const Pattern> pattern;
+  Score score;
+  Normaliser normaliser;
+  int heads;
+  Matrix<float> q, k, v, a, p, e, bias, ev, dy;
+  Dropout dropout;
+  bool add = false;  // gradients are added to what is there
+  std::string wanted = "dq dk dv da dp de dbias dev";
+
+  Attention<float> call() const {
+    auto view = [](const Matrix<float>& x) { return x.empty() ? View<const float>{} : x.view(); };
+    return {pattern.get(), &score,  &normaliser, heads,      q.view(), k.view(), v.view(),
+            view(a),       view(p), view(e),     view(bias), view(ev), dropout};
+  }
+  AttentionGradient<float> sinks(Results& to) const {
+    auto sink = [&](const char* name, Matrix<float>& d, const Matrix<float>& value) {
+      if (value.empty() || wanted.find(name) == std::string::npos) return Sink<float>{};
+      d.resize(value.rows(), value.cols());
+      d.fill(7);  // must be written over, or kept
+      return Sink<float>{d.view(), add && name != std::string("de")};
+    };
+    return {sink("dq", to.dq, q), sink("dk", to.dk, k), sink("dv", to.dv, v),          sink("da", to.da, a),
+            sink("dp", to.dp, p), sink("de", to.de, e), sink("dbias", to.dbias, bias), sink("dev", to.dev, ev)};
+  }
+  Results on_cpu() const {
+    Results out;
+    AttentionState<float> state;
+    out.y.resize(q.rows(), v.cols());
+    attention(call(), out.y.view(), state);
+    attention_gradient<float>(call(), std::as_const(out.y).view(), dy.view(), state, sinks(out));
+    out.tau = state.tau;
+    return out;
+  }
+  Results on(const Engine& engine) const {
+    Results out;
+    out.y.resize(q.rows(), v.cols());
+    out.y.fill(7);
+    engine.forward(call(), out.y.view(), out.tau);
+    engine.backward(call(), std::as_const(out.y).view(), dy.view(), out.tau, sinks(out));
+    return out;
+  }
+};
+
+enum class Mask { list, range, sliding, without, rectangular, empty, none, features, hub, hub_range, hub_features };
+constexpr Mask kMasks[] = {Mask::list, Mask::range, Mask::sliding,  Mask::without,   Mask::rectangular, Mask::empty,
+                           Mask::none, Mask::hub,   Mask::features, Mask::hub_range, Mask::hub_features};
+
+// Row 3 sees all, and all see column 5: longer than the length at which the GPU's rows are cut.
+Csr hubs(Id n, Random& random) {
+  std::vector<std::set<Id>> rows(static_cast<std::size_t>(n));
+  for (Id j = 0; j < n; ++j) rows[3].insert(j), rows[j].insert(5);
+  for (int t = 0; t < 300; ++t) rows[random.below(n)].insert(static_cast<Id>(random.below(n)));
+  Csr out{.rows = n, .cols = n};
+  for (auto& row : rows) {
+    out.ids.insert(out.ids.end(), row.begin(), row.end());
+    out.offsets.push_back(out.edges());
+  }
+  return out;
+}
+
+std::shared_ptr<const Pattern> make_pattern(Mask mask, Random& random) {
+  auto list = [](Csr csr) { return Pattern::listed(std::make_shared<Csr>(std::move(csr))); };
+  switch (mask) {
+    case Mask::list:
+      return list(random_pattern(19, 19, 50, random));
+    case Mask::features:
+      return list(random_pattern(60, 60, 50, random));
+    case Mask::range:
+      return Pattern::all(37, 37);
+    case Mask::sliding:
+      return Pattern::sliding(12, {{0, 3}, {0, 3}, {1, 6}, {6, 6}, {6, 12}, {9, 12}});
+    case Mask::without:
+      return Pattern::all(50, 71, std::make_shared<Csr>(random_pattern(50, 71, 60, random)));
+    case Mask::rectangular:
+      return list(random_pattern(6, 90, 70, random));
+    case Mask::empty:
+      return list(Csr{.rows = 4, .cols = 5, .offsets = {0, 0, 0, 0, 0}, .ids = {}});
+    case Mask::none:
+      return list(Csr{.rows = 0, .cols = 5, .offsets = {0}, .ids = {}});
+    case Mask::hub:
+      return list(hubs(1100, random));
+    case Mask::hub_features:
+      return list(hubs(1100, random));
+    case Mask::hub_range:
+      return Pattern::all(3, 1300, std::make_shared<Csr>(random_pattern(3, 1300, 600, random)));
+  }
+  return nullptr;
+}
+
+Case make_case(const Score& score, const Normaliser& normaliser, Mask mask, int heads, int score_width, int width,
+               Random& random) {
+  Case c{make_pattern(mask, random), score, normaliser, heads, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+  Offset channels = heads * (score.contracts ? 1 : score_width);
+  double scale = score.contracts ? 1 : 1 / std::sqrt(score_width);
+  c.q = random_matrix<float>(c.pattern->queries(), channels, random, scale);
+  c.k = random_matrix<float>(c.pattern->keys(), channels, random);
+  c.v = random_matrix<float>(c.pattern->keys(), heads * width, random);
+  c.dy = random_matrix<float>(c.pattern->queries(), heads * width, random);
+  if (score.reads_vector) c.a = random_matrix<float>(1, channels, random);
+  if (score.scalars > 0) c.p = random_matrix<float>(score.scalars, heads, random, 0.2);
+  if (mask == Mask::features || mask == Mask::hub_features) {
+    c.e = random_matrix<float>(c.pattern->edges(), channels, random);
+    c.bias = random_matrix<float>(c.pattern->edges(), heads, random);
+    c.ev = random_matrix<float>(c.pattern->edges(), heads * width, random);
+  }
+  return c;
+}
+
+double norm(const Matrix<float>& x) {
+  double sum = 0;
+  for (float each : x) sum += static_cast<double>(each) * static_cast<double>(each);
+  return std::sqrt(sum);
+}
+
+// Gradients may cancel to nothing but rounding (GAT's dq, where no pair meets the kink): against `floor` then.
+double error_of(const Matrix<float>& found, const Matrix<float>& expected, double floor) {
+  double size = norm(expected);
+  return difference(found, expected) * (size > 0 ? size : 1) / std::max({size, floor, 1e-30});
+}
+
+void compare(const Case& c, const Engine& engine, double& worst_value, double& worst_gradient) {
+  CAPTURE(engine.name);
+  CAPTURE(c.score.name);
+  CAPTURE(c.normaliser.name);
+  CAPTURE(c.heads);
+  CAPTURE(c.q.cols());
+  CAPTURE(c.v.cols());
+  CAPTURE(c.dropout.rate);
+  const Results expected = c.on_cpu(), found = c.on(engine);
+  const Results again = engine.name == "device" || c.heads == 3 ? c.on(engine) : found;
+  Results::each([&](const std::string& name, auto member, double most) {
+    CAPTURE(name);
+    const Matrix<float>&want = expected.*member, &have = found.*member;
+    auto infinite = [](float x) { return std::isinf(x); };  // tau of a row without keys
+    Matrix<float> finite_want = want, finite_have = have;
+    for (Offset t = 0; t < want.size() && have.size() == want.size(); ++t)
+      if (infinite(want.data()[t])) {
+        CHECK(have.data()[t] == want.data()[t]);
+        finite_want.data()[t] = finite_have.data()[t] = 0;
+      }
+    double error = error_of(finite_have, finite_want, most < 5e-5 ? 0 : 0.01 * norm(c.dy));
+    CHECK(error <= most);
+    CHECK(have == again.*member);
+    (most < 5e-5 ? worst_value : worst_gradient) = std::max(most < 5e-5 ? worst_value : worst_gradient, error);
+  });
+}
+
+void compare_all(const std::vector<Score>& scores, const Engine& engine) {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  double worst_value = 0, worst_gradient = 0;
+  int cases = 0;
+  const int widths[] = {1, 5, 16};
+  for (const Score& score : scores)
+    for (const Normaliser& normaliser : normaliser_menu())
+      for (Mask mask : kMasks) {
+        CAPTURE(static_cast<int>(mask));
+        for (int heads : {1, 3, 8})
+          for (int w : {0, 1, 2})
+            for (float rate : {0.0f, 0.4f}) {
+              bool large = mask == Mask::hub || mask == Mask::hub_features;
+              if (large && engine.name == "emulated" && (cases++ + w) % 3 != 0) continue;
+              auto c = make_case(score, normaliser, mask, heads, widths[(w + heads) % 3], widths[w], random);
+              c.dropout = {rate, random.next()};
+              compare(c, engine, worst_value, worst_gradient);
+            }
+      }
+  for (const Score& score : scores)  // more heads than a warp has lanes, and heads wider than a warp
+    for (Mask mask : {Mask::features, Mask::without}) {
+      auto c = make_case(score, normaliser_named("softmax"), mask, 40, 3, 2, random);
+      c.dropout = {0.3f, random.next()};
+      compare(c, engine, worst_value, worst_gradient);
+      compare(make_case(score, normaliser_named("softmax"), mask, 2, 70, 129, random), engine, worst_value,
+              worst_gradient);
+      for (auto wanted : {"dq", "dk", "dv", "da", "dp", "de", "dbias", "dev", "dq dk", "none"}) {
+        c = make_case(score, normaliser_named("softmax"), mask, 3, 5, 7, random);
+        c.wanted = wanted;
+        c.add = true;
+        compare(c, engine, worst_value, worst_gradient);
+      }
+    }
+  for (Mask mask : {Mask::hub, Mask::hub_range}) {  // sums of segments added to what is there
+    auto c = make_case(scores.back(), normaliser_named("softmax"), mask, 3, 5, 7, random);
+    c.add = true;
+    compare(c, engine, worst_value, worst_gradient);
+  }
+  MESSAGE(engine.name << ": worst value error " << worst_value << ", worst gradient error " << worst_gradient
+                      << ", seed " << seed);
+}
+
+std::string message_of(const std::function<void()>& body) {
+  try {
+    body();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "accepted";
+}
+
+}  // namespace
+
+TEST_SUITE_BEGIN("cuda");
+
+TEST_CASE("kernels in an emulated warp agree with the CPU, and repeat their bits") {
+  compare_all(score_menu(), kEmulated);
+}
+
+TEST_CASE("a score with learned scalars, in an emulated warp") { compare_all({make_score(Tempered{})}, kTempered); }
+
+TEST_CASE("kernels on the device agree with the CPU, and repeat their bits") {
+  if (!device_available()) {
+    MESSAGE("no device: skipped");
+    return;
+  }
+  MESSAGE("device: " << device_name());
+  compare_all(score_menu(), kDevice);
+}
+
+TEST_CASE("a row whose biases are all minus infinity gives 0 and takes no gradient") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  auto c = make_case(score_named("gatv2"), normaliser_named("softmax"), Mask::hub_features, 2, 8, 8, random);
+  const Csr& csr = *c.pattern->by_query.list;
+  for (Id i : {3, 7})
+    for (Offset t = csr.offsets[i]; t < csr.offsets[i + 1]; ++t)
+      for (int h = 0; h < 2; ++h) c.bias(t, h) = -__builtin_inff();
+  for (const Engine& engine : {kEmulated, kDevice}) {
+    if (engine.name == "device" && !device_available()) continue;
+    CAPTURE(engine.name);
+    Results r = c.on(engine);
+    for (Id i : {3, 7})
+      for (Offset x = 0; x < r.y.cols(); ++x) {
+        CHECK(r.y(i, x) == 0);
+        CHECK(r.dq(i, x) == 0);
+      }
+    for (const auto* m : {&r.y, &r.dq, &r.dk, &r.dv, &r.da, &r.de, &r.dev})
+      for (float x : *m) REQUIRE(std::isfinite(x));
+  }
+}
+
+TEST_CASE("arrays may be columns of larger ones") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  auto c = make_case(score_named("dot"), normaliser_named("softmax"), Mask::without, 2, 4, 4, random);
+  auto wide_k = random_matrix<float>(c.k.rows(), 20, random);
+  Matrix<float> wide_y(c.q.rows(), 30), y(c.q.rows(), 8), tau;
+  wide_y.fill(7);
+  auto call = c.call();
+  call.k = std::as_const(wide_k).view().columns(5, 8);
+  AttentionState<float> state;
+  attention(call, y.view(), state);
+  for (const Engine& engine : {kEmulated, kDevice}) {
+    if (engine.name == "device" && !device_available()) continue;
+    engine.forward(call, wide_y.view().columns(11, 8), tau);
+    for (Offset i = 0; i < y.rows(); ++i)
+      for (Offset x = 0; x < 30; ++x)
+        CHECK(wide_y(i, x) == doctest::Approx(x >= 11 && x < 19 ? y(i, x - 11) : 7).epsilon(1e-4));
+  }
+}
+
+TEST_CASE("what the kernels refuse") {
+  Random random(1);
+  auto c = make_case(score_named("gatv2"), normaliser_named("softmax"), Mask::list, 2, 4, 4, random);
+  auto run = [&](const auto& x) { return message_of([&] { x.on(kEmulated); }); };
+  CHECK(run(c) == "accepted");
+  auto d = c;
+  d.k.resize(8, 8);
+  CHECK(run(d) == "attention: k is 8 x 8, expected 19 x 8");
+  d = c, d.a = {};
+  CHECK(run(d).find("a is 0 x 0, expected 1 x 8") != std::string::npos);
+  d = c, d.score = make_score(Tempered{}), d.p = random_matrix<float>(2, 2, random);
+  CHECK(run(d).find("'tempered' has no kernel for the GPU") != std::string::npos);
+  if (!device_available()) CHECK(message_of([&] { c.on(kDevice); }) != "accepted");
+  // A score of the menu's struct with other parameters is no other score.
+  d = c, d.score = make_score(GatV2{.slope = 0.7f});
+  double value = 0, gradient = 0;
+  compare(d, kEmulated, value, gradient);
+  CHECK(!(d.on(kEmulated).y == c.on(kEmulated).y));
+}
+
+TEST_CASE("the emulated warp refuses races") {
+  EmulatedWarp warp;
+  EmulatedWarp::Shared<float> cells(warp, 64);
+  CHECK(message_of([&] { cells.get(0, 1); }) == "warp: lane 0 reads cell 1, never set");
+  warp.lanes([&](int lane) { cells.set(lane, lane, 1); });
+  CHECK(cells.get(4, 4) == 1);
+  CHECK(message_of([&] { cells.get(3, 4); }) ==
+        "warp: lane 3 reads cell 4, which lane 4 touched, with no sync in "
+        "between");
+  warp.sync();
+  CHECK(cells.get(3, 4) == 1);
+  CHECK(message_of([&] { cells.set(5, 4, 2); }).find("lane 5 sets cell 4, which lane 3 touched") != std::string::npos);
+  EmulatedWarp::PerLane<float> x;
+  warp.lanes([&](int lane) { x[lane] = static_cast<float>(lane); });
+  warp.sum(x, 4, 32);
+  warp.lanes([&](int lane) { CHECK(x[lane] == 8 * (lane % 4) + 112); });
+}
+
+TEST_SUITE_END();

@@ -1,0 +1,860 @@
+// The tape, its operations, and the models: values against plain loops, every gradient against central differences in
+// double, the same bits on any number of threads, no dropout outside training, no allocation after the first epochs.
+#include <oneapi/tbb/global_control.h>
+
+#include <atomic>
+#include <functional>
+#include <numeric>
+
+#include "layers/models.h"
+#include "tests/tape.h"
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define HEED_COUNTS_ALLOCATIONS 0
+#else
+#define HEED_COUNTS_ALLOCATIONS 1
+#endif
+
+#if HEED_COUNTS_ALLOCATIONS
+// Every new of this program and every matrix passes here. Eigen's packing buffers come from malloc and do not.
+namespace {
+std::atomic<bool> counting{false};
+std::atomic<int> allocations{0};
+void* counted(void* p) {
+  if (counting) ++allocations;
+  return p ? p : throw std::bad_alloc();
+}
+void* aligned(std::size_t alignment, std::size_t size) {
+  void* p = nullptr;
+  return posix_memalign(&p, std::max(alignment, sizeof(void*)), size) == 0 ? p : nullptr;
+}
+}  // namespace
+void* operator new(std::size_t size) { return counted(std::malloc(size > 0 ? size : 1)); }
+void* operator new[](std::size_t size) { return counted(std::malloc(size > 0 ? size : 1)); }
+void* operator new(std::size_t size, std::align_val_t a) { return counted(aligned(static_cast<std::size_t>(a), size)); }
+void* operator new[](std::size_t size, std::align_val_t a) {
+  return counted(aligned(static_cast<std::size_t>(a), size));
+}
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete[](void* p) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
+void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
+void operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+void operator delete[](void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+extern "C" void* aligned_alloc(std::size_t alignment, std::size_t size) {
+  if (counting) ++allocations;
+  return aligned(alignment, size);
+}
+#endif
+
+using namespace heed;
+using namespace heed::test;
+
+namespace {
+
+void with_threads(int n, const std::function<void()>& body) {
+  tbb::global_control limit(tbb::global_control::max_allowed_parallelism, static_cast<std::size_t>(n));
+  body();
+}
+
+template <class F>
+std::string message(F f) {
+  try {
+    f();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "accepted";
+}
+
+Matrix<double> away_from_zero(Offset rows, Offset cols, Random& random) {
+  Matrix<double> out(rows, cols);
+  for (double& x : out) do
+      x = random.normal();
+    while (std::abs(x) < 1e-3);
+  return out;
+}
+
+std::shared_ptr<const Sparse> random_sparse(Id rows, Id cols, int most, Random& random) {
+  auto pattern = std::make_shared<Csr>(random_pattern(rows, cols, most, random));
+  std::vector<float> values(pattern->ids.size());
+  for (float& x : values) x = static_cast<float>(random.normal());
+  return std::make_shared<Sparse>(pattern, values);
+}
+
+Graph random_graph(Id nodes, int edges, int channels, bool weighted, Random& random) {
+  std::vector<Edge> list;
+  for (int e = 0; e < edges; ++e)
+    list.push_back({static_cast<Id>(random.below(nodes)), static_cast<Id>(random.below(nodes))});
+  std::vector<float> weights(weighted ? list.size() : 0), features(list.size() * static_cast<std::size_t>(channels));
+  for (float& x : weights) x = static_cast<float>(0.2 + random.uniform());
+  for (float& x : features) x = static_cast<float>(random.normal());
+  return graph_from_edges(nodes, list, {.loops = Loops::keep, .direction = Direction::directed}, weights, features,
+                          channels);
+}
+
+Features dense_features(Offset rows, Offset cols, Random& random) {
+  return {.dense = random_matrix<float>(rows, cols, random), .sparse = nullptr};
+}
+
+// An operation on a tape of its own, with inputs that take gradients.
+struct Bench {
+  Tape<double> tape;
+  std::deque<Parameter<double>> parameters;
+
+  Parameter<double>& parameter(Matrix<double> value, bool trained = true) {
+    return parameters.emplace_back(Parameter<double>{"", std::move(value), {}, trained});
+  }
+  Var<double> input(Matrix<double> value) { return tape.parameter(parameter(std::move(value))); }
+
+  // The largest relative error of all gradients of `loss`.
+  double worst(Var<double> loss, Random& random, int steps = 16) {
+    tape.forward();
+    for (int again = 0; again < 2; ++again) tape.backward(loss);  // the second finds the first one's numbers
+    double out = 0;
+    for (auto& p : parameters) {
+      if (!p.trained) continue;
+      REQUIRE(p.grad.rows() == p.value.rows());
+      Matrix<double> gradient = p.grad;
+      auto value = [&] {
+        tape.forward();
+        return loss.value()(0, 0);
+      };
+      out = std::max(out, check_gradient(p.value, gradient, value, random, steps));
+    }
+    return out;
+  }
+};
+
+using Vars = std::vector<Var<double>>;
+using Shapes = std::vector<std::array<Offset, 2>>;
+
+struct Op {
+  std::string name;
+  Shapes inputs;
+  std::function<Var<double>(Bench&, const Vars&)> apply;
+  bool training = true;
+  std::function<bool(const Vars&)> near_kink = {};
+};
+
+constexpr int kHeads = 3, kWidth = 5, kScoreWidth = 4;
+
+std::vector<Op> operations(Id n, Random& random) {
+  auto sparse = random_sparse(n, 9, 4, random);
+  auto list = Pattern::listed(std::make_shared<Csr>(random_pattern(n, n, 6, random)));
+  auto rectangle = Pattern::listed(std::make_shared<Csr>(random_pattern(n, 8, 5, random)));
+  auto interval = Pattern::all(n, 8, std::make_shared<Csr>(random_pattern(n, 8, 3, random)));
+  auto numbers = [&](Offset count) {
+    std::vector<double> out(static_cast<std::size_t>(count));
+    for (double& x : out) x = random.normal();
+    return out;
+  };
+  auto rows = std::make_shared<std::vector<Id>>(), labels = std::make_shared<std::vector<Id>>();
+  for (Id i = 0; i < n; ++i) {
+    if (i == 0 || random.below(3) > 0) rows->push_back(i);
+    labels->push_back(static_cast<Id>(random.below(6)));
+  }
+  const Activation relu = Activation::relu;
+  std::vector<Op> out{
+      {"linear", {{n, 6}, {6, 7}}, [](Bench&, const Vars& x) { return linear(x[0], x[1]); }},
+      {"linear of sparse", {{9, 7}}, [=](Bench& b, const Vars& x) { return linear(b.tape.constant(*sparse), x[0]); }},
+      {"linear of dropped sparse",
+       {{9, 7}},
+       [=](Bench& b, const Vars& x) { return linear(dropout(b.tape.constant(*sparse), 0.4), x[0]); }},
+      {"bias", {{n, 7}, {1, 7}}, [](Bench&, const Vars& x) { return add_bias(x[0], x[1]); }},
+      {"add", {{n, 7}, {n, 7}}, [](Bench&, const Vars& x) { return add(x[0], x[1]); }},
+      {"add to itself", {{n, 7}}, [](Bench&, const Vars& x) { return add(x[0], x[0]); }},
+      {"product with itself", {{6, 6}}, [](Bench&, const Vars& x) { return linear(x[0], x[0]); }},
+      {"scale", {{n, 7}}, [](Bench&, const Vars& x) { return scale(x[0], -1.7); }},
+      {"concat", {{n, 3}, {n, 1}, {n, 8}}, [](Bench&, const Vars& x) { return concat(x); }},
+      {"concat with itself",
+       {{n, 3}},
+       [](Bench&, const Vars& x) {
+         return concat(Vars{x[0], x[0], x[0]});
+       }},
+      {"mean of heads", {{n, 12}}, [](Bench&, const Vars& x) { return mean_heads(x[0], 4); }},
+      {"contract", {{n, 12}, {1, 12}}, [](Bench&, const Vars& x) { return contract(x[0], x[1], 4); }},
+      {"dropout", {{n, 7}}, [](Bench&, const Vars& x) { return dropout(x[0], 0.4); }},
+      {"dropout at rest", {{n, 7}}, [](Bench&, const Vars& x) { return dropout(x[0], 0.4); }, false},
+      {"dropout of dropout", {{n, 7}}, [](Bench&, const Vars& x) { return dropout(dropout(x[0], 0.4), 0.2); }},
+      {"layer norm", {{n, 7}, {1, 7}, {1, 7}}, [](Bench&, const Vars& x) { return layer_norm(x[0], x[1], x[2]); }},
+      {"layer norm of dropout at rest",
+       {{n, 7}, {1, 7}, {1, 7}},
+       [=](Bench&, const Vars& x) { return layer_norm(dropout(activate(x[0], relu), 0.5), x[1], x[2]); },
+       false},
+      {"propagate", {{n, 7}}, [=](Bench&, const Vars& x) { return propagate(x[0], list, {}, {}); }},
+      {"propagate with weights",
+       {{n, 7}},
+       [=, w = numbers(list->edges())](Bench&, const Vars& x) { return propagate(x[0], list, w, {}); }},
+      {"propagate with weights and scale",
+       {{8, 7}},
+       [=, w = numbers(rectangle->edges()), s = numbers(n)](Bench&, const Vars& x) {
+         return propagate(x[0], rectangle, w, s);
+       }},
+      {"propagate over intervals with scale",
+       {{8, 7}},
+       [=, s = numbers(n)](Bench&, const Vars& x) { return propagate(x[0], interval, {}, s); }},
+      {"cross entropy", {{n, 6}}, [=](Bench&, const Vars& x) { return cross_entropy<double>(x[0], *rows, *labels); }},
+  };
+  for (const std::string& name : activation_names())
+    out.push_back({name, {{n, 7}}, [f = activation_named(name)](Bench&, const Vars& x) { return activate(x[0], f); }});
+  for (bool training : {true, false})
+    out.push_back({training ? "batch norm" : "batch norm at rest",
+                   {{n, 7}, {1, 7}, {1, 7}},
+                   [mean = random_matrix<double>(1, 7, random)](Bench& b, const Vars& x) {
+                     Matrix<double> variance(1, 7);
+                     for (Offset c = 0; c < 7; ++c) variance(0, c) = 0.5 + mean(0, c) * mean(0, c);
+                     auto& m = b.parameter(mean, false);
+                     return batch_norm(x[0], x[1], x[2], m, b.parameter(variance, false));
+                   },
+                   training});
+  if (n > 100) return out;  // long tables are for sums that are taken piece by piece
+  // Attention. A score's argument near its kink means that the inputs are drawn again.
+  auto near_kink = [](const Pattern& pattern, Var<double> q, Var<double> k, Var<double> e) {
+    const Csr& list = *pattern.by_query.list;
+    for (Id i = 0; i < list.rows; ++i)
+      for (Offset t = list.offsets[i]; t < list.offsets[i + 1]; ++t)
+        for (Offset c = 0; c < q.cols(); ++c)
+          if (std::abs(q.value()(i, c) + k.value()(list.ids[t], c) + (e.tape ? e.value()(t, c) : 0)) < 1e-3)
+            return true;
+    return false;
+  };
+  for (const Score& score : score_menu())
+    for (const Normaliser& normaliser : normaliser_menu()) {
+      const std::string name = "attention, " + score.name + ", " + normaliser.name;
+      const bool kinks = score.name != "dot";
+      const Offset channels = kHeads * (score.contracts ? 1 : kScoreWidth), total = kHeads * kWidth;
+      const Offset edges = rectangle->edges();
+      auto vector = [=](AttentionVars<double>& in, const Vars& x, std::size_t at) {
+        if (score.reads_vector) in.a = x[at];
+      };
+      auto shapes = [&](Shapes s) {
+        if (score.reads_vector) s.push_back({1, channels});
+        return s;
+      };
+      out.push_back(
+          {name + " with all operands",
+           shapes({{n, channels}, {8, channels}, {8, total}, {edges, channels}, {edges, kHeads}, {edges, total}}),
+           [=](Bench&, const Vars& x) {
+             AttentionVars<double> in{.q = x[0], .k = x[1], .v = x[2], .e = x[3], .bias = x[4], .ev = x[5]};
+             vector(in, x, 6);
+             return attention(in, rectangle, score, normaliser, kHeads, 0.3);
+           },
+           true, [=](const Vars& x) { return kinks && near_kink(*rectangle, x[0], x[1], x[3]); }});
+      out.push_back({name + " of one value", shapes({{n, channels}}),
+                     [=](Bench&, const Vars& x) {
+                       AttentionVars<double> in{.q = x[0], .k = x[0], .v = x[0]};
+                       vector(in, x, 1);
+                       return attention(in, list, score, normaliser, kHeads);
+                     },
+                     true, [=](const Vars& x) { return kinks && near_kink(*list, x[0], x[0], {}); }});
+      out.push_back({name + " whose feature is value too", shapes({{n, channels}, {8, channels}, {edges, channels}}),
+                     [=](Bench&, const Vars& x) {
+                       AttentionVars<double> in{.q = x[0], .k = x[1], .v = x[1], .e = x[2], .ev = x[2]};
+                       vector(in, x, 3);
+                       return attention(in, rectangle, score, normaliser, kHeads, 0.3);
+                     },
+                     true, [=](const Vars& x) { return kinks && near_kink(*rectangle, x[0], x[1], x[2]); }});
+    }
+  return out;
+}
+
+// Every parameter of a network against central differences of `loss`. A difference that straddles a kink is taken again
+// over a smaller step; where it straddles none, both agree, and a wrong gradient is caught by either.
+double worst_gradient(Network<double>& network, Var<double> loss, Random& random, int steps) {
+  Tape<double>& tape = network.tape();
+  tape.forward();
+  for (int again = 0; again < 2; ++again) tape.backward(loss);
+  double worst = 0;
+  for (auto& p : network.parameters()) {
+    if (!p.trained) continue;
+    REQUIRE(p.grad.rows() == p.value.rows());
+    REQUIRE(p.grad.cols() == p.value.cols());
+    const Matrix<double> gradient = p.grad;
+    double scale = 1e-3;
+    for (double g : gradient) scale = std::max(scale, std::abs(g));
+    for (Offset t = 0; t < std::min<Offset>(steps, p.value.size()); ++t) {
+      Offset at = p.value.size() <= steps ? t : static_cast<Offset>(random.below(p.value.size()));
+      double& x = p.value.data()[at];
+      const double old = x;
+      double error = 1;
+      for (double h : {1e-5, 3e-7}) {
+        x = old + h, tape.forward();
+        double up = loss.value()(0, 0);
+        x = old - h, tape.forward();
+        double down = loss.value()(0, 0);
+        x = old;
+        error = std::min(error, std::abs((up - down) / (2 * h) - gradient.data()[at]) / scale);
+        if (error <= 1e-6) break;
+      }
+      CAPTURE(p.name);
+      CHECK(error <= 1e-6);
+      worst = std::max(worst, error);
+    }
+  }
+  return worst;
+}
+
+// Some steps of plain gradient descent.
+void descend(Network<float>& network, Var<float> loss, int steps) {
+  network.tape().training = true;
+  for (int s = 0; s < steps; ++s) {
+    network.tape().step = static_cast<std::uint64_t>(s);
+    network.tape().forward();
+    network.tape().backward(loss);
+    for (auto& p : network.parameters())
+      if (p.trained)
+        for (Offset t = 0; t < p.value.size(); ++t) p.value.data()[t] -= 0.05f * p.grad.data()[t];
+  }
+}
+
+struct Targets {
+  std::vector<Id> rows, labels;
+  Targets(Id n, Id classes, Random& random) {
+    for (Id i = 0; i < n; ++i) {
+      if (i == 0 || random.below(3) > 0) rows.push_back(i);
+      labels.push_back(static_cast<Id>(random.below(static_cast<std::uint64_t>(classes))));
+    }
+  }
+};
+
+}  // namespace
+
+TEST_SUITE_BEGIN("layers");
+
+TEST_CASE("operations: central differences, once and twice on one tape") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  double worst = 0;
+  for (Id n : {1, 11, 1100})
+    for (const Op& op : operations(n, random))
+      for (int times : {1, 2}) {  // the second use adds to gradients that have arrived
+        CAPTURE(op.name);
+        CAPTURE(n);
+        CAPTURE(times);
+        auto bench = std::make_unique<Bench>();
+        Vars x;
+        for (int tries = 0; tries < 200; ++tries) {
+          bench = std::make_unique<Bench>();
+          x.clear();
+          for (auto [rows, cols] : op.inputs) x.push_back(bench->input(away_from_zero(rows, cols, random)));
+          if (!op.near_kink || !op.near_kink(x)) break;
+        }
+        bench->tape.training = op.training;
+        bench->tape.seed = seed;
+        bench->tape.step = 5;
+        Var<double> loss;
+        for (int t = 0; t < times; ++t) {
+          Var<double> y = op.apply(*bench, x);
+          Var<double> part = inner(y, random_matrix<double>(y.rows(), y.cols(), random));
+          loss = t == 0 ? part : add(loss, part);
+        }
+        double error = bench->worst(loss, random, n > 100 ? 6 : 16);
+        CHECK(error <= 1e-6);
+        worst = std::max(worst, error);
+      }
+  MESSAGE("worst gradient error " << worst << ", seed " << seed);
+}
+
+TEST_CASE("operations: values against plain loops") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  const Offset n = 13, d = 6;
+  Bench b;
+  auto x = b.input(random_matrix<double>(n, d, random, 3)), gain = b.input(random_matrix<double>(1, d, random));
+  auto shift = b.input(random_matrix<double>(1, d, random)), w = b.input(random_matrix<double>(d, 4, random));
+  const Matrix<double>&X = x.value(), &G = gain.value(), &S = shift.value(), &W = w.value();
+  auto check = [&](const char* what, Var<double> y, Offset cols, auto f) {
+    b.tape.forward();
+    Matrix<double> expected(n, cols);
+    for (Offset i = 0; i < n; ++i)
+      for (Offset c = 0; c < cols; ++c) expected(i, c) = f(i, c);
+    INFO(what);
+    CHECK(difference(y.value(), expected) <= 1e-14);
+  };
+  check("linear", linear(x, w), 4, [&](Offset i, Offset c) {
+    double sum = 0;
+    for (Offset t = 0; t < d; ++t) sum += X(i, t) * W(t, c);
+    return sum;
+  });
+  auto sparse = random_sparse(static_cast<Id>(n), static_cast<Id>(d), 4, random);
+  check("linear of sparse", linear(b.tape.constant(*sparse), w), 4, [&](Offset i, Offset c) {
+    double sum = 0;
+    const Csr& csr = sparse->pattern();
+    for (Offset t = csr.offsets[i]; t < csr.offsets[i + 1]; ++t) sum += sparse->values[t] * W(csr.ids[t], c);
+    return sum;
+  });
+  check("bias", add_bias(x, gain), d, [&](Offset i, Offset c) { return X(i, c) + G(0, c); });
+  check("add", add(x, x), d, [&](Offset i, Offset c) { return 2 * X(i, c); });
+  check("scale", scale(x, -3), d, [&](Offset i, Offset c) { return -3 * X(i, c); });
+  check("concat", concat(Vars{x, linear(x, w), x}), 2 * d + 4, [&](Offset i, Offset c) {
+    if (c < d || c >= d + 4) return X(i, c < d ? c : c - d - 4);
+    double sum = 0;
+    for (Offset t = 0; t < d; ++t) sum += X(i, t) * W(t, c - d);
+    return sum;
+  });
+  check("mean of heads", mean_heads(x, 3), 2,
+        [&](Offset i, Offset c) { return (X(i, c) + X(i, c + 2) + X(i, c + 4)) / 3; });
+  check("contract", contract(x, gain, 3), 3,
+        [&](Offset i, Offset h) { return X(i, 2 * h) * G(0, 2 * h) + X(i, 2 * h + 1) * G(0, 2 * h + 1); });
+  auto activation = [&](const char* name, auto f) {
+    check(name, activate(x, activation_named(name)), d, [&](Offset i, Offset c) { return f(X(i, c)); });
+  };
+  activation("identity", [](double v) { return v; });
+  activation("relu", [](double v) { return v > 0 ? v : 0; });
+  activation("elu", [](double v) { return v > 0 ? v : std::exp(v) - 1; });
+  activation("leaky_relu", [](double v) { return v > 0 ? v : 0.01f * v; });
+  activation("gelu", [](double v) { return 0.5 * v * (1 + std::erf(v / std::sqrt(2.0))); });
+  activation("tanh", [](double v) { return std::tanh(v); });
+  activation("sigmoid", [](double v) { return 1 / (1 + std::exp(-v)); });
+
+  auto moments = [&](bool of_rows, Offset at, double& mean, double& variance) {
+    const Offset count = of_rows ? d : n;
+    mean = variance = 0;
+    for (Offset t = 0; t < count; ++t) mean += (of_rows ? X(at, t) : X(t, at)) / static_cast<double>(count);
+    for (Offset t = 0; t < count; ++t) {
+      double off = (of_rows ? X(at, t) : X(t, at)) - mean;
+      variance += off * off / static_cast<double>(count);
+    }
+  };
+  double mean = 0, variance = 0;
+  check("layer norm", layer_norm(x, gain, shift), d, [&](Offset i, Offset c) {
+    moments(true, i, mean, variance);
+    return (X(i, c) - mean) / std::sqrt(variance + 1e-5) * G(0, c) + S(0, c);
+  });
+  Bench own;
+  auto z = own.input(X), gain_of = own.input(G), shift_of = own.input(S);
+  auto &m = own.parameter(random_matrix<double>(1, d, random), false), &v = own.parameter(Matrix<double>(1, d), false);
+  v.value.fill(2);
+  auto normed = batch_norm(z, gain_of, shift_of, m, v);
+  for (bool training : {true, false}) {
+    own.tape.training = training;
+    const Matrix<double> old_mean = m.value, old_variance = v.value;
+    own.tape.forward();
+    Matrix<double> expected(n, d), new_mean(1, d), new_variance(1, d);
+    for (Offset c = 0; c < d; ++c) {
+      moments(false, c, mean, variance);
+      new_mean(0, c) = 0.9 * old_mean(0, c) + 0.1 * mean;
+      new_variance(0, c) = 0.9 * old_variance(0, c) + 0.1 * variance * n / (n - 1.0);
+      if (!training) mean = old_mean(0, c), variance = old_variance(0, c);
+      for (Offset i = 0; i < n; ++i) expected(i, c) = (X(i, c) - mean) / std::sqrt(variance + 1e-5) * G(0, c) + S(0, c);
+    }
+    CHECK(difference(normed.value(), expected) <= 1e-14);
+    CHECK(difference(m.value, training ? new_mean : old_mean) <= 1e-14);
+    CHECK(difference(v.value, training ? new_variance : old_variance) <= 1e-14);
+  }
+
+  auto csr = std::make_shared<Csr>(random_pattern(static_cast<Id>(n), static_cast<Id>(n), 5, random));
+  std::vector<double> weights(csr->ids.size()), scales(static_cast<std::size_t>(n));
+  for (double& t : weights) t = random.normal();
+  for (double& t : scales) t = random.normal();
+  check("propagate", propagate(x, Pattern::listed(csr), weights, scales), d, [&](Offset i, Offset c) {
+    double sum = 0;
+    for (Offset t = csr->offsets[i]; t < csr->offsets[i + 1]; ++t) sum += scales[i] * weights[t] * X(csr->ids[t], c);
+    return sum;
+  });
+  const std::vector<Id> rows{0, 4, 12}, labels{5, -1, -1, -1, 0, 9, -1, -1, -1, -1, -1, -1, 2};
+  auto loss = cross_entropy<double>(x, rows, labels);
+  b.tape.forward();
+  double expected = 0;
+  for (Id i : rows) {
+    double total = 0;
+    for (Offset c = 0; c < d; ++c) total += std::exp(X(i, c));
+    expected -= std::log(std::exp(X(i, labels[i])) / total) / 3;
+  }
+  CHECK(loss.value()(0, 0) == doctest::Approx(expected).epsilon(1e-12));
+}
+
+TEST_CASE("models: central differences of every parameter") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  const Id n = 9, classes = 4;
+  double worst = 0;
+  for (const ModelEntry& entry : model_menu())
+    for (Norm norm : {Norm::none, Norm::layer, Norm::batch})
+      for (bool residual : {false, true})
+        for (int out_heads : {1, 3})
+          for (bool sparse : {false, true})
+            for (bool training : {true, false}) {
+              if (!entry.attends && out_heads > 1) continue;
+              CAPTURE(entry.name);
+              CAPTURE(static_cast<int>(norm));
+              CAPTURE(residual);
+              CAPTURE(out_heads);
+              CAPTURE(sparse);
+              CAPTURE(training);
+              Graph graph = random_graph(n, 20, 0, sparse, random);
+              Features features = dense_features(n, 6, random);
+              if (sparse) features = {.dense = {}, .sparse = random_sparse(n, 6, 4, random)};
+              Targets targets(n, classes, random);
+              Model model = entry.make({.classes = classes,
+                                        .hidden = 3,
+                                        .heads = 2,
+                                        .out_heads = out_heads,
+                                        .dropout = 0.2,
+                                        .feature_dropout = 0.2,
+                                        .attention_dropout = 0.3,
+                                        .norm = norm,
+                                        .residual = residual});
+              Network<double> network(model, graph, features, random.next());
+              for (auto& p : network.parameters())  // biases and gains begin as constants
+                for (double& x : p.value) x += (p.trained ? 0.3 : 0.1) * std::abs(random.normal());
+              auto loss = cross_entropy<double>(network.output(), targets.rows, targets.labels);
+              network.tape().training = training;
+              network.tape().step = 3;
+              worst = std::max(worst, worst_gradient(network, loss, random, 10));
+            }
+  MESSAGE("worst gradient error " << worst << ", seed " << seed);
+}
+
+TEST_CASE("models: float agrees with double, in values and gradients") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  const Id n = 60, classes = 4;
+  Graph graph = random_graph(n, 240, 0, true, random);
+  Targets targets(n, classes, random);
+  double worst = 0;
+  for (const ModelEntry& entry : model_menu())
+    for (Norm norm : {Norm::none, Norm::layer, Norm::batch})
+      for (Activation f :
+           {Activation::relu, Activation::elu, Activation::gelu, Activation::tanh, Activation::sigmoid}) {
+        CAPTURE(entry.name);
+        CAPTURE(static_cast<int>(norm));
+        CAPTURE(activation_names()[static_cast<std::size_t>(f)]);
+        Features features = dense_features(n, 12, random);
+        Model model = entry.make({.classes = classes, .out_heads = 2, .activation = f, .norm = norm, .residual = true});
+        Network<float> single(model, graph, features, seed);
+        Network<double> twice(model, graph, features, seed);
+        auto loss = cross_entropy<float>(single.output(), targets.rows, targets.labels);
+        auto exact = cross_entropy<double>(twice.output(), targets.rows, targets.labels);
+        for (std::size_t p = 0; p < single.parameters().size(); ++p)
+          std::copy(single.parameters()[p].value.begin(), single.parameters()[p].value.end(),
+                    twice.parameters()[p].value.begin());
+        single.tape().training = twice.tape().training = true;
+        single.tape().forward(), single.tape().backward(loss);
+        twice.tape().forward(), twice.tape().backward(exact);
+        auto compare = [&](double error) {
+          CHECK(error <= 1e-4);
+          worst = std::max(worst, error);
+        };
+        compare(difference(single.output().value(), twice.output().value()));
+        for (std::size_t p = 0; p < single.parameters().size(); ++p) {
+          const Matrix<float>& x = single.parameters()[p].grad;
+          const Matrix<double>& y = twice.parameters()[p].grad;
+          if (!twice.parameters()[p].trained) continue;
+          CAPTURE(single.parameters()[p].name);
+          double square = 0;
+          for (double g : y) square += g * g;
+          // A bias before a norm, or of keys, has no effect: its gradient is 0 but for rounding.
+          if (square < 1e-16)
+            for (float g : x) CHECK(std::abs(g) < 1e-5);
+          else
+            compare(difference(x, y));
+        }
+      }
+  MESSAGE("worst relative error " << worst << ", seed " << seed);
+}
+
+TEST_CASE("attend: central differences with edge features, projections, residual and means of heads") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  const Id n = 9;
+  double worst = 0;
+  for (const Score& score : score_menu())
+    for (Projection projection :
+         {Projection::by_score, Projection::one, Projection::source_target, Projection::separate})
+      for (bool concat : {true, false})
+        for (bool edges : {true, false}) {
+          if (score.contracts && projection != Projection::by_score && projection != Projection::one) continue;
+          CAPTURE(score.name);
+          CAPTURE(static_cast<int>(projection));
+          CAPTURE(concat);
+          CAPTURE(edges);
+          Graph graph = random_graph(n, 20, 3, false, random);
+          Features features = dense_features(n, 5, random);
+          Model model = attend({.out = 3,
+                                .heads = 2,
+                                .score = score,
+                                .dropout = 0.2,
+                                .feature_dropout = 0.2,
+                                .concat = concat,
+                                .residual = concat,
+                                .edges = edges,
+                                .query_scale = 0.6,
+                                .projection = projection});
+          Network<double> network(model, graph, features, random.next());
+          auto y = network.output();
+          auto loss = inner(y, random_matrix<double>(y.rows(), y.cols(), random));
+          network.tape().training = true;
+          worst = std::max(worst, worst_gradient(network, loss, random, 12));
+        }
+  MESSAGE("worst gradient error " << worst << ", seed " << seed);
+}
+
+TEST_CASE("composition: stack, residual, concat and sum") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  Graph graph = random_graph(9, 20, 0, false, random);
+  Features features = dense_features(9, 5, random);
+  Model model = stack({concat({dense(4), sage_convolution(3)}), residual(activation(Activation::tanh)),
+                       residual(graph_convolution(2)), sum({dense(3), dense(3, false), graph_convolution(3, false)})});
+  Network<double> network(model, graph, features, seed);
+  std::vector<std::string> names;
+  for (auto& p : network.parameters()) names.push_back(p.name);
+  CHECK(names == std::vector<std::string>{"0.0.weight", "0.0.bias", "0.1.neighbours.weight", "0.1.self.weight",
+                                          "0.1.self.bias", "2.inner.weight", "2.inner.bias", "2.skip.weight",
+                                          "2.skip.bias", "3.0.weight", "3.0.bias", "3.1.weight", "3.2.weight"});
+  auto loss = inner(network.output(), random_matrix<double>(9, 3, random));
+  CHECK(worst_gradient(network, loss, random, 20) <= 1e-6);
+}
+
+TEST_CASE("training: the same bits on 1, 2 and 7 threads, and from a fresh tape") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  const Id n = 3000, classes = 5;
+  std::vector<Edge> list;
+  for (int e = 0; e < 9000; ++e) list.push_back({static_cast<Id>(random.below(n)), static_cast<Id>(random.below(n))});
+  for (Id i = 0; i < n; ++i) list.push_back({i, 7});
+  Graph graph = graph_from_edges(n, list);
+  Targets targets(n, classes, random);
+  for (bool sparse : {false, true})
+    for (const ModelEntry& entry : model_menu()) {
+      CAPTURE(sparse);
+      CAPTURE(entry.name);
+      Features features = dense_features(n, 20, random);
+      if (sparse) features = {.dense = {}, .sparse = random_sparse(n, 20, 8, random)};
+      Model model = entry.make({.classes = classes, .out_heads = 2, .norm = Norm::batch, .residual = true});
+      struct Run {
+        Network<float> network;
+        Var<float> loss;
+        Run(const Model& m, const Graph& g, const Features& f, const Targets& t)
+            : network(m, g, f, 17), loss(cross_entropy<float>(network.output(), t.rows, t.labels)) {}
+      };
+      auto same = [](Run& a, Run& b) {
+        CHECK(a.network.output().value() == b.network.output().value());
+        CHECK(a.loss.value() == b.loss.value());
+        for (std::size_t p = 0; p < a.network.parameters().size(); ++p) {
+          CAPTURE(a.network.parameters()[p].name);
+          CHECK(a.network.parameters()[p].value == b.network.parameters()[p].value);
+          CHECK(a.network.parameters()[p].grad == b.network.parameters()[p].grad);
+        }
+      };
+      Run first(model, graph, features, targets);
+      with_threads(1, [&] { descend(first.network, first.loss, 3); });
+      CHECK(std::isfinite(first.loss.value()(0, 0)));
+      for (int threads : {2, 7}) {
+        CAPTURE(threads);
+        Run other(model, graph, features, targets);
+        with_threads(threads, [&] { descend(other.network, other.loss, 3); });
+        same(first, other);
+      }
+      Run fresh(model, graph, features, targets);
+      for (std::size_t p = 0; p < first.network.parameters().size(); ++p)
+        fresh.network.parameters()[p].value = first.network.parameters()[p].value;
+      for (Run* run : {&first, &fresh}) {
+        run->network.tape().training = true;
+        run->network.tape().step = 99;
+        run->network.tape().forward();
+        run->network.tape().backward(run->loss);
+      }
+      same(first, fresh);
+    }
+}
+
+TEST_CASE("dropout: none outside training; in training it keeps its rate and draws anew for step, seed and place") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  Graph graph = random_graph(40, 120, 0, false, random);
+  Features features = dense_features(40, 6, random);
+  for (const ModelEntry& entry : model_menu()) {
+    CAPTURE(entry.name);
+    ModelOptions options{.classes = 4, .dropout = 0.5, .feature_dropout = 0.5, .attention_dropout = 0.5};
+    Network<float> drops(entry.make(options), graph, features, 3);
+    options.dropout = options.feature_dropout = options.attention_dropout = 0;
+    Network<float> plain(entry.make(options), graph, features, 3);
+    drops.tape().forward(), plain.tape().forward();
+    CHECK(drops.output().value() == plain.output().value());
+    drops.tape().training = plain.tape().training = true;
+    drops.tape().forward(), plain.tape().forward();
+    CHECK(drops.output().value() != plain.output().value());
+    drops.tape().training = plain.tape().training = false;
+    drops.tape().forward(), plain.tape().forward();
+    CHECK(drops.output().value() == plain.output().value());
+  }
+
+  Matrix<float> ones(500, 300);
+  ones.fill(1);
+  auto pattern = std::make_shared<Csr>(random_pattern(500, 5000, 600, random));
+  Sparse sparse(pattern, std::vector<float>(pattern->ids.size(), 1.0f));
+  for (double rate : {0.1, 0.6}) {
+    Tape<float> tape;
+    tape.training = true;
+    tape.seed = seed;
+    auto first = dropout(tape.constant(ones), rate), second = dropout(tape.constant(ones), rate);
+    auto entries = dropout(tape.constant(sparse), rate);
+    tape.forward();
+    auto once = first.value(), other = second.value(), drawn = entries.value();
+    CHECK(drawn.size() == pattern->edges());
+    for (auto* y : {&once, &drawn}) {
+      double kept = 0, strange = 0;
+      for (float x : *y) kept += x > 0, strange += x != 0 && std::abs(x * (1 - rate) - 1) > 1e-6;
+      CHECK(strange == 0);
+      const double count = static_cast<double>(y->size());
+      CHECK(std::abs(kept / count - (1 - rate)) < 5 * std::sqrt(rate * (1 - rate) / count));
+    }
+    double both = 0;
+    for (Offset t = 0; t < once.size(); ++t) both += once.data()[t] > 0 && other.data()[t] > 0;
+    CHECK(std::abs(both / static_cast<double>(once.size()) - (1 - rate) * (1 - rate)) < 0.01);
+    tape.forward();
+    CHECK(first.value() == once);
+    tape.step = 1;
+    tape.forward();
+    CHECK(first.value() != once);
+    CHECK(entries.value() != drawn);
+    tape.step = 0, tape.seed = seed + 1;
+    tape.forward();
+    CHECK(first.value() != once);
+  }
+}
+
+TEST_CASE("tape: only what was reached has a gradient, a constant takes none, and no nodes are no trouble") {
+  Bench b;
+  Random random(1);
+  auto x = b.input(random_matrix<double>(4, 3, random)), w = b.input(random_matrix<double>(3, 2, random));
+  auto unused = b.input(random_matrix<double>(3, 2, random));
+  auto& still = b.parameter(random_matrix<double>(4, 3, random), false);
+  auto y = add(linear(x, w), linear(b.tape.parameter(still), w));
+  linear(x, unused);
+  auto loss = inner(y, random_matrix<double>(4, 2, random));
+  b.tape.forward();
+  b.tape.backward(loss);
+  CHECK(b.tape.arrived(x));
+  CHECK(b.tape.arrived(w));
+  CHECK_FALSE(b.tape.arrived(unused));
+  CHECK(unused.grad().rows == 0);
+  CHECK(still.grad.empty());
+
+  Graph graph = graph_from_edges(0, {});
+  Features features{.dense = Matrix<float>(0, 5), .sparse = nullptr};
+  for (const ModelEntry& entry : model_menu())
+    for (Norm norm : {Norm::layer, Norm::batch}) {
+      CAPTURE(entry.name);
+      Network<float> network(entry.make({.classes = 3, .out_heads = 2, .norm = norm}), graph, features, 1);
+      auto sum = inner(network.output(), Matrix<float>(0, 3));
+      network.tape().training = true;
+      network.tape().forward();
+      network.tape().backward(sum);
+      CHECK(network.output().rows() == 0);
+      for (auto& p : network.parameters())
+        for (float g : p.grad) CHECK(g == 0);
+    }
+}
+
+TEST_CASE("shapes that do not fit are named") {
+  Random random(1);
+  Bench b;
+  auto var = [&](Offset rows, Offset cols) { return b.input(random_matrix<double>(rows, cols, random)); };
+  auto x = var(5, 6);
+  auto list = Pattern::listed(std::make_shared<Csr>(identity(4)));
+  CHECK(message([&] { linear(x, var(5, 2)); }) == "linear: x is 5 x 6, the weight 5 x 2");
+  CHECK(message([&] { add_bias(x, var(1, 5)); }) == "bias: got 1 x 5, expected 1 x 6");
+  CHECK(message([&] { add(x, var(6, 5)); }) == "add: got 6 x 5, expected 5 x 6");
+  CHECK(message([&] { heed::concat(Vars{x, var(4, 2)}); }) == "concat: got 4 x 2, expected 5 x 2");
+  CHECK(message([&] { heed::concat(Vars{}); }) == "concat: nothing to put together");
+  CHECK(message([&] { mean_heads(x, 4); }) == "mean over heads: 6 channels do not divide into 4 heads");
+  CHECK(message([&] { contract(x, var(1, 6), 4); }) == "contract: 6 channels do not divide into 4 heads");
+  CHECK(message([&] { contract(x, var(2, 6), 3); }) == "contract: got 2 x 6, expected 1 x 6");
+  CHECK(message([&] { heed::dropout(x, 1.0); }).find("dropout must be at least 0 and below 1, not 1") == 0);
+  CHECK(message([&] { heed::dropout(x, std::nan("")); }).find("dropout must be") == 0);
+  CHECK(message([&] { heed::layer_norm(x, var(1, 6), var(1, 5)); }) == "layer norm's shift: got 1 x 5, expected 1 x 6");
+  CHECK(message([&] {
+          heed::batch_norm(x, var(1, 6), var(1, 6), b.parameter(Matrix<double>(1, 6)),
+                           b.parameter(Matrix<double>(1, 5)));
+        }) == "batch norm: running moments must be 1 x 6");
+  CHECK(message([&] { propagate(x, list, {}, {}); }) == "propagate: the mask has 4 keys, the values 5 rows");
+  CHECK(message([&] { propagate(var(4, 2), list, {}, {1.0, 2.0}); }) == "propagate: 2 scales for 4 queries");
+  CHECK(message([&] { propagate(var(4, 2), list, {1.0, 2.0}, {}); }) == "propagate: 2 weights for 4 edges");
+  CHECK(message([&] {
+          propagate(var(4, 2), Pattern::all(4, 4), {1.0, 2.0}, {});
+        }) == "propagate: weights need a mask that is a list");
+  CHECK(message([&] {  // attention looks at its operands when it runs
+          Bench own;
+          auto operand = own.input(Matrix<double>(4, 6));
+          AttentionVars<double> in{.q = operand, .k = operand, .v = operand};
+          attention(in, list, score_named("dot"), normaliser_named("softmax"), 4);
+          own.tape.forward();
+        }) == "attention: 6 query channels do not divide into 4 heads");
+  const std::vector<Id> rows{0, 2}, labels{0, 0, 6, 0, 0}, few{0, 1};
+  CHECK(message([&] { cross_entropy<double>(x, rows, labels); }) ==
+        "cross entropy: row 2 is not there or has no label below 6");
+  CHECK(message([&] { cross_entropy<double>(x, rows, few); }) == "cross entropy: 2 labels for 5 rows");
+  CHECK(message([&] { cross_entropy<double>(x, {}, labels); }) == "cross entropy: no rows to average over");
+  CHECK(message([&] { activation_named("rely"); }) == "unknown activation 'rely'; did you mean relu, elu or gelu?");
+
+  Graph graph = graph_from_edges(4, {});
+  Features features = dense_features(4, 3, random), short_of = dense_features(3, 3, random);
+  auto network = [&](const Model& model, const Features& f) { Network<float> made(model, graph, f, 1); };
+  CHECK(message([&] { network(dense(2), short_of); }) == "the features have 3 rows, the graph 4 nodes");
+  CHECK(message([&] { network(attend({.out = 2, .edges = true}), features); }) ==
+        "the layer reads edge features, but the graph has none");
+  CHECK(message([&] { attend({.out = 0}); }).find("attend: needs at least 1 head and 1 channel") == 0);
+  CHECK(message([&] {
+          attend({.out = 2, .score = score_named("gat"), .projection = Projection::separate});
+        }).find("'gat' contracts one projection") != std::string::npos);
+  CHECK(message([&] { sum({}); }) == "sum: nothing to add");
+  CHECK(message([&] { gat({.classes = 0}); }) == "a model needs at least 1 class and 1 layer");
+  CHECK(message([&] { model_named("gatv3"); }) == "unknown model 'gatv3'; did you mean gatv2 or gat?");
+  CHECK(message([&] {
+          Network<float> made(dense(2), graph, features, 1);
+          made.parameter("weights");
+        }) == "unknown parameter 'weights'; did you mean weight?");
+  Graph with_features = random_graph(4, 8, 2, false, random);
+  CHECK(message([&] {
+          Network<float> made(attend({.out = 2, .mask = all(), .edges = true}), with_features, features, 1);
+        }) == "features of edges need a mask that is a list");
+}
+
+#if HEED_COUNTS_ALLOCATIONS
+TEST_CASE("nothing is allocated after the first epochs") {
+  Random random(5);
+  Graph graph = random_graph(300, 1200, 3, false, random);
+  Targets targets(300, 4, random);
+  std::vector<std::pair<std::string, Model>> models;
+  for (const ModelEntry& entry : model_menu())
+    for (Norm norm : {Norm::none, Norm::layer, Norm::batch})
+      models.emplace_back(entry.name,
+                          entry.make({.classes = 4, .feature_dropout = 0.1, .norm = norm, .residual = true}));
+  for (const Score& score : score_menu())
+    models.emplace_back("edges, " + score.name,
+                        attend({.out = 4, .heads = 3, .score = score, .dropout = 0.1, .concat = false, .edges = true}));
+  models.emplace_back("intervals", attend({.out = 4, .mask = all() - local()}));
+  for (auto& [name, model] : models)
+    for (bool sparse : {false, true}) {
+      CAPTURE(name);
+      CAPTURE(sparse);
+      Features features = dense_features(300, 20, random);
+      if (sparse) features = {.dense = {}, .sparse = random_sparse(300, 20, 8, random)};
+      Network<float> network(model, graph, features, 1);
+      auto loss = cross_entropy<float>(network.output(), targets.rows, targets.labels);
+      with_threads(1, [&] {
+        descend(network, loss, 2);
+        allocations = 0, counting = true;
+        descend(network, loss, 2);
+        counting = false;
+      });
+      CHECK(allocations == 0);
+    }
+}
+#endif
+
+TEST_SUITE_END();

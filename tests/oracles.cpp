@@ -1,0 +1,210 @@
+// Known layers against PyTorch Geometric's: outputs and all gradients, as tests/oracles/make.py has stored them. What
+// attend computes with edge features is also put together from its operations, so that these take a gradient too.
+#include <map>
+#include <numeric>
+
+#include "datasets/npz.h"
+#include "layers/layers.h"
+#include "tests/tape.h"
+
+using namespace heed;
+using namespace heed::test;
+
+namespace {
+
+Matrix<float> matrix(
+    const Array& a) {  // one row, where the array has fewer than two dimensions or begins with (1, ...)
+  auto values = a.as<float>();
+  Offset rows = a.shape.size() == 2 ? a.shape[0] : 1;
+  Matrix<float> out(rows, static_cast<Offset>(values.size()) / rows);
+  std::copy(values.begin(), values.end(), out.begin());
+  return out;
+}
+
+Matrix<float> transposed(const Matrix<float>& x) {
+  Matrix<float> out(x.cols(), x.rows());
+  for (Offset i = 0; i < x.rows(); ++i)
+    for (Offset c = 0; c < x.cols(); ++c) out(c, i) = x(i, c);
+  return out;
+}
+
+struct Layer {
+  std::string file;
+  Model model;
+  std::map<std::string, std::string> names;  // heed's of PyTorch's
+};
+
+// The layer with its input as one more parameter, so that it takes a gradient.
+Model with_input(Model layer) {
+  return [=]<class T>(Scope<T>& scope, Var<T> x) { return layer(scope, scope.parameter("x", x.rows(), x.cols(), {})); };
+}
+
+// attend with edge features and its own names, but for these features themselves: a parameter "edge_attr".
+Model by_hand(const std::string& score, Offset out, int heads) {
+  return [=]<class T>(Scope<T>& scope, Var<T> x) {
+    const Offset total = out * heads;
+    auto pattern = scope.pattern(local());
+    auto weight = [&](const std::string& name, Var<T> in) {
+      return linear(in, scope.parameter(name, in.cols(), total, {}));
+    };
+    auto biased = [&](const std::string& name) {
+      Var<T> y = weight(name + ".weight", x);
+      return add_bias(y, scope.parameter(name + ".bias", 1, total, {}));
+    };
+    Var<T> e = weight("edge.weight", scope.parameter("edge_attr", pattern->edges(), scope.graph().channels, {}));
+    AttentionVars<T> in;
+    if (score == "gat") {
+      in.v = weight("weight", x);
+      in.k = contract(in.v, scope.parameter("att_src", 1, total, {}), heads);
+      in.q = contract(in.v, scope.parameter("att_dst", 1, total, {}), heads);
+      in.e = contract(e, scope.parameter("att_edge", 1, total, {}), heads);
+    } else if (score == "gatv2") {
+      in.k = in.v = biased("source");
+      in.q = biased("target");
+      in.a = scope.parameter("att", 1, total, {});
+      in.e = e;
+    } else {
+      in.q = scale(biased("query"), 1 / std::sqrt(static_cast<double>(out)));
+      in.k = biased("key");
+      in.v = biased("value");
+      in.e = in.ev = e;
+    }
+    Var<T> y = attention(in, pattern, score_named(score), normaliser_named("softmax"), heads);
+    if (score == "dot") return add(y, biased("skip"));
+    return add_bias(y, scope.parameter("bias", 1, total, {}));
+  };
+}
+
+Model gat(Offset out, int heads, bool concat) {
+  return attend({.out = out, .heads = heads, .score = score_named("gat"), .concat = concat});
+}
+Model gatv2(Offset out, int heads, bool concat) {
+  return attend({.out = out, .heads = heads, .score = score_named("gatv2"), .concat = concat});
+}
+Model transformer(Offset out, int heads, bool concat, bool edges = false) {
+  return attend({.out = out,
+                 .heads = heads,
+                 .mask = local(),
+                 .concat = concat,
+                 .residual = true,
+                 .edges = edges,
+                 .query_scale = 1 / std::sqrt(static_cast<double>(out))});
+}
+Model with_edges(const char* score, Offset out, int heads) {
+  return attend({.out = out, .heads = heads, .score = score_named(score), .mask = local(), .edges = true});
+}
+
+std::vector<Layer> layers() {
+  using Names = std::map<std::string, std::string>;
+  const Names gat_names{{"lin.weight", "weight"}, {"att_src", "att_src"}, {"att_dst", "att_dst"}, {"bias", "bias"}};
+  const Names gatv2_names{{"lin_l.weight", "source.weight"},
+                          {"lin_l.bias", "source.bias"},
+                          {"lin_r.weight", "target.weight"},
+                          {"lin_r.bias", "target.bias"},
+                          {"att", "att"},
+                          {"bias", "bias"}};
+  Names transformer_names;
+  for (const char* side : {"query", "key", "value", "skip"})
+    for (const char* part : {".weight", ".bias"})
+      transformer_names["lin_" + std::string(side) + part] = side + std::string(part);
+  auto with = [](Names names, Names more) {
+    names.merge(more);
+    return names;
+  };
+  const Names edge{{"lin_edge.weight", "edge.weight"}};
+  const Names contracted = with(gat_names, with(edge, {{"att_edge", "att_edge"}}));
+  const Names table{{"edge_attr", "edge_attr"}};
+  return {
+      {"gat", gat(8, 8, true), gat_names},
+      {"gat_mean", gat(7, 3, false), gat_names},
+      {"gat_edges", with_edges("gat", 8, 3), contracted},
+      {"gat_edges", by_hand("gat", 8, 3), with(contracted, table)},
+      {"gatv2", gatv2(8, 8, true), gatv2_names},
+      {"gatv2_mean", gatv2(7, 3, false), gatv2_names},
+      {"gatv2_edges", with_edges("gatv2", 8, 3), with(gatv2_names, edge)},
+      {"gatv2_edges", by_hand("gatv2", 8, 3), with(gatv2_names, with(edge, table))},
+      {"transformer", transformer(8, 4, true), transformer_names},
+      {"transformer_mean", transformer(7, 3, false), transformer_names},
+      {"transformer_edges", transformer(8, 4, true, true), with(transformer_names, edge)},
+      {"transformer_edges", by_hand("dot", 8, 4), with(transformer_names, with(edge, table))},
+      {"gcn", graph_convolution(9), {{"lin.weight", "weight"}, {"bias", "bias"}}},
+      // PyG's bias stands beside the neighbours' weight; it is the same sum.
+      {"sage",
+       sage_convolution(9),
+       {{"lin_l.weight", "neighbours.weight"}, {"lin_l.bias", "self.bias"}, {"lin_r.weight", "self.weight"}}},
+  };
+}
+
+}  // namespace
+
+TEST_SUITE_BEGIN("oracles");
+
+TEST_CASE("layers give PyTorch Geometric's outputs and gradients") {
+  double worst = 0;
+  for (Layer& layer : layers()) {
+    CAPTURE(layer.file);
+    Npz stored = read_npz(std::string(HEED_SOURCE "/tests/oracles/") + layer.file + ".npz");
+    auto ids = stored["edge_index"].as<Id>();
+    const std::size_t count = ids.size() / 2;
+    std::vector<Edge> edges;
+    for (std::size_t e = 0; e < count; ++e) edges.push_back({.from = ids[e], .to = ids[count + e]});
+    Features features{.dense = matrix(stored["x"]), .sparse = nullptr};
+    Matrix<float> table = stored.contains("edge_attr") ? matrix(stored["edge_attr"]) : Matrix<float>();
+    const EdgePolicy policy{.loops = Loops::keep, .direction = Direction::directed};
+    const Id nodes = static_cast<Id>(features.rows());
+    std::vector<float> numbers(count);  // as weights they tell each edge's place in the list
+    std::iota(numbers.begin(), numbers.end(), 0.0f);
+    Graph places = graph_from_edges(nodes, edges, policy, numbers);
+    Graph graph = graph_from_edges(nodes, edges, policy, {}, {table.data(), static_cast<std::size_t>(table.size())},
+                                   static_cast<int>(table.cols()));
+    REQUIRE(graph.edges() == static_cast<Offset>(count));
+    auto as_graph = [&](const Matrix<float>& x) {  // rows in the graph's order of edges
+      Matrix<float> out(x.rows(), x.cols());
+      for (Offset e = 0; e < x.rows(); ++e)
+        std::copy_n(x.row(static_cast<Offset>(places.weights[e])), x.cols(), out.row(e));
+      return out;
+    };
+
+    Network<float> network(with_input(layer.model), graph, features, 1);
+    auto names = layer.names;
+    names["x"] = "x";
+    CHECK(network.parameters().size() == names.size());
+    auto heeds = [&](const std::string& key, const std::string& name) {
+      Matrix<float> x = matrix(stored[key]);
+      if (name == "edge_attr") return as_graph(x);
+      if (name.ends_with("weight")) return transposed(x);  // PyTorch's are out x in
+      return x;
+    };
+    for (const auto& [theirs, ours] : names) {
+      CAPTURE(ours);
+      Matrix<float> value = heeds(theirs, ours);
+      Parameter<float>& p = network.parameter(ours);
+      REQUIRE(p.value.rows() == value.rows());
+      REQUIRE(p.value.cols() == value.cols());
+      p.value = std::move(value);
+    }
+    Var<float> loss = inner(network.output(), matrix(stored["dout"]));
+    network.tape().forward();
+    network.tape().backward(loss);
+    auto compare = [&](const std::string& what, const Matrix<float>& x, const Matrix<float>& expected) {
+      CAPTURE(what);
+      double error = difference(x, expected);
+      CHECK(error <= 1e-5);
+      worst = std::max(worst, error);
+    };
+    compare("out", network.output().value(), matrix(stored["out"]));
+    for (const auto& [theirs, ours] : names) {
+      Matrix<float> expected = heeds("grad." + theirs, ours);
+      // Softmax forgets what is added to all scores of a row: the gradient is 0 but for rounding.
+      double norm = 0;
+      for (float g : expected) norm += std::abs(g);
+      if (norm < 1e-6)
+        for (float g : network.parameter(ours).grad) CHECK(std::abs(g) < 1e-5);
+      else
+        compare("grad." + ours, network.parameter(ours).grad, expected);
+    }
+  }
+  MESSAGE("worst relative error " << worst);
+}
+
+TEST_SUITE_END();
