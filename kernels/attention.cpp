@@ -1,10 +1,9 @@
 #include "kernels/attention.h"
 
-#include <oneapi/tbb/blocked_range.h>
-#include <oneapi/tbb/parallel_for.h>
-
 #include <algorithm>
 #include <cmath>
+
+#include "kernels/parallel.h"
 
 namespace heed {
 namespace {
@@ -251,12 +250,12 @@ void finish_row(const Plan<T>& plan, const RowState<T>& state, const T* acc, Id 
 template <class Whole, class Part, class Merge>
 void for_each_block(const Rows& rows, Whole whole, Part part, Merge merge) {
   const auto& blocks = rows.blocks;
-  tbb::parallel_for(tbb::blocked_range<std::size_t>(0, blocks.size(), 1), [&](const auto& range) {
-    for (std::size_t b = range.begin(); b < range.end(); ++b)
-      if (blocks[b].part < 0)
-        whole(b);
-      else
-        part(b);
+  parallel_pieces(static_cast<Offset>(blocks.size()), 1, [&](Offset at, Offset) {
+    const auto b = static_cast<std::size_t>(at);
+    if (blocks[b].part < 0)
+      whole(b);
+    else
+      part(b);
   });
   if (rows.parts == 0) return;
   for (std::size_t b = 0; b < blocks.size();) {
@@ -409,8 +408,8 @@ namespace {
 template <class T>
 void fill_delta(const Plan<T>& plan, View<const T> y, View<const T> dy, AttentionState<T>& state) {
   state.tau_delta.resize(y.rows, 2 * plan.heads);
-  tbb::parallel_for(tbb::blocked_range<Offset>(0, y.rows, 256), [&](const auto& range) {
-    for (Offset i = range.begin(); i < range.end(); ++i) {
+  parallel_pieces(y.rows, 256, [&](Offset begin, Offset end) {
+    for (Offset i = begin; i < end; ++i) {
       const T* row = dy.row(i);
       T* to = state.tau_delta.row(i);
       std::copy_n(state.tau.row(i), plan.heads, to);
@@ -655,10 +654,10 @@ void attention_weights(const Attention<T>& x, const AttentionState<T>& state, Vi
     return;
   const Plan<T> plan(x);
   const Rows& rows = x.pattern->by_query;
-  tbb::parallel_for(tbb::blocked_range<Id>(0, rows.rows, 64), [&](const auto& range) {
+  parallel_pieces(rows.rows, 64, [&](Offset begin, Offset end) {
     Scratch<T>& w = scratch<T>();
     alignas(64) T tau[kHeadBuffer], delta[kHeadBuffer] = {};
-    for (Id i = range.begin(); i < range.end(); ++i) {
+    for (Id i = static_cast<Id>(begin); i < end; ++i) {
       stages::spread(state.tau.row(i), plan.heads, plan.padded, tau);
       for_each_chunk(rows, i, 0, rows.length(i), kChunk, w.ids, [&](const Id* ids, Offset position, int n) {
         point(w.other, x.k, ids, n);
