@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "bench/bench.h"
@@ -104,9 +103,7 @@ void run(const Options& o) {
   const Graph graph = o.graph == "rmat" ? rmat(o.nodes, o.edges, o.seed) : uniform_graph(o.nodes, o.edges, o.seed);
   if (!o.edges_file.empty()) {  // pairs of 32-bit ids: from, to
     auto list = edges_of(graph);
-    std::ofstream file(o.edges_file, std::ios::binary);
-    file.write(reinterpret_cast<const char*>(list.data()), static_cast<std::streamsize>(list.size() * sizeof(Edge)));
-    if (!file) fail("cannot write " + o.edges_file);
+    cli::write_file(o.edges_file, {reinterpret_cast<const char*>(list.data()), list.size() * sizeof(Edge)});
   }
   Random random(o.seed);
   verify(graph, score, o.heads, o.channels, random);
@@ -189,13 +186,13 @@ void add_bench(CLI::App& app) {
   auto* c = bench->add_subcommand("layer", "One attention layer with its linear maps, verified and then timed");
   c->add_option("--score", o->score, "gat, gatv2 or dot");
   c->add_option("--graph", o->graph, "rmat or uniform");
-  c->add_option("--nodes", o->nodes, "Of the graph")->check(CLI::Range(2, 1 << 30));
-  c->add_option("--edges", o->edges, "Of the graph, directed")->check(CLI::PositiveNumber);
-  c->add_option("--in", o->in, "Input channels")->check(CLI::Range(1, 65536));
-  c->add_option("--heads", o->heads, "Heads")->check(CLI::Range(1, 4096));
-  c->add_option("--channels", o->channels, "Channels of a head")->check(CLI::Range(1, 65536));
-  c->add_option("--repeat", o->repeat, "Timed repetitions; the median counts")->check(CLI::Range(1, 100000));
-  c->add_option("--threads", o->threads, "0: all")->check(CLI::Range(0, 4096));
+  c->add_option("--nodes", o->nodes, "Of the graph")->check(cli::whole_number(2, 1 << 30));
+  c->add_option("--edges", o->edges, "Of the graph, directed")->check(cli::whole_number(1));
+  c->add_option("--in", o->in, "Input channels")->check(cli::whole_number(1, 65536));
+  c->add_option("--heads", o->heads, "Heads")->check(cli::whole_number(1, 4096));
+  c->add_option("--channels", o->channels, "Channels of a head")->check(cli::whole_number(1, 65536));
+  c->add_option("--repeat", o->repeat, "Timed repetitions; the median counts")->check(cli::whole_number(1, 100000));
+  c->add_option("--threads", o->threads, "0: all")->check(cli::whole_number(0, 4096));
   c->add_option("--seed", o->seed, "Of the graph and the numbers");
   c->add_option("--write-edges", o->edges_file, "Write the graph, pairs of 32-bit ids (from, to), for a peer to read");
   c->add_flag("--json", o->json, "One JSON object on standard output");

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -14,11 +15,18 @@ void add_list(CLI::App& app);   // show what can be named
 std::string table(const std::vector<std::vector<std::string>>& rows, bool markdown);
 
 // Writes the text beside the file, syncs it and renames it into place: the old file or the new one, never half of one.
-// Throws Error naming the file.
+// Links are followed and the file's mode is kept; a device or a pipe is written into. Throws Error naming the file.
 void write_file(const std::string& path, const std::string& text);
 // Throws Error where write_file could not work, before hours are spent.
 void check_writable(const std::string& path);
 // To standard output, or Error where it does not take all of it.
 void print(const std::string& text);
+// To standard error; a program that nobody listens to goes on.
+void note(const std::string& text);
+
+// What an option takes, checked before it is read: a whole number (decimal), or any finite number.
+CLI::Validator whole_number(std::int64_t low, std::int64_t high = INT64_MAX);
+CLI::Validator number();
+CLI::Validator not_empty();
 
 }  // namespace heed::cli

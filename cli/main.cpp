@@ -26,6 +26,8 @@ std::vector<std::string> option_names(const CLI::App& app) {
   for (const auto& w : left)
     if (w.rfind("--", 0) == 0) word = w;
   word = word.substr(0, word.find('='));
+  if (!command && word.rfind('-', 0) == 0 && !app.get_subcommands({}).empty())
+    heed::fail("'" + word + "' stands before the command; options come after it, as in: heed train " + word);
   if (word.rfind('-', 0) == 0) heed::unknown("option of '" + where.get_name() + "'", word, option_names(where));
   if (command) heed::fail("'" + word + "' is one word too many for '" + command->get_name() + "'");
   std::vector<std::string> commands;
@@ -61,7 +63,7 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   auto complain = [](const std::string& text, int code) {
-    fmt::print(stderr, "heed: {}\n", text);
+    heed::cli::note(fmt::format("heed: {}\n", text));
     return code;
   };
   try {

@@ -1,6 +1,7 @@
 // Tables, and files that are written whole or not at all.
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -23,11 +24,37 @@ std::size_t width_of(const std::string& text) {  // characters, not bytes
   fail("cannot write " + path + ": " + std::strerror(error));
 }
 
-std::string beside(const std::string& path) { return path + fmt::format(".{}.part", getpid()); }
+// Where the text goes in the end: links are followed, so that they stay links.
+struct Target {
+  std::string path;
+  bool device = false;  // or a pipe: written into, never replaced
+  mode_t mode = 0666;   // of the file that is there
+  bool exists = false;
+};
 
-int open_beside(const std::string& path) {
-  if (std::filesystem::is_directory(path)) cannot_write(path, EISDIR);
-  int file = open(beside(path).c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+Target target_of(const std::string& path) {
+  Target out;
+  std::error_code error;
+  out.path = std::filesystem::weakly_canonical(path, error).string();
+  if (error || path.empty()) cannot_write(path, error ? error.value() : ENOENT);
+  struct stat info {};
+  if (stat(out.path.c_str(), &info) != 0) {
+    if (errno != ENOENT) cannot_write(path, errno);
+    return out;
+  }
+  if (S_ISDIR(info.st_mode)) cannot_write(path, EISDIR);
+  if (access(out.path.c_str(), W_OK) != 0) cannot_write(path, errno);
+  out.exists = true;
+  out.device = !S_ISREG(info.st_mode);
+  out.mode = info.st_mode & 07777;
+  return out;
+}
+
+std::string beside(const Target& target) { return target.path + fmt::format(".{}.part", getpid()); }
+
+int open_for(const Target& target, const std::string& path) {
+  int file = target.device ? open(target.path.c_str(), O_WRONLY | O_CLOEXEC | O_NOCTTY)
+                           : open(beside(target).c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
   if (file < 0) cannot_write(path, errno);
   return file;
 }
@@ -63,12 +90,15 @@ std::string table(const std::vector<std::vector<std::string>>& rows, bool markdo
 }
 
 void check_writable(const std::string& path) {
-  close(open_beside(path));
-  unlink(beside(path).c_str());
+  const Target target = target_of(path);
+  if (target.device) return;
+  close(open_for(target, path));
+  unlink(beside(target).c_str());
 }
 
 void write_file(const std::string& path, const std::string& text) {
-  int file = open_beside(path);
+  const Target target = target_of(path);
+  const int file = open_for(target, path);
   int error = 0;
   for (std::size_t at = 0; at < text.size() && error == 0;) {
     ssize_t n = ::write(file, text.data() + at, text.size() - at);
@@ -77,19 +107,25 @@ void write_file(const std::string& path, const std::string& text) {
     else if (errno != EINTR)
       error = n < 0 ? errno : EIO;
   }
-  if (error == 0 && fsync(file) != 0) error = errno;
+  if (!target.device && error == 0 && target.exists && fchmod(file, target.mode) != 0) error = errno;
+  if (!target.device && error == 0 && fsync(file) != 0) error = errno;
   if (close(file) != 0 && error == 0) error = errno;
-  if (error == 0 && std::rename(beside(path).c_str(), path.c_str()) != 0) error = errno;
+  if (!target.device && error == 0 && std::rename(beside(target).c_str(), target.path.c_str()) != 0) error = errno;
   if (error != 0) {
-    unlink(beside(path).c_str());
+    if (!target.device) unlink(beside(target).c_str());
     cannot_write(path, error);
   }
-  auto folder = std::filesystem::absolute(path).parent_path();
-  int handle = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (handle >= 0) {
-    fsync(handle);
-    close(handle);
+  if (target.device) return;
+  int folder = open(std::filesystem::path(target.path).parent_path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (folder >= 0) {
+    fsync(folder);
+    close(folder);
   }
+}
+
+void note(const std::string& text) {
+  std::fputs(text.c_str(), stderr);
+  std::fflush(stderr);
 }
 
 void print(const std::string& text) {

@@ -7,6 +7,8 @@
 #include <cstdio>
 #include <numeric>
 
+#include "cli/command.h"
+
 namespace heed::cli {
 
 using Clock = std::chrono::steady_clock;
@@ -24,7 +26,7 @@ Progress::Progress(std::string title, int runs, int epochs, bool quiet)
 Progress::~Progress() { erase(); }
 
 void Progress::erase() {
-  if (drawn_) fmt::print(stderr, "\r\033[K");
+  if (drawn_) note("\r\033[K");
   drawn_ = false;
 }
 
@@ -37,15 +39,14 @@ void Progress::draw(const Epoch& e) {
   const auto seconds = std::chrono::duration<double>(Clock::now() - start_).count();
   std::string where = runs_ > 1 ? fmt::format("run {}/{}", std::min(ended_ + 1, runs_), runs_)
                                 : fmt::format("epoch {}/{}", e.epoch, epochs_);
-  fmt::print(stderr, "\r\033[K{} {} {}  loss {:.3f}  valid {:.1f}%  {:.0f}s", title_, bar, where, e.train_loss,
-             e.valid_accuracy, seconds);
-  std::fflush(stderr);
+  note(fmt::format("\r\033[K{} {} {}  loss {:.3f}  valid {:.1f}%  {:.0f}s", title_, bar, where, e.train_loss,
+                   e.valid_accuracy, seconds));
   drawn_ = true;
 }
 
 void Progress::epoch(const Epoch& e) {
   if (quiet_) return;
-  if (!terminal_ && !titled_) fmt::print(stderr, "{}\n", title_);
+  if (!terminal_ && !titled_) note(fmt::format("{}\n", title_));
   titled_ = true;
   done_[static_cast<std::size_t>(e.run)] = static_cast<double>(e.epoch) / epochs_;
   const auto now = Clock::now();
@@ -54,8 +55,8 @@ void Progress::epoch(const Epoch& e) {
     last_ = now;
     draw(e);
   } else if (runs_ == 1 && (e.epoch == 1 || e.epoch % std::max(1, epochs_ / 10) == 0)) {
-    fmt::print(stderr, "epoch {:>4}/{}  train loss {:.4f}  valid loss {:.4f}  valid {:.2f}%\n", e.epoch, epochs_,
-               e.train_loss, e.valid_loss, e.valid_accuracy);
+    note(fmt::format("epoch {:>4}/{}  train loss {:.4f}  valid loss {:.4f}  valid {:.2f}%\n", e.epoch, epochs_,
+                     e.train_loss, e.valid_loss, e.valid_accuracy));
   }
 }
 
@@ -63,8 +64,8 @@ void Progress::run(int number, const Run& run) {
   ++ended_;
   done_[static_cast<std::size_t>(number)] = 1;
   if (quiet_ || terminal_) return;
-  fmt::print(stderr, "run {:>3}/{}  seed {}  test {:.2f}%  valid {:.2f}%  best epoch {} of {}  {:.1f}s\n", number + 1,
-             runs_, run.seed, run.test, run.valid, run.best_epoch, run.epochs, run.seconds);
+  note(fmt::format("run {:>3}/{}  seed {}  test {:.2f}%  valid {:.2f}%  best epoch {} of {}  {:.1f}s\n", number + 1,
+                   runs_, run.seed, run.test, run.valid, run.best_epoch, run.epochs, run.seconds));
 }
 
 }  // namespace heed::cli

@@ -17,7 +17,8 @@ using Json = nlohmann::ordered_json;
 
 struct Options {
   std::string datasets = "sbm", models = "gat";
-  std::string data, out;
+  std::string data;
+  std::optional<std::string> out;
   bool json = false, markdown = false, quiet = false, profile = false;
   std::uint64_t seed = 1;
   int runs = 1, threads = 0;
@@ -52,15 +53,12 @@ Recipe resolve(const Options& o, const ModelEntry& entry, const Dataset& data) {
     fail("the model '" + entry.name +
          "' has no attention: --heads, --out-heads, --attention-dropout and "
          "--feature-dropout do not fit it");
-  auto within = [](const char* name, double x, double low, double high) {
-    if (!(x >= low && x <= high)) fail(fmt::format("{} must be {} to {}, not {}", name, low, high, x));
+  auto fits = [](const char* name, int heads, Offset channels) {
+    if (heads * channels > 65536)
+      fail(fmt::format("{} {} with {} channels a head make a layer wider than 65536 channels", name, heads, channels));
   };
-  within("--layers", m.layers, 1, 1000);
-  within("--hidden", static_cast<double>(m.hidden), 1, 65536);
-  within("--heads", m.heads, 1, 65536);
-  within("--out-heads", m.out_heads, 1, 65536);
-  if (m.hidden * m.heads > 65536 || m.classes * m.out_heads > 65536)
-    fail(fmt::format("--heads {} with {} channels a head make a layer wider than 65536 channels", m.heads, m.hidden));
+  fits("--heads", m.heads, m.hidden);
+  fits("--out-heads", m.out_heads, m.classes);
   for (auto [name, rate] : {std::pair{"--dropout", m.dropout}, std::pair{"--feature-dropout", m.feature_dropout},
                             std::pair{"--attention-dropout", m.attention_dropout}})
     if (!(rate >= 0 && rate < 1)) fail(fmt::format("{} must be at least 0 and below 1, not {}", name, rate));
@@ -117,45 +115,65 @@ std::vector<std::string> names_in(const std::string& list) {
   return out;
 }
 
-void run(const Options& o) {
-  if (!o.out.empty()) check_writable(o.out);
-  const auto models = names_in(o.models);
+// A training to be done: everything that can be wrong with it is found before the first one begins.
+struct Job {
+  std::shared_ptr<const Dataset> data;
+  std::string model;
+  Recipe recipe;
+};
+
+std::vector<Job> jobs_of(const Options& o) {
+  const auto models = names_in(o.models), datasets = names_in(o.datasets);
   for (const auto& name : models) model_named(name);
+  const auto known = dataset_names();
+  for (const auto& name : datasets)
+    if (std::find(known.begin(), known.end(), name) == known.end()) unknown("dataset", name, known);
+  std::vector<Job> out;
+  for (const auto& name : datasets) {
+    auto data = std::make_shared<const Dataset>(load(name, {.data = o.data, .seed = o.seed}));
+    std::shared_ptr<const Dataset> normalised;
+    for (const auto& model : models) {
+      Recipe r = resolve(o, model_named(model), *data);
+      if (r.normalise_features && !normalised) {
+        auto copy = std::make_shared<Dataset>(*data);
+        copy->features = normalise_rows(data->features);
+        normalised = copy;
+      }
+      check(*data, r.train);
+      out.push_back({r.normalise_features ? normalised : data, model, r});
+    }
+  }
+  return out;
+}
+
+void run(const Options& o) {
+  if (o.out) check_writable(*o.out);
   std::vector<std::vector<std::string>> rows{
       {"dataset", "model", "runs", "test accuracy", "validation", "epochs", "ms/epoch", "seconds", "memory"}};
   Json results = Json::array();
   std::string profiles;
-  for (const auto& name : names_in(o.datasets)) {
-    const Dataset data = load(name, {.data = o.data, .seed = o.seed});
-    for (const auto& model_name : models) {
-      const ModelEntry& entry = model_named(model_name);
-      Recipe r = resolve(o, entry, data);
-      Dataset normalised;
-      if (r.normalise_features) {
-        normalised = data;
-        normalised.features = normalise_rows(data.features);
-      }
-      const Dataset& used = r.normalise_features ? normalised : data;
-      Report report;
-      {
-        Progress progress(fmt::format("{} on {}", model_name, name), o.runs, r.train.epochs, o.quiet);
-        r.train.on_epoch = [&](const Epoch& e) { progress.epoch(e); };
-        r.train.on_run = [&](int number, const Run& run) { progress.run(number, run); };
-        Profile profile;
-        if (o.profile) r.train.profile = &profile;
-        report = train(entry.make(r.model), used, r.train);
-        if (o.profile) profiles += "\n" + profile_table(profile, report.runs[0].epochs);
-      }
-      results.push_back(to_json(name, model_name, report));
-      std::string spread = o.runs > 1 ? fmt::format(" ± {:.2f}", report.test_std) : "";
-      rows.push_back({name, model_name, std::to_string(o.runs), fmt::format("{:.2f}{} %", report.test_mean, spread),
-                      fmt::format("{:.2f} %", report.valid_mean), fmt::format("{:.0f}", report.epochs_mean),
-                      fmt::format("{:.2f}", report.epoch_ms), fmt::format("{:.1f}", report.seconds),
-                      fmt::format("{:.0f} MB", peak_rss_mb())});
+  for (Job& job : jobs_of(o)) {
+    const std::string& name = job.data->name;
+    Report report;
+    Profile profile;
+    {
+      TrainOptions t = job.recipe.train;
+      Progress progress(fmt::format("{} on {}", job.model, name), o.runs, t.epochs, o.quiet);
+      t.on_epoch = [&](const Epoch& e) { progress.epoch(e); };
+      t.on_run = [&](int number, const Run& run) { progress.run(number, run); };
+      if (o.profile) t.profile = &profile;
+      report = train(model_named(job.model).make(job.recipe.model), *job.data, t);
     }
+    if (o.profile) profiles += "\n" + profile_table(profile, report.runs[0].epochs);
+    results.push_back(to_json(name, job.model, report));
+    std::string spread = o.runs > 1 ? fmt::format(" ± {:.2f}", report.test_std) : "";
+    rows.push_back({name, job.model, std::to_string(o.runs), fmt::format("{:.2f}{} %", report.test_mean, spread),
+                    fmt::format("{:.2f} %", report.valid_mean), fmt::format("{:.0f}", report.epochs_mean),
+                    fmt::format("{:.2f}", report.epoch_ms), fmt::format("{:.1f}", report.seconds),
+                    fmt::format("{:.0f} MB", peak_rss_mb())});
   }
   Json whole = results.size() == 1 ? results[0] : Json{{"version", HEED_VERSION}, {"results", results}};
-  if (!o.out.empty()) write_file(o.out, whole.dump(2) + "\n");
+  if (o.out) write_file(*o.out, whole.dump(2) + "\n");
   print(o.json ? whole.dump(2) + "\n" : table(rows, o.markdown) + profiles);
 }
 
@@ -172,43 +190,55 @@ void add_train(CLI::App& app) {
       "  heed train cora --model gat --runs 10             the paper's recipe, ten seeds\n"
       "  heed train cora --model gat,gatv2,gcn,mlp --markdown\n"
       "  heed train cora --heads 4 --hidden 16 --dropout 0.5 --seed 7 --json");
-  c->add_option("dataset", o->datasets, "Names, separated by commas (heed list); default sbm, which is generated");
-  c->add_option("--model", o->models, "Names, separated by commas (heed list); default gat");
-  c->add_option("--data", o->data, "Folder with the datasets' files; then $HEED_DATA and the cache are searched");
-  c->add_option("--runs", o->runs, "Trainings with seeds SEED, SEED+1, ...");
-  c->add_option("--seed", o->seed, "Of the first run, and of generated data");
-  c->add_option("--threads", o->threads, "0: all; the result is the same for any number")->check(CLI::Range(0, 4096));
+  c->add_option("dataset", o->datasets, "Names, separated by commas (heed list); default sbm, which is generated")
+      ->check(not_empty());
+  c->add_option("--model", o->models, "Names, separated by commas (heed list); default gat")->check(not_empty());
+  c->add_option("--data", o->data, "Folder with the datasets' files; then $HEED_DATA and the cache are searched")
+      ->check(not_empty());
+  c->add_option("--runs", o->runs, "Trainings with seeds SEED, SEED+1, ...")->check(whole_number(1, 1'000'000));
+  c->add_option("--seed", o->seed, "Of the first run, and of generated data")->check(whole_number(0));
+  c->add_option("--threads", o->threads, "0: all; the result is the same for any number")->check(whole_number(0, 4096));
 
   const char* training = "Training";
-  c->add_option("--epochs", o->epochs, "At most")->group(training);
+  c->add_option("--epochs", o->epochs, "At most")->check(whole_number(1, 1'000'000'000))->group(training);
   c->add_option("--patience", o->patience, "Epochs without a gain in validation before it stops; 0: never")
-      ->group(training);
-  c->add_option("--stop", o->stop, "What must gain: accuracy, loss or both")->group(training);
+      ->group(training)
+      ->check(whole_number(0, 1'000'000'000));
+  c->add_option("--stop", o->stop, "What must gain: accuracy, loss or both")->check(not_empty())->group(training);
   c->add_option("--split", o->split, "Which of the dataset's splits; otherwise run r takes split r")
-      ->check(CLI::NonNegativeNumber)
+      ->group(training)
+      ->check(whole_number(0, 1'000'000'000));
+  c->add_option("--rate", o->rate, "Learning rate")->check(number())->group(training);
+  c->add_option("--decay", o->decay, "Weight decay")->check(number())->group(training);
+  c->add_option("--optimiser", o->optimiser, "adam (decay as L2) or adamw")->check(not_empty())->group(training);
+  c->add_option("--normalise", o->normalise, "Rows of the features sum to 1: true or false")
+      ->check(not_empty())
       ->group(training);
-  c->add_option("--rate", o->rate, "Learning rate")->group(training);
-  c->add_option("--decay", o->decay, "Weight decay")->group(training);
-  c->add_option("--optimiser", o->optimiser, "adam (decay as L2) or adamw")->group(training);
-  c->add_option("--normalise", o->normalise, "Rows of the features sum to 1: true or false")->group(training);
 
   const char* model = "Model";
-  c->add_option("--layers", o->layers, "Convolutions")->group(model);
-  c->add_option("--hidden", o->hidden, "Channels of a hidden layer, for each head")->group(model);
-  c->add_option("--heads", o->heads, "Of hidden layers, side by side")->group(model);
-  c->add_option("--out-heads", o->out_heads, "Of the last layer, averaged")->group(model);
-  c->add_option("--dropout", o->dropout, "Of each layer's input")->group(model);
-  c->add_option("--feature-dropout", o->feature_dropout, "Of the projected values")->group(model);
-  c->add_option("--attention-dropout", o->attention_dropout, "Of the attention weights")->group(model);
-  c->add_option("--activation", o->activation, "identity, relu, elu, leaky_relu, gelu, tanh or sigmoid")->group(model);
-  c->add_option("--norm", o->norm, "Before the activation: none, layer or batch")->group(model);
+  c->add_option("--layers", o->layers, "Convolutions")->check(whole_number(1, 1000))->group(model);
+  c->add_option("--hidden", o->hidden, "Channels of a hidden layer, for each head")
+      ->check(whole_number(1, 65536))
+      ->group(model);
+  c->add_option("--heads", o->heads, "Of hidden layers, side by side")->check(whole_number(1, 65536))->group(model);
+  c->add_option("--out-heads", o->out_heads, "Of the last layer, averaged")
+      ->check(whole_number(1, 65536))
+      ->group(model);
+  c->add_option("--dropout", o->dropout, "Of each layer's input")->check(number())->group(model);
+  c->add_option("--feature-dropout", o->feature_dropout, "Of the projected values")->check(number())->group(model);
+  c->add_option("--attention-dropout", o->attention_dropout, "Of the attention weights")->check(number())->group(model);
+  c->add_option("--activation", o->activation, "identity, relu, elu, leaky_relu, gelu, tanh or sigmoid")
+      ->check(not_empty())
+      ->group(model);
+  c->add_option("--norm", o->norm, "Before the activation: none, layer or batch")->check(not_empty())->group(model);
   c->add_option("--residual", o->residual, "Each convolution adds a linear map of its input: true or false")
+      ->check(not_empty())
       ->group(model);
 
   const char* output = "Output";
   c->add_flag("--json", o->json, "One JSON object on standard output, and nothing else there")->group(output);
   c->add_flag("--markdown", o->markdown, "The table in Markdown")->group(output);
-  c->add_option("--out", o->out, "Write the JSON object into this file, too")->group(output);
+  c->add_option("--out", o->out, "Write the JSON object into this file, too")->check(not_empty())->group(output);
   c->add_flag("--profile", o->profile, "Where the time of an epoch goes (forward: training's and evaluation's)")
       ->group(output);
   c->add_flag("--quiet", o->quiet, "No progress")->group(output);

@@ -1,5 +1,6 @@
 // The program from outside: its JSON, its exit codes, and one clear line for every wrong input.
 #include <doctest/doctest.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -115,10 +116,14 @@ TEST_CASE("wrong words are named with the nearest right ones") {
 }
 
 TEST_CASE("values out of range are refused") {
-  refused("train karate --epochs 0", "epochs must be at least 1");
-  refused("train karate --epochs many", "--epochs");
-  refused("train karate --runs 0", "runs must be at least 1");
-  refused("train karate --heads 0", "--heads must be 1 to 65536, not 0");
+  refused("train karate --epochs 0", "--epochs: must be a whole number, 1 to 1000000000, not '0'");
+  for (const char* value : {"many", "010", "0x10", "1e3", "1.5", "-1", "99999999999999999999", "''"})
+    refused(std::string("train karate --epochs ") + value, "--epochs: must be a whole number");
+  refused("train karate --seed -1", "--seed: must be a whole number, at least 0, not '-1'");
+  refused("train karate --rate nan", "--rate: must be a number, not 'nan'");
+  refused("train karate --out ''", "--out: must not be empty");
+  refused("train karate --runs -1", "--runs: must be a whole number");
+  refused("train karate --heads 0", "--heads: must be a whole number, 1 to 65536, not '0'");
   refused("train karate --heads 60000", "wider than 65536 channels");
   refused("train karate --model gcn --heads 8", "has no attention");
   refused("train karate --dropout 1", "--dropout must be at least 0 and below 1, not 1");
@@ -131,6 +136,37 @@ TEST_CASE("outputs that cannot be written are refused before training") {
   refused("train karate --epochs 1 --quiet --out /nowhere/at/all.json", "cannot write /nowhere/at/all.json");
   refused("train karate --epochs 1 --quiet --out /", "cannot write /");
   refused("train karate --epochs 1 --quiet --json > /dev/full", "cannot write standard output");
+}
+
+TEST_CASE("an output keeps its mode and its links; pipes are written into; what is wrong is found before training") {
+  Folder folder;
+  const std::string base = folder.path.string();
+  std::ofstream(base + "/kept.json") << "old";
+  fs::permissions(base + "/kept.json", fs::perms::owner_read | fs::perms::owner_write);
+  fs::create_symlink(base + "/kept.json", base + "/link.json");
+  CHECK(heed("train karate --epochs 1 --quiet --out " + base + "/link.json").code == 0);
+  CHECK(fs::is_symlink(base + "/link.json"));
+  CHECK(fs::status(base + "/kept.json").permissions() == (fs::perms::owner_read | fs::perms::owner_write));
+  CHECK(nlohmann::json::parse(std::ifstream(base + "/kept.json"))["model"] == "gat");
+  REQUIRE(mkfifo((base + "/pipe").c_str(), 0600) == 0);
+  std::string read = "cat " + base + "/pipe > " + base + "/read.json & ";
+  REQUIRE(
+      std::system((read + HEED_BUILD "/heed train karate --epochs 1 --quiet --out " + base + "/pipe > /dev/null; wait")
+                      .c_str()) == 0);
+  CHECK(fs::is_fifo(base + "/pipe"));
+  CHECK(nlohmann::json::parse(std::ifstream(base + "/read.json"))["runs"] == 1);
+  refused("train karate,nope --epochs 1", "unknown dataset 'nope'");
+  refused("train karate --model gat,gcn --heads 3 --epochs 1", "has no attention");
+}
+
+TEST_CASE("nobody listening on standard error changes nothing") {
+  auto code = [](const std::string& arguments) {
+    int status = std::system((std::string(HEED_BUILD "/heed ") + arguments).c_str());
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128;
+  };
+  CHECK(code("train karate --epochs 2 > /dev/null 2>&-") == 0);
+  CHECK(code("train karate --epochs 2 > /dev/null 2> /dev/full") == 0);
+  CHECK(code("nonsense 2> /dev/full") == 2);
 }
 
 TEST_CASE("missing and broken files are named") {

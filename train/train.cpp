@@ -117,6 +117,11 @@ Run train_once(const Model& model, const Dataset& data, const TrainOptions& o, i
   return out;
 }
 
+// Small problems leave threads waiting for each other; there, runs side by side with one thread each are faster.
+constexpr Offset kSmall = 2'000'000;  // nodes and edges
+
+}  // namespace
+
 void check(const Dataset& data, const TrainOptions& o) {
   auto at_least = [](const char* what, double value, double least) {
     if (!(value >= least) || !std::isfinite(value))
@@ -136,11 +141,6 @@ void check(const Dataset& data, const TrainOptions& o) {
     if (s.train.empty() || s.valid.empty() || s.test.empty())
       fail("dataset '" + data.name + "': a split lacks training, validation or test nodes");
 }
-
-// Small problems leave threads waiting for each other; there, runs side by side with one thread each are faster.
-constexpr Offset kSmall = 2'000'000;  // nodes and edges
-
-}  // namespace
 
 const std::vector<std::string>& stop_names() {
   static const std::vector<std::string> names{"accuracy", "loss", "both"};

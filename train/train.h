@@ -64,6 +64,10 @@ struct Report {
 };
 
 // Throws Error where the dataset has no split with training, validation and test nodes, or an option is out of range.
+void check(const Dataset& data, const TrainOptions& options);
+
+// Throws as `check` does, where the model gives another number of logits than there are classes, and where the loss
+// stops being finite.
 // The result has the same bits for any number of threads.
 Report train(const Model& model, const Dataset& data, const TrainOptions& options = {});
 
