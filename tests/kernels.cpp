@@ -107,6 +107,10 @@ Case<T> make_case(const Score& score, const Normaliser& normaliser, Mask mask, i
   c.k = random_matrix<T>(c.pattern->keys(), channels, random);
   c.v = random_matrix<T>(c.pattern->keys(), heads * width, random);
   c.dy = random_matrix<T>(c.pattern->queries(), heads * width, random);
+  if (mask == Mask::hub) {  // so many pairs that some would lie at a kink: q alone decides the side, at a distance
+    for (T& x : c.k) x *= T(0.2);
+    for (T& x : c.q) x += x > 0 ? T(2) : T(-2);
+  }
   if (score.reads_vector) c.a = random_matrix<T>(1, channels, random);
   if (score.scalars > 0) c.p = random_matrix<T>(score.scalars, heads, random);
   if (mask == Mask::features) {
@@ -218,7 +222,7 @@ TEST_CASE("attention: dense reference and central differences, in double") {
           for (float rate : {0.0f, 0.4f}) {
             if (mask == Mask::hub && (rate > 0 || heads == 3)) continue;
             auto c = make_case<double>(score, normaliser, mask, heads, score_width, width, random);
-            for (int tries = 0; mask != Mask::hub && near_kink(c) && tries < 200; ++tries)
+            for (int tries = 0; near_kink(c) && tries < 200; ++tries)
               c = make_case<double>(score, normaliser, mask, heads, score_width, width, random);
             c.dropout = {rate, random.next()};
             CAPTURE(score.name);
