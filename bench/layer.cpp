@@ -12,6 +12,7 @@
 #include "bench/bench.h"
 #include "cli/command.h"
 #include "datasets/rmat.h"
+#include "graph/files.h"
 #include "layers/layers.h"
 #include "train/train.h"
 
@@ -103,7 +104,7 @@ void run(const Options& o) {
   const Graph graph = o.graph == "rmat" ? rmat(o.nodes, o.edges, o.seed) : uniform_graph(o.nodes, o.edges, o.seed);
   if (!o.edges_file.empty()) {  // pairs of 32-bit ids: from, to
     auto list = edges_of(graph);
-    cli::write_file(o.edges_file, {reinterpret_cast<const char*>(list.data()), list.size() * sizeof(Edge)});
+    write_file(o.edges_file, {reinterpret_cast<const char*>(list.data()), list.size() * sizeof(Edge)});
   }
   Random random(o.seed);
   verify(graph, score, o.heads, o.channels, random);

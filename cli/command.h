@@ -14,11 +14,6 @@ void add_list(CLI::App& app);   // show what can be named
 // A table with aligned columns, or in Markdown.
 std::string table(const std::vector<std::vector<std::string>>& rows, bool markdown);
 
-// Writes the text beside the file, syncs it and renames it into place: the old file or the new one, never half of one.
-// Links are followed and the file's mode is kept; a device or a pipe is written into. Throws Error naming the file.
-void write_file(const std::string& path, const std::string& text);
-// Throws Error where write_file could not work, before hours are spent.
-void check_writable(const std::string& path);
 // To standard output, or Error where it does not take all of it.
 void print(const std::string& text);
 // To standard error; a program that nobody listens to goes on.

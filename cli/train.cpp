@@ -8,6 +8,7 @@
 #include "cli/command.h"
 #include "cli/progress.h"
 #include "datasets/dataset.h"
+#include "graph/files.h"
 #include "train/recipes.h"
 
 namespace heed::cli {

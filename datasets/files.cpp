@@ -1,10 +1,7 @@
 // Looking for a dataset never writes anything: a place that is missing or closed is passed by.
 #include "datasets/files.h"
 
-#include <cerrno>
 #include <cstdlib>
-#include <cstring>
-#include <fstream>
 #include <vector>
 
 #include "graph/error.h"
@@ -39,28 +36,6 @@ fs::path find_folder(const std::string& name, const std::string& probe, const fs
   fail("dataset '" + name + "' is missing: no " + name + "/" + probe + " or " + probe + " in " +
        (looked.empty() ? "any place (HEED_DATA is not set)" : looked) +
        "; set HEED_DATA to the folder that holds the datasets");
-}
-
-std::string read_file(const fs::path& path) {
-  std::error_code error;
-  if (!fs::is_regular_file(path, error)) fail(path.string() + ": " + (error ? error.message() : "not a regular file"));
-  auto size = fs::file_size(path, error);
-  if (error) fail(path.string() + ": " + error.message());
-  errno = 0;
-  std::ifstream in(path, std::ios::binary);
-  if (!in) fail(path.string() + ": " + (errno != 0 ? std::strerror(errno) : "cannot be opened"));
-  std::string bytes(size, '\0');
-  in.read(bytes.data(), static_cast<std::streamsize>(size));
-  if (static_cast<std::uintmax_t>(in.gcount()) != size)
-    fail(path.string() + ": ends after " + std::to_string(in.gcount()) + " of " + std::to_string(size) + " bytes");
-  return bytes;
-}
-
-std::string printable(std::string_view text) {
-  std::string out(text.substr(0, 60));
-  for (char& c : out)
-    if (c < ' ' || c > '~') c = '?';
-  return out.size() < text.size() ? out + "..." : out;
 }
 
 }  // namespace heed

@@ -1,0 +1,117 @@
+#include "graph/files.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <utility>
+
+#include "graph/error.h"
+
+namespace heed {
+namespace fs = std::filesystem;
+
+std::string read_file(const fs::path& path) {
+  std::error_code error;
+  if (!fs::is_regular_file(path, error)) fail(path.string() + ": " + (error ? error.message() : "not a regular file"));
+  auto size = fs::file_size(path, error);
+  if (error) fail(path.string() + ": " + error.message());
+  errno = 0;
+  std::ifstream in(path, std::ios::binary);
+  if (!in) fail(path.string() + ": " + (errno != 0 ? std::strerror(errno) : "cannot be opened"));
+  std::string bytes(size, '\0');
+  in.read(bytes.data(), static_cast<std::streamsize>(size));
+  if (static_cast<std::uintmax_t>(in.gcount()) != size)
+    fail(path.string() + ": ends after " + std::to_string(in.gcount()) + " of " + std::to_string(size) + " bytes");
+  return bytes;
+}
+
+NewFile::NewFile(const fs::path& path) : name_(path.string()) {
+  std::error_code error;
+  target_ = fs::weakly_canonical(path, error).string();  // links stay links
+  if (error || path.empty()) give_up(error ? error.value() : ENOENT);
+  struct stat info {};
+  if (stat(target_.c_str(), &info) == 0) {
+    if (S_ISDIR(info.st_mode)) give_up(EISDIR);
+    if (access(target_.c_str(), W_OK) != 0) give_up(errno);
+    device_ = !S_ISREG(info.st_mode);
+    mode_ = static_cast<int>(info.st_mode & 07777);
+  } else if (errno != ENOENT) {
+    give_up(errno);
+  }
+  if (device_) {
+    file_ = open(target_.c_str(), O_WRONLY | O_CLOEXEC | O_NOCTTY);
+  } else {
+    static std::atomic<unsigned> made{0};  // threads may write one file at once
+    std::string part = target_ + "." + std::to_string(getpid()) + "." + std::to_string(made++) + ".part";
+    file_ = open(part.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (file_ < 0 && errno == EEXIST) {  // of a process that was killed
+      unlink(part.c_str());
+      file_ = open(part.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    }
+    if (file_ >= 0) part_ = std::move(part);
+  }
+  if (file_ < 0) give_up(errno);
+}
+
+NewFile::~NewFile() {
+  if (file_ >= 0) close(file_);
+  if (!part_.empty()) unlink(part_.c_str());
+}
+
+void NewFile::give_up(int error) {
+  if (file_ >= 0) close(file_);
+  if (!part_.empty()) unlink(part_.c_str());
+  file_ = -1, part_.clear();
+  fail("cannot write " + name_ + ": " + std::strerror(error));
+}
+
+void NewFile::write(std::string_view bytes) {
+  while (!bytes.empty()) {
+    const ssize_t n = ::write(file_, bytes.data(), bytes.size());
+    if (n > 0)
+      bytes.remove_prefix(static_cast<std::size_t>(n));
+    else if (n == 0 || errno != EINTR)
+      give_up(n < 0 ? errno : EIO);
+  }
+}
+
+void NewFile::commit() {
+  if (device_) {
+    const int file = std::exchange(file_, -1);
+    if (close(file) != 0) give_up(errno);
+    return;
+  }
+  if (mode_ >= 0 && fchmod(file_, static_cast<mode_t>(mode_)) != 0) give_up(errno);
+  if (fsync(file_) != 0) give_up(errno);
+  const int file = std::exchange(file_, -1);
+  if (close(file) != 0) give_up(errno);
+  if (std::rename(part_.c_str(), target_.c_str()) != 0) give_up(errno);
+  part_.clear();
+  const int folder = open(fs::path(target_).parent_path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (folder < 0) return;  // a folder that may be written but not read
+  const int error = fsync(folder) == 0 ? 0 : errno;
+  close(folder);
+  if (error != 0 && error != EINVAL) give_up(error);
+}
+
+void write_file(const fs::path& path, std::string_view bytes) {
+  NewFile file(path);
+  file.write(bytes);
+  file.commit();
+}
+
+void check_writable(const fs::path& path) { NewFile file(path); }
+
+std::string printable(std::string_view text) {
+  std::string out(text.substr(0, 60));
+  for (char& c : out)
+    if (c < ' ' || c > '~') c = '?';
+  return out.size() < text.size() ? out + "..." : out;
+}
+
+}  // namespace heed
