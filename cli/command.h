@@ -2,14 +2,18 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "train/recipes.h"
+
 namespace heed::cli {
 
-void add_train(CLI::App& app);  // train a node classifier
-void add_list(CLI::App& app);   // show what can be named
+void add_train(CLI::App& app);    // train a node classifier
+void add_predict(CLI::App& app);  // what a trained model says
+void add_list(CLI::App& app);     // show what can be named
 
 // A table with aligned columns, or in Markdown.
 std::string table(const std::vector<std::vector<std::string>>& rows, bool markdown);
@@ -18,6 +22,17 @@ std::string table(const std::vector<std::vector<std::string>>& rows, bool markdo
 void print(const std::string& text);
 // To standard error; a program that nobody listens to goes on.
 void note(const std::string& text);
+
+// All options of fields(), and DATASET in front. What is given goes into `settings`, in order; `names` says of the
+// dataset and the model what they may be.
+void add_fields(CLI::App& command, std::vector<Setting>& settings, const std::string& names);
+
+// Becomes true at the first SIGINT or SIGTERM after the first call; the second one ends the program as usual.
+const std::atomic<bool>& interrupted();
+
+// node,class,p0,p1,... and a line for each node; or arrays `class`, nodes, and `probabilities`, nodes x classes.
+std::string predictions_csv(const Matrix<float>& logits, Loss loss);
+std::string predictions_npz(const Matrix<float>& logits, Loss loss);
 
 // What an option takes, checked before it is read: a whole number (decimal), or any finite number.
 CLI::Validator whole_number(std::int64_t low, std::int64_t high = INT64_MAX);

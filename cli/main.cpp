@@ -41,6 +41,7 @@ int run(int argc, char** argv) {
   app.footer("Start with: heed train");
   app.require_subcommand(1);
   heed::cli::add_train(app);
+  heed::cli::add_predict(app);
   heed::cli::add_list(app);
   heed::bench::add_bench(app);
   try {
@@ -70,6 +71,8 @@ int main(int argc, char** argv) {
     return run(argc, argv);
   } catch (const heed::Error& e) {
     return complain(e.what(), 2);
+  } catch (const heed::Interrupted& e) {
+    return complain(e.what(), 130);
   } catch (const CLI::ParseError& e) {
     return complain(e.what(), 2);
   } catch (const std::bad_alloc&) {

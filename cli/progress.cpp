@@ -39,8 +39,8 @@ void Progress::draw(const Epoch& e) {
   const auto seconds = std::chrono::duration<double>(Clock::now() - start_).count();
   std::string where = runs_ > 1 ? fmt::format("run {}/{}", std::min(ended_ + 1, runs_), runs_)
                                 : fmt::format("epoch {}/{}", e.epoch, epochs_);
-  note(fmt::format("\r\033[K{} {} {}  loss {:.3f}  valid {:.1f}%  {:.0f}s", title_, bar, where, e.train_loss,
-                   e.valid_accuracy, seconds));
+  note(fmt::format("\r\033[K{} {} {}  loss {:.3f}  valid {:.1f}%  {:.0f}s", title_, bar, where, e.train_loss, e.valid,
+                   seconds));
   drawn_ = true;
 }
 
@@ -56,7 +56,7 @@ void Progress::epoch(const Epoch& e) {
     draw(e);
   } else if (runs_ == 1 && (e.epoch == 1 || e.epoch % std::max(1, epochs_ / 10) == 0)) {
     note(fmt::format("epoch {:>4}/{}  train loss {:.4f}  valid loss {:.4f}  valid {:.2f}%\n", e.epoch, epochs_,
-                     e.train_loss, e.valid_loss, e.valid_accuracy));
+                     e.train_loss, e.valid_loss, e.valid));
   }
 }
 

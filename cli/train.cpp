@@ -17,72 +17,19 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 struct Options {
-  std::string datasets = "sbm", models = "gat";
+  std::vector<Setting> settings;  // those of the command line
   std::string data;
-  std::optional<std::string> out;
-  bool json = false, markdown = false, quiet = false, profile = false;
-  std::uint64_t seed = 1;
-  int runs = 1, threads = 0;
-  std::optional<int> epochs, patience, split, layers, heads, out_heads;
-  std::optional<Offset> hidden;
-  std::optional<std::string> stop, optimiser, activation, norm;
-  std::optional<double> rate, decay, dropout, feature_dropout, attention_dropout;
-  std::optional<bool> normalise, residual;
+  std::optional<std::string> config, save, out;
+  int every = 50;
+  bool resume = false, json = false, markdown = false, quiet = false, profile = false;
 };
 
-template <class T, class U>
-void take(T& to, const std::optional<U>& from) {
-  if (from) to = static_cast<T>(*from);
-}
-
-// The recipe of (model, dataset) with what the command line says over it.
-Recipe resolve(const Options& o, const ModelEntry& entry, const Dataset& data) {
-  Recipe r = recipe(entry.name, data.name);
-  ModelOptions& m = r.model;
-  m.classes = data.classes;
-  take(m.layers, o.layers), take(m.hidden, o.hidden), take(m.heads, o.heads), take(m.out_heads, o.out_heads);
-  take(m.dropout, o.dropout), take(m.feature_dropout, o.feature_dropout);
-  take(m.attention_dropout, o.attention_dropout), take(m.residual, o.residual);
-  if (o.activation) m.activation = activation_named(*o.activation);
-  if (o.norm) {
-    static const std::vector<std::string> norms{"none", "layer", "batch"};
-    auto at = std::find(norms.begin(), norms.end(), *o.norm);
-    if (at == norms.end()) unknown("norm", *o.norm, norms);
-    m.norm = static_cast<Norm>(at - norms.begin());
-  }
-  if (!entry.attends && (o.heads || o.out_heads || o.attention_dropout || o.feature_dropout))
-    fail("the model '" + entry.name +
-         "' has no attention: --heads, --out-heads, --attention-dropout and "
-         "--feature-dropout do not fit it");
-  auto fits = [](const char* name, int heads, Offset channels) {
-    if (heads * channels > 65536)
-      fail(fmt::format("{} {} with {} channels a head make a layer wider than 65536 channels", name, heads, channels));
-  };
-  fits("--heads", m.heads, m.hidden);
-  fits("--out-heads", m.out_heads, m.classes);
-  for (auto [name, rate] : {std::pair{"--dropout", m.dropout}, std::pair{"--feature-dropout", m.feature_dropout},
-                            std::pair{"--attention-dropout", m.attention_dropout}})
-    if (!(rate >= 0 && rate < 1)) fail(fmt::format("{} must be at least 0 and below 1, not {}", name, rate));
-
-  TrainOptions& t = r.train;
-  t.seed = o.seed, t.runs = o.runs, t.threads = o.threads;
-  take(t.epochs, o.epochs), take(t.patience, o.patience), take(t.split, o.split), take(t.rate, o.rate);
-  take(t.decay, o.decay);
-  if (o.stop) t.stop = stop_named(*o.stop);
-  if (o.optimiser) {
-    if (*o.optimiser != "adam" && *o.optimiser != "adamw") unknown("optimiser", *o.optimiser, {"adam", "adamw"});
-    t.decoupled = *o.optimiser == "adamw";
-  }
-  if (o.normalise) r.normalise_features = *o.normalise;
-  return r;
-}
-
-Json to_json(const std::string& dataset, const std::string& model, const Report& r) {
+Json to_json(const Recipe& recipe, const Report& r) {
   Json seeds = Json::array(), tests = Json::array();
   for (const Run& run : r.runs) seeds.push_back(run.seed), tests.push_back(run.test);
-  return {{"dataset", dataset},
-          {"model", model},
-          {"metric", "accuracy"},
+  return {{"dataset", recipe.dataset},
+          {"model", recipe.model},
+          {"metric", metric_names()[static_cast<std::size_t>(recipe.train.metric)]},
           {"runs", r.runs.size()},
           {"seeds", seeds},
           {"test", tests},
@@ -118,30 +65,47 @@ std::vector<std::string> names_in(const std::string& list) {
 
 // A training to be done: everything that can be wrong with it is found before the first one begins.
 struct Job {
-  std::shared_ptr<const Dataset> data;
-  std::string model;
   Recipe recipe;
+  std::shared_ptr<const Dataset> data;
 };
 
+// The configuration of one run. What does not change its result is left at its default.
+std::string config_of_run(Recipe r, std::uint64_t seed, const Dataset& data) {
+  const auto run = seed - r.train.seed;
+  if (r.train.split < 0) r.train.split = static_cast<int>(run % data.splits.size());
+  r.train.seed = seed;
+  r.train.runs = 1, r.train.threads = 0;
+  return to_toml(r);
+}
+
 std::vector<Job> jobs_of(const Options& o) {
-  const auto models = names_in(o.models), datasets = names_in(o.datasets);
-  for (const auto& name : models) model_named(name);
-  const auto known = dataset_names();
-  for (const auto& name : datasets)
-    if (std::find(known.begin(), known.end(), name) == known.end()) unknown("dataset", name, known);
+  std::vector<Setting> settings = o.config ? read_toml(*o.config) : std::vector<Setting>{};
+  settings.insert(settings.end(), o.settings.begin(), o.settings.end());
+  Setting datasets{"dataset", "sbm", "dataset"}, models{"model", "gat", "--model"};
+  std::vector<Setting> others;
+  for (const Setting& s : settings)
+    (s.name == "dataset" ? datasets : s.name == "model" ? models : others.emplace_back()) = s;
   std::vector<Job> out;
-  for (const auto& name : datasets) {
-    auto data = std::make_shared<const Dataset>(load(name, {.data = o.data, .seed = o.seed}));
-    std::shared_ptr<const Dataset> normalised;
-    for (const auto& model : models) {
-      Recipe r = resolve(o, model_named(model), *data);
-      if (r.normalise_features && !normalised) {
-        auto copy = std::make_shared<Dataset>(*data);
-        copy->features = normalise_rows(data->features);
+  for (const auto& dataset : names_in(datasets.value)) {
+    std::shared_ptr<const Dataset> plain, normalised;
+    for (const auto& model : names_in(models.value)) {
+      std::vector<Setting> all{{"dataset", dataset, datasets.place}, {"model", model, models.place}};
+      all.insert(all.end(), others.begin(), others.end());
+      Recipe r = resolve(all);
+      if (!plain) plain = std::make_shared<const Dataset>(load(dataset, {.data = o.data, .seed = r.train.seed}));
+      if (r.normalise && !normalised) {
+        auto copy = std::make_shared<Dataset>(*plain);
+        copy->features = features_for(r, *plain);
         normalised = copy;
       }
-      check(*data, r.train);
-      out.push_back({r.normalise_features ? normalised : data, model, r});
+      make_model(r, *plain);
+      Checkpoints& c = r.train.checkpoints;
+      if (o.save) c.folder = *o.save;
+      c.name = plain->name + "-" + model;
+      c.every = o.every, c.resume = o.resume;
+      c.config = [r, data = plain](std::uint64_t seed) { return config_of_run(r, seed, *data); };
+      check(*plain, r.train);
+      out.push_back({r, r.normalise ? normalised : plain});
     }
   }
   return out;
@@ -149,29 +113,39 @@ std::vector<Job> jobs_of(const Options& o) {
 
 void run(const Options& o) {
   if (o.out) check_writable(*o.out);
+  if (o.resume && !o.save) fail("--resume needs --save FOLDER, where the checkpoints are");
+  std::vector<Job> jobs = jobs_of(o);
+  std::string metric = metric_names()[static_cast<std::size_t>(jobs[0].recipe.train.metric)];
+  std::replace(metric.begin(), metric.end(), '_', ' ');
   std::vector<std::vector<std::string>> rows{
-      {"dataset", "model", "runs", "test accuracy", "validation", "epochs", "ms/epoch", "seconds", "memory"}};
+      {"dataset", "model", "runs", "test " + metric, "validation", "epochs", "ms/epoch", "seconds", "memory"}};
   Json results = Json::array();
   std::string profiles;
-  for (Job& job : jobs_of(o)) {
-    const std::string& name = job.data->name;
+  for (Job& job : jobs) {
+    const Recipe& r = job.recipe;
+    TrainOptions t = r.train;
     Report report;
     Profile profile;
     {
-      TrainOptions t = job.recipe.train;
-      Progress progress(fmt::format("{} on {}", job.model, name), o.runs, t.epochs, o.quiet);
+      Progress progress(fmt::format("{} on {}", r.model, job.data->name), t.runs, t.epochs, o.quiet);
       t.on_epoch = [&](const Epoch& e) { progress.epoch(e); };
-      t.on_run = [&](int number, const Run& run) { progress.run(number, run); };
+      t.on_run = [&](int number, const Run& run) {
+        progress.run(number, run);
+        if (!o.save) return;
+        auto path = checkpoint_path(t.checkpoints, run.seed).replace_extension(".csv");
+        write_file(path, predictions_csv(run.logits, t.loss));
+      };
+      t.interrupted = &interrupted();
       if (o.profile) t.profile = &profile;
-      report = train(model_named(job.model).make(job.recipe.model), *job.data, t);
+      report = train(make_model(r, *job.data), *job.data, t);
     }
     if (o.profile) profiles += "\n" + profile_table(profile, report.runs[0].epochs);
-    results.push_back(to_json(name, job.model, report));
-    std::string spread = o.runs > 1 ? fmt::format(" ± {:.2f}", report.test_std) : "";
-    rows.push_back({name, job.model, std::to_string(o.runs), fmt::format("{:.2f}{} %", report.test_mean, spread),
-                    fmt::format("{:.2f} %", report.valid_mean), fmt::format("{:.0f}", report.epochs_mean),
-                    fmt::format("{:.2f}", report.epoch_ms), fmt::format("{:.1f}", report.seconds),
-                    fmt::format("{:.0f} MB", peak_rss_mb())});
+    results.push_back(to_json(r, report));
+    std::string spread = t.runs > 1 ? fmt::format(" ± {:.2f}", report.test_std) : "";
+    rows.push_back({job.data->name, r.model, std::to_string(t.runs),
+                    fmt::format("{:.2f}{} %", report.test_mean, spread), fmt::format("{:.2f} %", report.valid_mean),
+                    fmt::format("{:.0f}", report.epochs_mean), fmt::format("{:.2f}", report.epoch_ms),
+                    fmt::format("{:.1f}", report.seconds), fmt::format("{:.0f} MB", peak_rss_mb())});
   }
   Json whole = results.size() == 1 ? results[0] : Json{{"version", HEED_VERSION}, {"results", results}};
   if (o.out) write_file(*o.out, whole.dump(2) + "\n");
@@ -182,7 +156,7 @@ void run(const Options& o) {
 
 void add_train(CLI::App& app) {
   auto o = std::make_shared<Options>();
-  auto* c = app.add_subcommand("train", "Train a node classifier and report its accuracy");
+  auto* c = app.add_subcommand("train", "Train a node classifier and report how good it is");
   c->footer(
       "Without options it trains a graph attention network on a generated graph of 3000 nodes.\n"
       "Every (model, dataset) has a recipe; options change it.\n\n"
@@ -190,53 +164,28 @@ void add_train(CLI::App& app) {
       "  heed train                                        the generated graph, GAT\n"
       "  heed train cora --model gat --runs 10             the paper's recipe, ten seeds\n"
       "  heed train cora --model gat,gatv2,gcn,mlp --markdown\n"
-      "  heed train cora --heads 4 --hidden 16 --dropout 0.5 --seed 7 --json");
-  c->add_option("dataset", o->datasets, "Names, separated by commas (heed list); default sbm, which is generated")
-      ->check(not_empty());
-  c->add_option("--model", o->models, "Names, separated by commas (heed list); default gat")->check(not_empty());
+      "  heed train cora --heads 4 --hidden 16 --dropout 0.5 --seed 7 --json\n"
+      "  heed train cora --save runs                       runs/cora-gat-1.safetensors, for heed predict\n"
+      "  heed train cora --save runs --resume              goes on with a run that was interrupted");
+  add_fields(*c, o->settings, "Names, separated by commas (heed list)");
+  c->add_option("--config", o->config,
+                "TOML file with these options, under their names without --; those given here count more")
+      ->check(not_empty())
+      ->group("Data");
   c->add_option("--data", o->data, "Folder with the datasets' files; then $HEED_DATA and the cache are searched")
-      ->check(not_empty());
-  c->add_option("--runs", o->runs, "Trainings with seeds SEED, SEED+1, ...")->check(whole_number(1, 1'000'000));
-  c->add_option("--seed", o->seed, "Of the first run, and of generated data")->check(whole_number(0));
-  c->add_option("--threads", o->threads, "0: all; the result is the same for any number")->check(whole_number(0, 4096));
-
-  const char* training = "Training";
-  c->add_option("--epochs", o->epochs, "At most")->check(whole_number(1, 1'000'000'000))->group(training);
-  c->add_option("--patience", o->patience, "Epochs without a gain in validation before it stops; 0: never")
-      ->group(training)
-      ->check(whole_number(0, 1'000'000'000));
-  c->add_option("--stop", o->stop, "What must gain: accuracy, loss or both")->check(not_empty())->group(training);
-  c->add_option("--split", o->split, "Which of the dataset's splits; otherwise run r takes split r")
-      ->group(training)
-      ->check(whole_number(0, 1'000'000'000));
-  c->add_option("--rate", o->rate, "Learning rate")->check(number())->group(training);
-  c->add_option("--decay", o->decay, "Weight decay")->check(number())->group(training);
-  c->add_option("--optimiser", o->optimiser, "adam (decay as L2) or adamw")->check(not_empty())->group(training);
-  c->add_option("--normalise", o->normalise, "Rows of the features sum to 1: true or false")
       ->check(not_empty())
-      ->group(training);
-
-  const char* model = "Model";
-  c->add_option("--layers", o->layers, "Convolutions")->check(whole_number(1, 1000))->group(model);
-  c->add_option("--hidden", o->hidden, "Channels of a hidden layer, for each head")
-      ->check(whole_number(1, 65536))
-      ->group(model);
-  c->add_option("--heads", o->heads, "Of hidden layers, side by side")->check(whole_number(1, 65536))->group(model);
-  c->add_option("--out-heads", o->out_heads, "Of the last layer, averaged")
-      ->check(whole_number(1, 65536))
-      ->group(model);
-  c->add_option("--dropout", o->dropout, "Of each layer's input")->check(number())->group(model);
-  c->add_option("--feature-dropout", o->feature_dropout, "Of the projected values")->check(number())->group(model);
-  c->add_option("--attention-dropout", o->attention_dropout, "Of the attention weights")->check(number())->group(model);
-  c->add_option("--activation", o->activation, "identity, relu, elu, leaky_relu, gelu, tanh or sigmoid")
-      ->check(not_empty())
-      ->group(model);
-  c->add_option("--norm", o->norm, "Before the activation: none, layer or batch")->check(not_empty())->group(model);
-  c->add_option("--residual", o->residual, "Each convolution adds a linear map of its input: true or false")
-      ->check(not_empty())
-      ->group(model);
+      ->group("Data");
 
   const char* output = "Output";
+  c->add_option("--save", o->save,
+                "Folder for each run's checkpoint and model (.safetensors), options (.toml), learning curve (.jsonl) "
+                "and predictions (.csv)")
+      ->check(not_empty())
+      ->group(output);
+  c->add_option("--every", o->every, "Epochs between two checkpoints; default 50")
+      ->check(whole_number(1, 1'000'000'000))
+      ->group(output);
+  c->add_flag("--resume", o->resume, "Go on from the checkpoints in the folder, to the same bits")->group(output);
   c->add_flag("--json", o->json, "One JSON object on standard output, and nothing else there")->group(output);
   c->add_flag("--markdown", o->markdown, "The table in Markdown")->group(output);
   c->add_option("--out", o->out, "Write the JSON object into this file, too")->check(not_empty())->group(output);

@@ -1,6 +1,8 @@
-// What options take. Numbers are decimal and whole where they count something: "010" and "0x10" are refused, not read
-// as octal and hexadecimal, and so are numbers that do not fit.
+// What options take, and what they set. Numbers are decimal and whole where they count something: "010" and "0x10" are
+// refused, not read as octal and hexadecimal, and so are numbers that do not fit.
 #include <fmt/format.h>
+
+#include <signal.h>
 
 #include <charconv>
 #include <cmath>
@@ -38,6 +40,39 @@ CLI::Validator number() {
 
 CLI::Validator not_empty() {
   return CLI::Validator([](std::string& text) { return text.empty() ? "must not be empty" : std::string{}; }, "", "");
+}
+
+void add_fields(CLI::App& command, std::vector<Setting>& settings, const std::string& names) {
+  for (const Field& f : fields()) {
+    const std::string name = f.name;
+    const bool positional = name == "dataset";
+    auto* option = command.add_option_function<std::string>(
+        positional ? name : "--" + name,
+        [&settings, name, place = positional ? name : "--" + name](const std::string& value) {
+          settings.push_back({name, value, place});
+        },
+        positional        ? names + "; default sbm, which is generated"
+        : name == "model" ? names + "; default gat"
+                          : std::string(f.about));
+    if (!positional) option->group(f.group);
+  }
+}
+
+namespace {
+std::atomic<bool> stop{false};
+static_assert(std::atomic<bool>::is_always_lock_free);
+}  // namespace
+
+const std::atomic<bool>& interrupted() {
+  static const bool installed = [] {
+    struct sigaction action {};
+    action.sa_handler = [](int) { stop = true; };
+    action.sa_flags = static_cast<int>(SA_RESETHAND);
+    for (int signal : {SIGINT, SIGTERM}) sigaction(signal, &action, nullptr);
+    return true;
+  }();
+  static_cast<void>(installed);
+  return stop;
 }
 
 }  // namespace heed::cli

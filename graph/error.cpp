@@ -47,4 +47,10 @@ void unknown(const std::string& kind, const std::string& name, const std::vector
   fail(text + (near.empty() ? "" : "?"));
 }
 
+std::size_t choose(const std::string& kind, const std::string& name, const std::vector<std::string>& names) {
+  const auto at = std::find(names.begin(), names.end(), name);
+  if (at == names.end()) unknown(kind, name, names);
+  return static_cast<std::size_t>(at - names.begin());
+}
+
 }  // namespace heed

@@ -19,4 +19,7 @@ std::vector<std::string> nearest(const std::string& name, const std::vector<std:
 // Throws "unknown score 'dto'; did you mean dot or gat?", or lists all names where none is near.
 [[noreturn]] void unknown(const std::string& kind, const std::string& name, const std::vector<std::string>& names);
 
+// Where `name` stands among `names`; throws as `unknown` does where it does not.
+std::size_t choose(const std::string& kind, const std::string& name, const std::vector<std::string>& names);
+
 }  // namespace heed

@@ -1,10 +1,10 @@
 #include "graph/files.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -43,34 +43,47 @@ NewFile::NewFile(const fs::path& path) : name_(path.string()) {
   } else if (errno != ENOENT) {
     give_up(errno);
   }
-  if (device_) {
-    file_ = open(target_.c_str(), O_WRONLY | O_CLOEXEC | O_NOCTTY);
-  } else {
-    static std::atomic<unsigned> made{0};  // threads may write one file at once
-    std::string part = target_ + "." + std::to_string(getpid()) + "." + std::to_string(made++) + ".part";
-    file_ = open(part.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (file_ < 0 && errno == EEXIST) {  // of a process that was killed
-      unlink(part.c_str());
-      file_ = open(part.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    }
-    if (file_ >= 0) part_ = std::move(part);
+  if (device_) return;
+  // Always the same place, so that what a killed process left is overwritten; the lock keeps others out until the
+  // rename.
+  part_ = target_ + ".part";
+  for (struct stat locked{}, there{};;) {
+    file_ = open(part_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+    if (file_ < 0) break;
+    while (flock(file_, LOCK_EX) != 0 && errno == EINTR) continue;
+    const bool mine = fstat(file_, &locked) == 0 && stat(part_.c_str(), &there) == 0 && locked.st_ino == there.st_ino &&
+                      locked.st_dev == there.st_dev;
+    if (mine) break;
+    close(file_);  // another one renamed or removed it while this one waited
   }
-  if (file_ < 0) give_up(errno);
+  if (file_ < 0) {
+    const int error = errno;
+    part_.clear();
+    give_up(error);
+  }
+  if (ftruncate(file_, 0) != 0) give_up(errno);
 }
 
 NewFile::~NewFile() {
-  if (file_ >= 0) close(file_);
   if (!part_.empty()) unlink(part_.c_str());
+  if (file_ >= 0) close(file_);
+}
+
+void NewFile::open_device() {
+  if (!device_ || file_ >= 0) return;
+  file_ = open(target_.c_str(), O_WRONLY | O_CLOEXEC | O_NOCTTY);
+  if (file_ < 0) give_up(errno);
 }
 
 void NewFile::give_up(int error) {
-  if (file_ >= 0) close(file_);
   if (!part_.empty()) unlink(part_.c_str());
+  if (file_ >= 0) close(file_);
   file_ = -1, part_.clear();
   fail("cannot write " + name_ + ": " + std::strerror(error));
 }
 
 void NewFile::write(std::string_view bytes) {
+  open_device();
   while (!bytes.empty()) {
     const ssize_t n = ::write(file_, bytes.data(), bytes.size());
     if (n > 0)
@@ -81,6 +94,7 @@ void NewFile::write(std::string_view bytes) {
 }
 
 void NewFile::commit() {
+  open_device();
   if (device_) {
     const int file = std::exchange(file_, -1);
     if (close(file) != 0) give_up(errno);
@@ -88,10 +102,9 @@ void NewFile::commit() {
   }
   if (mode_ >= 0 && fchmod(file_, static_cast<mode_t>(mode_)) != 0) give_up(errno);
   if (fsync(file_) != 0) give_up(errno);
-  const int file = std::exchange(file_, -1);
-  if (close(file) != 0) give_up(errno);
   if (std::rename(part_.c_str(), target_.c_str()) != 0) give_up(errno);
   part_.clear();
+  if (close(std::exchange(file_, -1)) != 0) give_up(errno);
   const int folder = open(fs::path(target_).parent_path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (folder < 0) return;  // a folder that may be written but not read
   const int error = fsync(folder) == 0 ? 0 : errno;

@@ -3,21 +3,26 @@
 namespace heed {
 namespace {
 
-// convolution(out, heads, last) gives the layer's convolution.
+// convolution(out, last) gives a layer's convolution.
 template <class Convolution>
 Model build(const ModelOptions& o, Convolution convolution) {
   if (o.classes < 1 || o.layers < 1) fail("a model needs at least 1 class and 1 layer");
-  std::vector<Model> layers;
+  std::vector<Model> convolutions;
   for (int l = 0; l < o.layers; ++l) {
     const bool last = l + 1 == o.layers;
-    layers.push_back(dropout(o.dropout));
-    layers.push_back(convolution(last ? o.classes : o.hidden, last));
-    if (last) break;
-    if (o.norm == Norm::layer) layers.push_back(layer_norm());
-    if (o.norm == Norm::batch) layers.push_back(batch_norm());
-    layers.push_back(activation(o.activation));
+    convolutions.push_back(convolution(last ? o.classes : o.hidden, last));
   }
-  return stack(std::move(layers));
+  return [o, convolutions = std::move(convolutions)]<class T>(Scope<T>& scope, Var<T> x) {
+    for (std::size_t l = 0; l < convolutions.size(); ++l) {
+      Scope<T> layer = scope.inside("layers." + std::to_string(l)), norm = scope.inside("norms." + std::to_string(l));
+      x = convolutions[l](layer, dropout(x, o.dropout));
+      if (l + 1 == convolutions.size()) break;
+      if (o.norm == Norm::layer) x = layer_norm()(norm, x);
+      if (o.norm == Norm::batch) x = batch_norm()(norm, x);
+      x = activate(x, o.activation);
+    }
+    return x;
+  };
 }
 
 Model attention_model(const ModelOptions& o, const char* score, bool scaled, bool residual) {
@@ -52,6 +57,13 @@ Model sage(const ModelOptions& o) {
 Model mlp(const ModelOptions& o) {
   return plain_model(o, [](Offset out) { return dense(out); });
 }
+
+const std::vector<std::string>& norm_names() {
+  static const std::vector<std::string> names{"none", "layer", "batch"};
+  return names;
+}
+
+Norm norm_named(const std::string& name) { return static_cast<Norm>(choose("norm", name, norm_names())); }
 
 const std::vector<ModelEntry>& model_menu() {
   static const std::vector<ModelEntry> menu{

@@ -1,5 +1,6 @@
 // Models for node classification, one function each. All are built alike: per layer dropout, convolution, norm and
-// activation, where the last convolution gives the logits, n x classes.
+// activation, where the last convolution gives the logits, n x classes. The parameters of the l-th convolution are
+// named "layers.l.", those of the norm after it "norms.l.".
 #pragma once
 
 #include <string>
@@ -10,6 +11,8 @@
 namespace heed {
 
 enum class Norm { none, layer, batch };
+const std::vector<std::string>& norm_names();
+Norm norm_named(const std::string& name);  // throws Error with the nearest names
 
 struct ModelOptions {
   Offset classes = 0;

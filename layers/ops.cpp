@@ -1,6 +1,7 @@
 #include "layers/ops.h"
 
 #include <cmath>
+#include <numeric>
 #include <string>
 
 #include "kernels/dense.h"
@@ -329,9 +330,7 @@ const std::vector<std::string>& activation_names() {
 }
 
 Activation activation_named(const std::string& name) {
-  for (std::size_t i = 0; i < activation_names().size(); ++i)
-    if (activation_names()[i] == name) return static_cast<Activation>(i);
-  unknown("activation", name, activation_names());
+  return static_cast<Activation>(choose("activation", name, activation_names()));
 }
 
 template <class T>
@@ -614,58 +613,132 @@ Var<T> attention(const AttentionVars<T>& x, std::shared_ptr<const Pattern> patte
   return y;
 }
 
+namespace {
+
+// What both losses check and share: the weight of each class and the sum of the rows' weights.
 template <class T>
-Var<T> cross_entropy(Var<T> x, std::span<const Id> rows, std::span<const Id> labels) {
-  if (rows.empty()) fail("cross entropy: no rows to average over");
+struct Targets {
+  std::vector<T> weight;  // classes
+  T all = 0, smoothing = 0;
+};
+
+template <class T>
+Targets<T> check_targets(const char* loss, Var<T> x, Id classes, std::span<const Id> rows, std::span<const Id> labels,
+                         const LossOptions& o) {
+  const std::string name = std::string(loss) + ": ";
+  if (rows.empty()) fail(name + "no rows to average over");
   if (static_cast<Offset>(labels.size()) != x.rows())
-    fail("cross entropy: " + std::to_string(labels.size()) + " labels for " + std::to_string(x.rows()) + " rows");
-  std::vector<bool> seen(static_cast<std::size_t>(x.rows()));
-  for (Id i : rows) {
-    if (i < 0 || i >= x.rows() || labels[i] < 0 || labels[i] >= x.cols())
-      fail("cross entropy: row " + std::to_string(i) + " is not there or has no label below " +
-           std::to_string(x.cols()));
-    if (seen[i]) fail("cross entropy: row " + std::to_string(i) + " stands twice in the list");
-    seen[i] = true;
+    fail(name + std::to_string(labels.size()) + " labels for " + std::to_string(x.rows()) + " rows");
+  if (!(o.smoothing >= 0 && o.smoothing < 1)) fail(name + "the smoothing must be at least 0 and below 1");
+  if (!o.class_weights.empty() && o.class_weights.size() != static_cast<std::size_t>(classes))
+    fail(name + std::to_string(o.class_weights.size()) + " class weights for " + std::to_string(classes) + " classes");
+  Targets<T> out{.weight = std::vector<T>(static_cast<std::size_t>(classes), T(1)),
+                 .smoothing = static_cast<T>(o.smoothing)};
+  for (std::size_t c = 0; c < o.class_weights.size(); ++c) {
+    if (!(o.class_weights[c] > 0) || !std::isfinite(o.class_weights[c]))
+      fail(name + "the weight of class " + std::to_string(c) + " must be above 0");
+    out.weight[c] = static_cast<T>(o.class_weights[c]);
   }
+  std::vector<bool> seen(static_cast<std::size_t>(x.rows()));
+  double all = 0;
+  for (Id i : rows) {
+    if (i < 0 || i >= x.rows() || labels[i] < 0 || labels[i] >= classes)
+      fail(name + "row " + std::to_string(i) + " is not there or has no label below " + std::to_string(classes));
+    if (seen[i]) fail(name + "row " + std::to_string(i) + " stands twice in the list");
+    seen[i] = true;
+    all += out.weight[labels[i]];
+  }
+  out.all = static_cast<T>(all);
+  return out;
+}
+
+// value(i) is the loss of row i, gradient(i, d, dx) adds d times its gradient to the row dx.
+template <class T, class Value, class Gradient>
+Var<T> mean_loss(Var<T> x, std::span<const Id> rows, T all, Value value, Gradient gradient) {
   Var<T> y = x.tape->result(1, 1, {x});
   auto pieces = std::make_shared<Matrix<T>>();
-  const Offset width = x.cols(), count = static_cast<Offset>(rows.size());
-  auto log_total = [=](Id i) {
-    const T* row = x.value().row(i);
-    T top = *std::max_element(row, row + width), total = 0;
-    for (Offset c = 0; c < width; ++c) total += std::exp(row[c] - top);
-    return top + std::log(total);
-  };
+  const Offset count = static_cast<Offset>(rows.size());
   x.tape->record(
       y,
       [=] {
-        const Matrix<T>& X = x.value();
-        Matrix<T>& Y = y.value();
         T sum = 0;
         ordered_sums(count, kRowGrain, 1, &sum, *pieces, [&](Offset begin, Offset end, T* acc) {
-          for (Offset t = begin; t < end; ++t) *acc += log_total(rows[t]) - X(rows[t], labels[rows[t]]);
+          for (Offset t = begin; t < end; ++t) *acc += value(rows[t]);
         });
-        Y(0, 0) = sum / static_cast<T>(count);
+        y.value()(0, 0) = sum / all;
       },
       [=] {
-        const Matrix<T>& X = x.value();
         View<const T> dY = y.grad();
         Sink<T> dx = x.sink();
         if (!dx) return;
         if (!dx.add)
           parallel_pieces(dx.to.rows, kRowGrain,
                           [&](Offset begin, Offset end) { std::fill(dx.to.row(begin), dx.to.row(end), T(0)); });
-        const T d = dY(0, 0) / static_cast<T>(count);
+        const T d = dY(0, 0) / all;
         parallel_pieces(count, kRowGrain, [&](Offset begin, Offset end) {
-          for (Offset t = begin; t < end; ++t) {
-            T total = log_total(rows[t]);
-            for (Offset c = 0; c < width; ++c)
-              dx.to(rows[t], c) += d * (std::exp(X(rows[t], c) - total) - (c == labels[rows[t]] ? T(1) : T(0)));
-          }
+          for (Offset t = begin; t < end; ++t) gradient(rows[t], d, dx.to.row(rows[t]));
         });
       },
       "loss");
   return y;
+}
+
+}  // namespace
+
+template <class T>
+Var<T> cross_entropy(Var<T> x, std::span<const Id> rows, std::span<const Id> labels, const LossOptions& o) {
+  const Offset width = x.cols();
+  const auto targets = check_targets("cross entropy", x, static_cast<Id>(width), rows, labels, o);
+  const T hit = T(1) - targets.smoothing, spread = targets.smoothing / static_cast<T>(width);
+  const T spread_all = spread * std::accumulate(targets.weight.begin(), targets.weight.end(), T(0));
+  auto log_total = [=](Id i) {
+    const T* row = x.value().row(i);
+    T top = *std::max_element(row, row + width), total = 0;
+    for (Offset c = 0; c < width; ++c) total += std::exp(row[c] - top);
+    return top + std::log(total);
+  };
+  return mean_loss<T>(
+      x, rows, targets.all,
+      [=](Id i) {
+        const T* row = x.value().row(i);
+        const T total = log_total(i);
+        T loss = hit * targets.weight[labels[i]] * (total - row[labels[i]]);
+        if (spread > 0)
+          for (Offset c = 0; c < width; ++c) loss += spread * targets.weight[c] * (total - row[c]);
+        return loss;
+      },
+      [=](Id i, T d, T* dx) {
+        const T* row = x.value().row(i);
+        const T total = log_total(i), mass = hit * targets.weight[labels[i]];
+        for (Offset c = 0; c < width; ++c)
+          dx[c] += d * ((mass + spread_all) * std::exp(row[c] - total) - spread * targets.weight[c] -
+                        (c == labels[i] ? mass : T(0)));
+      });
+}
+
+template <class T>
+Var<T> binary_cross_entropy(Var<T> x, std::span<const Id> rows, std::span<const Id> labels, const LossOptions& o) {
+  const Offset width = x.cols();
+  const auto targets =
+      check_targets("binary cross entropy", x, static_cast<Id>(std::max<Offset>(width, 2)), rows, labels, o);
+  auto target = [=](Id i, Offset c) {
+    const bool hit = width == 1 ? labels[i] == 1 : labels[i] == c;
+    return (hit ? T(1) - targets.smoothing : T(0)) + targets.smoothing / 2;
+  };
+  return mean_loss<T>(
+      x, rows, targets.all * static_cast<T>(width),
+      [=](Id i) {
+        const T* row = x.value().row(i);
+        T loss = 0;
+        for (Offset c = 0; c < width; ++c)  // log(1 + e^x) - t x
+          loss += std::max(row[c], T(0)) + std::log1p(std::exp(-std::abs(row[c]))) - target(i, c) * row[c];
+        return targets.weight[labels[i]] * loss;
+      },
+      [=](Id i, T d, T* dx) {
+        const T* row = x.value().row(i);
+        for (Offset c = 0; c < width; ++c)
+          dx[c] += d * targets.weight[labels[i]] * (T(1) / (T(1) + std::exp(-row[c])) - target(i, c));
+      });
 }
 
 #define HEED_INSTANTIATE(T)                                                                                           \
@@ -683,7 +756,8 @@ Var<T> cross_entropy(Var<T> x, std::span<const Id> rows, std::span<const Id> lab
   template Var<T> propagate(Var<T>, std::shared_ptr<const Pattern>, std::vector<T>, std::vector<T>);                  \
   template Var<T> attention(const AttentionVars<T>&, std::shared_ptr<const Pattern>, const Score&, const Normaliser&, \
                             int, double);                                                                             \
-  template Var<T> cross_entropy(Var<T>, std::span<const Id>, std::span<const Id>);
+  template Var<T> cross_entropy(Var<T>, std::span<const Id>, std::span<const Id>, const LossOptions&);                \
+  template Var<T> binary_cross_entropy(Var<T>, std::span<const Id>, std::span<const Id>, const LossOptions&);
 HEED_INSTANTIATE(float)
 HEED_INSTANTIATE(double)
 

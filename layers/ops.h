@@ -72,9 +72,21 @@ template <class T>
 Var<T> attention(const AttentionVars<T>& x, std::shared_ptr<const Pattern> pattern, const Score& score,
                  const Normaliser& normaliser, int heads, double dropout = 0);
 
-// Mean over `rows`, which are distinct, of -log softmax(x_i)[label_i], 1 x 1. `rows` and `labels` must outlive the
-// tape.
+struct LossOptions {
+  std::vector<double> class_weights = {};  // one a class, above 0; empty: all 1
+  double smoothing = 0;                    // ε, the share of the target that is spread over all classes
+};
+
+// The mean over `rows`, which are distinct, of the cross entropy between softmax(x_i) and row i's target, 1 x 1:
+//   sum_i sum_c -t_ic log softmax(x_i)_c / sum_i w_yi,   t_ic = (1 - ε) w_yi [c = yi] + ε w_c / classes
+// as PyTorch weighs and smooths (arXiv:1512.00567, section 7). `rows` and `labels` must outlive the tape.
 template <class T>
-Var<T> cross_entropy(Var<T> x, std::span<const Id> rows, std::span<const Id> labels);
+Var<T> cross_entropy(Var<T> x, std::span<const Id> rows, std::span<const Id> labels, const LossOptions& options = {});
+
+// The same mean of -t log σ(x) - (1 - t) log(1 - σ(x)). One column decides between the labels 0 and 1; more columns
+// are one class each against all others, averaged. t is (1 - ε) [c = yi] + ε / 2.
+template <class T>
+Var<T> binary_cross_entropy(Var<T> x, std::span<const Id> rows, std::span<const Id> labels,
+                            const LossOptions& options = {});
 
 }  // namespace heed

@@ -46,6 +46,17 @@ Result heed(const std::string& arguments) {
   return out;
 }
 
+std::string read(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+std::string fmt_percent(double value) {  // as the table shows it
+  char text[32];
+  std::snprintf(text, sizeof(text), "%.2f %%", value);
+  return text;
+}
+
 void refused(const std::string& arguments, const std::string& because) {
   CAPTURE(arguments);
   Result r = heed(arguments);
@@ -120,14 +131,14 @@ TEST_CASE("values out of range are refused") {
   for (const char* value : {"many", "010", "0x10", "1e3", "1.5", "-1", "99999999999999999999", "''"})
     refused(std::string("train karate --epochs ") + value, "--epochs: must be a whole number");
   refused("train karate --seed -1", "--seed: must be a whole number, at least 0, not '-1'");
-  refused("train karate --rate nan", "--rate: must be a number, not 'nan'");
+  refused("train karate --rate nan", "--rate: must be a number above 0, not 'nan'");
   refused("train karate --out ''", "--out: must not be empty");
   refused("train karate --runs -1", "--runs: must be a whole number");
   refused("train karate --heads 0", "--heads: must be a whole number, 1 to 65536, not '0'");
   refused("train karate --heads 60000", "wider than 65536 channels");
   refused("train karate --model gcn --heads 8", "has no attention");
-  refused("train karate --dropout 1", "--dropout must be at least 0 and below 1, not 1");
-  refused("train karate --rate 0", "the learning rate must be above 0");
+  refused("train karate --dropout 1", "--dropout: must be a number, at least 0 and below 1, not '1'");
+  refused("train karate --rate 0", "--rate: must be a number above 0, not '0'");
   refused("train karate --threads -1", "--threads");
   refused("train karate --split 9", "split 9");
 }
@@ -171,6 +182,7 @@ TEST_CASE("nobody listening on standard error changes nothing") {
 
 TEST_CASE("missing and broken files are named") {
   Folder folder;
+  unsetenv("HEED_DATA");
   const fs::path cora = folder.path / "cora";
   refused("train cora --data " + folder.path.string() + " --quiet", "cora");
   fs::create_directories(cora);
@@ -184,5 +196,117 @@ TEST_CASE("missing and broken files are named") {
                                                           "cos\nsystem\n(S'true'\ntR.";
   refused("train cora --data " + folder.path.string() + " --quiet", "os");
 }
+
+TEST_CASE("a saved run predicts what it predicted, and its configuration repeats it") {
+  Folder folder;
+  const std::string base = folder.path.string(), model = base + "/a/karate-gatv2-3.safetensors";
+  const std::string common = "train karate --model gatv2 --epochs 20 --seed 3 --quiet --json ";
+  const Result first = heed(common + "--save " + base + "/a");
+  REQUIRE(first.code == 0);
+  const double test = nlohmann::json::parse(first.out)["test_mean"];
+  Result r = heed("predict --weights " + model);
+  CHECK(r.code == 0);
+  CHECK(r.out == read(base + "/a/karate-gatv2-3.csv"));
+  CHECK(r.err.find(fmt_percent(test)) != std::string::npos);
+  CHECK(heed("predict karate --weights " + model + " --out " + base + "/p.json").code == 0);
+  const auto json = nlohmann::json::parse(std::ifstream(base + "/p.json"));
+  CHECK(json["class"].size() == 34);
+  CHECK(json["probabilities"][0].size() == 2);
+  CHECK(heed("predict --weights " + model + " --out " + base + "/p.npz").code == 0);
+  CHECK(heed("train --config " + base + "/a/karate-gatv2-3.toml --quiet --save " + base + "/b").code == 0);
+  CHECK(read(base + "/a/karate-gatv2-3.csv") == read(base + "/b/karate-gatv2-3.csv"));
+  CHECK(read(base + "/a/karate-gatv2-3.jsonl") == read(base + "/b/karate-gatv2-3.jsonl"));
+  CHECK(read(base + "/a/karate-gatv2-3.toml") == read(base + "/b/karate-gatv2-3.toml"));
+  refused(common + "--save " + base + "/a", "is there already; --resume");
+  CHECK(heed(common + "--resume --save " + base + "/a").code == 0);
+  refused(common + "--resume --rate 0.5 --save " + base + "/a", "made with 'rate = 0.005', not with 'rate = 0.5'");
+  refused("train karate --resume", "--resume needs --save");
+  refused("predict --weights " + base + "/none.safetensors", "No such file");
+  refused("predict --weights " + base + "/p.json", "not a safetensors file");
+  refused("predict sbm --weights " + model, "tensor 'layers.0.source.weight' is 34 x 64, the model wants 64 x 64");
+  refused("predict --weights " + model + " --model gat", "the tensor 'layers.0.weight' of the model is missing");
+  refused("predict --weights " + model + " --format npz", "--out FILE says where it goes");
+  refused("predict --weights " + model + " --format xml", "unknown format 'xml'");
+}
+
+TEST_CASE("a configuration file is read strictly") {
+  Folder folder;
+  const std::string file = (folder.path / "run.toml").string();
+  auto wrong = [&](const std::string& text, const std::string& because) {
+    std::ofstream(file) << text;
+    refused("train --config " + file, file + ", line " + because);
+  };
+  wrong("dataset = \"karate\"\nhiden = 8\n", "2: unknown option 'hiden'; did you mean hidden?");
+  wrong("hidden = 8\nhidden = 9\n", "2: ");
+  wrong("hidden = \n", "1: ");
+  wrong("\n\nhidden = [8]\n", "3: hidden must be a number, a truth value or text");
+  wrong("epochs = 0\n", "1: epochs: must be a whole number, 1 to 1000000000, not '0'");
+  wrong("model = \"gta\"\n", "1: model: unknown model 'gta'");
+  wrong("epochs = 3\nmodel = \"gcn\"\nheads = 8\n", "3: heads: the model 'gcn' has no attention");
+  std::ofstream(file) << "dataset = \"karate\"  # a comment\nepochs = 4\ndecay = 0\nmodel = \"mlp,gcn\"\n";
+  const Result r = heed("train --quiet --json --epochs 3 --config " + file);
+  const auto results = nlohmann::json::parse(r.out)["results"];
+  CHECK(results.size() == 2);
+  CHECK(results[0]["epochs_mean"] == 3);
+  refused("train --config " + file + "x", "No such file");
+}
+
+TEST_CASE("an interrupt ends with 130 after a checkpoint, and the run can be resumed") {
+  Folder folder;
+  const std::string base = folder.path.string();
+  for (const char* signal : {"INT", "TERM"}) {
+    const std::string save = base + "/" + signal;
+    std::string command = std::string("sh -c '") + HEED_BUILD "/heed train sbm --epochs 100000 --quiet --save " + save +
+                          " > /dev/null 2> " + base + "/err & p=$!; while ! [ -s " + save +
+                          "/sbm-gat-1.jsonl ]; do sleep 0.05; done; kill -" + signal + " $p; wait $p'";
+    const int status = std::system(command.c_str());
+    CHECK(WEXITSTATUS(status) == 130);
+    CHECK(read(base + "/err").find("heed: interrupted after epoch ") == 0);
+    CHECK(fs::exists(save + "/sbm-gat-1.safetensors"));
+    CHECK(!fs::exists(save + "/sbm-gat-1.csv"));
+    refused("train sbm --epochs 99 --quiet --resume --save " + save, "made with 'epochs = 100000'");
+  }
+}
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // they want to be loaded first
+TEST_CASE("whatever the disk refuses, the old checkpoint stays whole") {
+  Folder folder;
+  const std::string base = folder.path.string(), model = "/karate-gat-1.safetensors";
+  const std::string training = " train karate --epochs 12 --every 3 --quiet --resume --save ";
+  auto faulty = [&](const std::string& fault, const std::string& save) {
+    const int status = std::system(("HEED_FAULT=" + fault + " LD_PRELOAD=" HEED_BUILD "/libheed_faults.so " +
+                                    HEED_BUILD "/heed" + training + save + " > /dev/null 2> " + base + "/err")
+                                       .c_str());
+    return WEXITSTATUS(status);
+  };
+  REQUIRE(heed(training.substr(1) + base + "/whole").code == 0);
+  for (const char* call : {"write", "fsync", "rename"}) {
+    bool began = false;
+    for (int n = 1;; ++n) {
+      CAPTURE(call);
+      CAPTURE(n);
+      REQUIRE(n < 200);
+      const std::string save = base + "/" + call + std::to_string(n);
+      if (began) fs::copy(base + "/" + call, save);  // go on from the last state that was left behind
+      const std::string before = fs::exists(save + model) ? read(save + model) : "";
+      const int code = faulty(std::string(call) + ":" + std::to_string(n), save);
+      if (code == 0) break;
+      CHECK(code == 2);
+      CHECK(read(base + "/err").find("cannot write ") != std::string::npos);
+      for (const auto& entry : fs::directory_iterator(save)) CHECK(entry.path().extension() != ".part");
+      if (!fs::exists(save + model)) {
+        CHECK(before.empty());
+        continue;
+      }
+      CHECK(heed("predict --weights " + save + model).code == 0);  // whole: the old one or a newer
+      if (!began) fs::copy(save, base + "/" + call);
+      began = true;
+      CHECK(heed(training.substr(1) + save).code == 0);
+      CHECK(read(save + "/karate-gat-1.csv") == read(base + "/whole/karate-gat-1.csv"));
+    }
+    CHECK(began);
+  }
+}
+#endif
 
 TEST_SUITE_END();

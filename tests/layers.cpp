@@ -156,6 +156,9 @@ std::vector<Op> operations(Id n, Random& random) {
     if (i == 0 || random.below(3) > 0) rows->push_back(i);
     labels->push_back(static_cast<Id>(random.below(6)));
   }
+  auto two_labels = std::make_shared<std::vector<Id>>();
+  for (Id label : *labels) two_labels->push_back(label % 2);
+  const LossOptions weighed{.class_weights = {0.5, 2, 1, 1.25, 0.75, 3}, .smoothing = 0.1};
   const Activation relu = Activation::relu;
   std::vector<Op> out{
       {"linear", {{n, 6}, {6, 7}}, [](Bench&, const Vars& x) { return linear(x[0], x[1]); }},
@@ -197,6 +200,17 @@ std::vector<Op> operations(Id n, Random& random) {
        {{8, 7}},
        [=, s = numbers(n)](Bench&, const Vars& x) { return propagate(x[0], interval, {}, s); }},
       {"cross entropy", {{n, 6}}, [=](Bench&, const Vars& x) { return cross_entropy<double>(x[0], *rows, *labels); }},
+      {"cross entropy, weighed and smoothed",
+       {{n, 6}},
+       [=](Bench&, const Vars& x) { return cross_entropy<double>(x[0], *rows, *labels, weighed); }},
+      {"binary cross entropy of six",
+       {{n, 6}},
+       [=](Bench&, const Vars& x) { return binary_cross_entropy<double>(x[0], *rows, *labels, weighed); }},
+      {"binary cross entropy of one",
+       {{n, 1}},
+       [=](Bench&, const Vars& x) {
+         return binary_cross_entropy<double>(x[0], *rows, *two_labels, {.smoothing = 0.2});
+       }},
   };
   for (const std::string& name : activation_names())
     out.push_back({name, {{n, 7}}, [f = activation_named(name)](Bench&, const Vars& x) { return activate(x[0], f); }});

@@ -1,40 +1,271 @@
 #include "train/recipes.h"
 
+#include <toml++/toml.h>
+#include <charconv>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "graph/files.h"
+
 namespace heed {
 namespace {
 
 Recipe for_citations(const std::string& model, const std::string& dataset) {
   Recipe r;
-  r.normalise_features = true;
-  r.train = {.epochs = 1500, .patience = 100, .stop = Stop::loss, .rate = 5e-3, .decay = 5e-4};
+  r.normalise = true;
+  r.train = {.epochs = 1500, .patience = 100, .stop = Stop::loss, .optimiser = {.rate = 5e-3, .decay = 5e-4}};
   if (model == "gat" || model == "gatv2" || model == "transformer") {
-    r.model = {.hidden = 8, .heads = 8, .dropout = 0.6, .feature_dropout = 0.6, .attention_dropout = 0.6};
+    r.options = {.hidden = 8, .heads = 8, .dropout = 0.6, .feature_dropout = 0.6, .attention_dropout = 0.6};
     if (dataset == "pubmed") {  // as GAT's authors
-      r.model.out_heads = 8;
-      r.train.rate = 1e-2;
-      r.train.decay = 1e-3;
+      r.options.out_heads = 8;
+      r.train.optimiser.rate = 1e-2;
+      r.train.optimiser.decay = 1e-3;
     }
   } else {  // Kipf & Welling, arXiv:1609.02907, section 5.2
-    r.model = {.hidden = 16, .heads = 1, .dropout = 0.5, .activation = Activation::relu};
-    if (model == "mlp") r.model.hidden = 64;
-    r.train.rate = 1e-2;
+    r.options = {.hidden = 16, .heads = 1, .dropout = 0.5, .activation = Activation::relu};
+    if (model == "mlp") r.options.hidden = 64;
+    r.train.optimiser.rate = 1e-2;
   }
   return r;
 }
 
 Recipe for_blocks(const std::string& model) {
   Recipe r;
-  r.model = {.hidden = 8, .heads = 8, .dropout = 0.5, .attention_dropout = 0.3};
-  r.train = {.epochs = 200, .stop = Stop::loss, .rate = 5e-3, .decay = 5e-4};
-  if (model == "gcn" || model == "sage" || model == "mlp") r.model.hidden = 64, r.model.heads = 1;
+  r.options = {.hidden = 8, .heads = 8, .dropout = 0.5, .attention_dropout = 0.3};
+  r.train = {.epochs = 200, .stop = Stop::loss, .optimiser = {.rate = 5e-3, .decay = 5e-4}};
+  if (model == "gcn" || model == "sage" || model == "mlp") r.options.hidden = 64, r.options.heads = 1;
   return r;
 }
 
+// Values from text and back.
+
+template <class N>
+N whole(const std::string& text, N low, N high) {
+  N value = 0;
+  const char* end = text.data() + text.size();
+  const auto [at, error] = std::from_chars(text.data(), end, value);
+  const std::size_t digits = text.find_first_not_of('-');
+  const bool octal = digits != std::string::npos && text[digits] == '0' && text.size() > digits + 1;
+  if (error == std::errc{} && at == end && !octal && value >= low && value <= high) return value;
+  const bool open = static_cast<std::uint64_t>(high) >= static_cast<std::uint64_t>(INT64_MAX);
+  fail("must be a whole number, " + std::string(open ? "at least " : "") + std::to_string(low) +
+       (open ? "" : " to " + std::to_string(high)) + ", not '" + printable(text) + "'");
+}
+
+enum class Bound { any, not_negative, positive, share };  // share: at least 0 and below 1
+
+double number(const std::string& text, Bound bound) {
+  double value = 0;
+  const char* end = text.data() + text.size();
+  const auto [at, error] = std::from_chars(text.data(), end, value);
+  const bool fits = bound == Bound::any || (bound == Bound::positive ? value > 0 : value >= 0);
+  if (error == std::errc{} && at == end && std::isfinite(value) && fits && (bound != Bound::share || value < 1))
+    return value;
+  const char* wanted[] = {"a number", "a number, at least 0", "a number above 0", "a number, at least 0 and below 1"};
+  fail("must be " + std::string(wanted[static_cast<int>(bound)]) + ", not '" + printable(text) + "'");
+}
+
+bool truth(const std::string& text) {
+  if (text == "true" || text == "false") return text == "true";
+  fail("must be true or false, not '" + printable(text) + "'");
+}
+
+const std::string& filled(const std::string& text) {
+  if (text.empty()) fail("must not be empty");
+  return text;
+}
+
+std::string text_of(double value) {
+  char buffer[32];
+  const auto end = std::to_chars(buffer, buffer + sizeof(buffer), value).ptr;
+  std::string out(buffer, end);
+  return out.find_first_of(".e") == std::string::npos ? out + ".0" : out;  // a float in TOML, too
+}
+
+template <class E>
+std::string name_of(E value, const std::vector<std::string>& names) {
+  return names[static_cast<std::size_t>(value)];
+}
+
+#define HEED_GET(expression) [](const Recipe& r) -> std::string { return expression; }
+#define HEED_SET(statement) [](Recipe& r, const std::string& text) { statement; }
+// An option that is a member of the recipe.
+#define HEED_WHOLE(member, low, high) \
+  HEED_GET(std::to_string(r.member)), HEED_SET(r.member = whole<decltype(r.member)>(text, low, high))
+#define HEED_NUMBER(member, bound) HEED_GET(text_of(r.member)), HEED_SET(r.member = number(text, Bound::bound))
+#define HEED_TRUTH(member) HEED_GET(r.member ? "true" : "false"), HEED_SET(r.member = truth(text))
+#define HEED_TEXT(member) HEED_GET(r.member), HEED_SET(r.member = text)
+#define HEED_CHOICE(member, kind) HEED_GET(name_of(r.member, kind##_names())), HEED_SET(r.member = kind##_named(text))
+
+constexpr int kMost = 1'000'000'000;
+constexpr int kWidest = 65536;
+
 }  // namespace
 
+const std::vector<Field>& fields() {
+  constexpr const char *data = "Data", *training = "Training", *model = "Model";
+  static const std::vector<Field> list{
+      {"dataset", data, "A name (heed list) or a path", false, true, HEED_GET(r.dataset),
+       HEED_SET(r.dataset = filled(text))},
+      {"normalise", data, "Rows of the features sum to 1: true or false", false, false, HEED_TRUTH(normalise)},
+      {"split", data, "Which of the dataset's splits; -1: run r takes split r", false, false,
+       HEED_WHOLE(train.split, -1, kMost)},
+
+      {"epochs", training, "At most", false, false, HEED_WHOLE(train.epochs, 1, kMost)},
+      {"patience", training, "Epochs without a gain in validation before it stops; 0: never", false, false,
+       HEED_WHOLE(train.patience, 0, kMost)},
+      {"stop", training, "What must gain: metric, loss or both", false, true, HEED_CHOICE(train.stop, stop)},
+      {"metric", training, "accuracy, roc_auc or f1 (macro)", false, true, HEED_CHOICE(train.metric, metric)},
+      {"loss", training, "cross_entropy or binary_cross_entropy", false, true, HEED_CHOICE(train.loss, loss)},
+      {"class-weights", training, "Of the loss: balanced, or a number for each class, separated by commas", false, true,
+       HEED_TEXT(train.class_weights)},
+      {"label-smoothing", training, "Share of the target spread over all classes", false, false,
+       HEED_NUMBER(train.label_smoothing, share)},
+      {"optimiser", training, "adam (decay as L2), adamw or sgd", false, true, HEED_CHOICE(train.optimiser.rule, rule)},
+      {"rate", training, "Learning rate", false, false, HEED_NUMBER(train.optimiser.rate, positive)},
+      {"decay", training, "Weight decay", false, false, HEED_NUMBER(train.optimiser.decay, not_negative)},
+      {"momentum", training, "Of sgd", false, false, HEED_NUMBER(train.optimiser.momentum, share)},
+      {"clip", training, "Largest norm of the whole gradient; 0: any", false, false,
+       HEED_NUMBER(train.optimiser.clip, not_negative)},
+      {"schedule", training, "Of the rate: constant, linear, cosine, step, exponential or plateau", false, true,
+       HEED_CHOICE(train.schedule.schedule, schedule)},
+      {"warmup", training, "Epochs in which the rate rises to its full value", false, false,
+       HEED_WHOLE(train.schedule.warmup, 0, kMost)},
+      {"schedule-factor", training, "What step, exponential and plateau multiply the rate with", false, false,
+       HEED_NUMBER(train.schedule.factor, positive)},
+      {"schedule-span", training, "After how many epochs they do", false, false,
+       HEED_WHOLE(train.schedule.span, 1, kMost)},
+      {"seed", training, "Of the first run, and of generated data", false, false,
+       HEED_WHOLE(train.seed, 0, std::numeric_limits<std::int64_t>::max())},
+      {"runs", training, "Trainings with seeds SEED, SEED+1, ...", false, false, HEED_WHOLE(train.runs, 1, 1'000'000)},
+      {"threads", training, "0: all; the result is the same for any number", false, false,
+       HEED_WHOLE(train.threads, 0, 4096)},
+
+      {"model", model, "A name (heed list)", false, true, HEED_GET(r.model),
+       HEED_SET(r.model = model_named(text).name)},
+      {"layers", model, "Convolutions", false, false, HEED_WHOLE(options.layers, 1, 1000)},
+      {"hidden", model, "Channels of a hidden layer, for each head", false, false,
+       HEED_WHOLE(options.hidden, 1, kWidest)},
+      {"heads", model, "Of hidden layers, side by side", true, false, HEED_WHOLE(options.heads, 1, kWidest)},
+      {"out-heads", model, "Of the last layer, averaged", true, false, HEED_WHOLE(options.out_heads, 1, kWidest)},
+      {"dropout", model, "Of each layer's input", false, false, HEED_NUMBER(options.dropout, share)},
+      {"feature-dropout", model, "Of the projected values", true, false, HEED_NUMBER(options.feature_dropout, share)},
+      {"attention-dropout", model, "Of the attention weights", true, false,
+       HEED_NUMBER(options.attention_dropout, share)},
+      {"activation", model, "identity, relu, elu, leaky_relu, gelu, tanh or sigmoid", false, true,
+       HEED_CHOICE(options.activation, activation)},
+      {"norm", model, "Before the activation: none, layer or batch", false, true, HEED_CHOICE(options.norm, norm)},
+      {"residual", model, "Each convolution adds a linear map of its input: true or false", false, false,
+       HEED_TRUTH(options.residual)},
+  };
+  return list;
+}
+
+const Field& field_named(const std::string& name) {
+  std::vector<std::string> names;
+  for (const Field& f : fields()) {
+    if (f.name == name) return f;
+    names.emplace_back(f.name);
+  }
+  unknown("option", name, names);
+}
+
+std::string to_toml(const Recipe& recipe) {
+  std::string out;
+  for (const Field& f : fields()) {
+    const std::string value = f.get(recipe);
+    // The escapes of JSON are those of TOML.
+    out += std::string(f.name) + " = " + (f.quoted ? nlohmann::json(value).dump() : value) + "\n";
+  }
+  return out;
+}
+
+std::vector<Setting> parse_toml(const std::string& text, const std::string& file) {
+  auto place = [&](const toml::source_region& at) { return file + ", line " + std::to_string(at.begin.line); };
+  std::vector<Setting> out;
+  std::vector<toml::source_index> lines;
+  try {
+    const toml::table table = toml::parse(text, file);
+    for (const auto& [key, node] : table) {
+      Setting s{std::string(key.str()), "", place(node.source())};
+      try {
+        field_named(s.name);
+      } catch (const Error& e) {
+        fail(s.place + ": " + e.what());
+      }
+      if (auto string = node.value_exact<std::string>())
+        s.value = *string;
+      else if (auto integer = node.value_exact<std::int64_t>())
+        s.value = std::to_string(*integer);
+      else if (auto real = node.value_exact<double>())
+        s.value = text_of(*real);
+      else if (auto boolean = node.value_exact<bool>())
+        s.value = *boolean ? "true" : "false";
+      else
+        fail(s.place + ": " + s.name + " must be a number, a truth value or text");
+      s.place += ": " + s.name;
+      out.push_back(std::move(s));
+      lines.push_back(node.source().begin.line);
+    }
+  } catch (const toml::parse_error& e) {
+    std::string why(e.description());
+    for (char& c : why)
+      if (c < ' ') c = ' ';
+    fail(place(e.source()) + ": " + why);
+  }
+  std::vector<std::size_t> order(out.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return lines[a] < lines[b]; });
+  std::vector<Setting> sorted;
+  for (auto i : order) sorted.push_back(std::move(out[i]));
+  return sorted;
+}
+
+std::vector<Setting> read_toml(const std::filesystem::path& path) { return parse_toml(read_file(path), path.string()); }
+
 Recipe recipe(const std::string& model, const std::string& dataset) {
-  if (dataset == "cora" || dataset == "citeseer" || dataset == "pubmed") return for_citations(model, dataset);
-  return for_blocks(model);
+  const bool citations = dataset == "cora" || dataset == "citeseer" || dataset == "pubmed";
+  Recipe r = citations ? for_citations(model, dataset) : for_blocks(model);
+  r.dataset = dataset, r.model = model;
+  return r;
+}
+
+Recipe resolve(const std::vector<Setting>& settings) {
+  auto apply = [](Recipe& r, const Setting& s) {
+    try {
+      field_named(s.name).set(r, s.value);
+    } catch (const Error& e) {
+      fail(s.place + ": " + e.what());
+    }
+  };
+  Recipe named;
+  for (const Setting& s : settings)
+    if (s.name == "dataset" || s.name == "model") apply(named, s);
+  Recipe out = recipe(named.model, named.dataset);
+  for (const Setting& s : settings) {
+    apply(out, s);
+    if (field_named(s.name).attention && !model_named(out.model).attends)
+      fail(s.place + ": the model '" + out.model + "' has no attention; '" + s.name + "' does not fit it");
+  }
+  return out;
+}
+
+Model make_model(const Recipe& r, const Dataset& data) {
+  ModelOptions o = r.options;
+  o.classes = logits_for(r.train.loss, data.classes);
+  auto fits = [](const char* name, int heads, Offset channels) {
+    if (heads * channels > kWidest)
+      fail(std::to_string(heads) + " " + name + " with " + std::to_string(channels) +
+           " channels each make a layer wider than " + std::to_string(kWidest) + " channels");
+  };
+  fits("heads", o.heads, o.hidden);
+  fits("out-heads", o.out_heads, o.classes);
+  return model_named(r.model).make(o);
+}
+
+Features features_for(const Recipe& r, const Dataset& data) {
+  return r.normalise ? normalise_rows(data.features) : data.features;
 }
 
 }  // namespace heed

@@ -1,5 +1,10 @@
-// What a model is trained with on a dataset when nothing else is said.
+// All options of a training by name: what a model is trained with on a dataset when nothing else is said, and what a
+// file or a command line says over it.
 #pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
 
 #include "layers/models.h"
 #include "train/train.h"
@@ -7,13 +12,47 @@
 namespace heed {
 
 struct Recipe {
-  ModelOptions model;
+  std::string dataset = "sbm", model = "gat";
+  ModelOptions options;  // classes are the dataset's
   TrainOptions train;
-  bool normalise_features = false;  // rows of X sum to 1
+  bool normalise = false;  // rows of X sum to 1
 };
 
 // On cora, citeseer and pubmed, GAT's is the paper's (arXiv:1710.10903, section 3.3): 8 heads x 8, dropout 0.6 on
 // input, projected features and attention; stopping on validation loss after 100 epochs without a gain.
 Recipe recipe(const std::string& model, const std::string& dataset);
+
+// One option. Its name is that of the command line (without --) and of the TOML file.
+struct Field {
+  const char* name;
+  const char* group;  // "Data", "Training" or "Model"
+  const char* about;
+  bool attention;  // means nothing to models that do not attend
+  bool quoted;     // a string in TOML
+  std::string (*get)(const Recipe&);
+  void (*set)(Recipe&, const std::string& text);  // throws Error saying what is wrong with the text
+};
+const std::vector<Field>& fields();
+const Field& field_named(const std::string& name);  // throws Error with the nearest names
+
+// name = value, one line an option, in the order of fields().
+std::string to_toml(const Recipe& recipe);
+
+// The options in a TOML file or text, as text, in the order of the file. Throws Error naming file and line where it is
+// not TOML or an option is unknown or no single value.
+struct Setting {
+  std::string name, value, place;  // "run.toml, line 3"
+};
+std::vector<Setting> read_toml(const std::filesystem::path& path);
+std::vector<Setting> parse_toml(const std::string& text, const std::string& file);
+
+// The recipe of the dataset and the model that `settings` name, or else sbm and gat, with the settings over it in
+// order. Throws Error naming the setting's place.
+Recipe resolve(const std::vector<Setting>& settings);
+
+// The model of a recipe for this data. Throws Error where heads and channels do not fit.
+Model make_model(const Recipe& recipe, const Dataset& data);
+// The features as the recipe wants them: normalised, or the data's own.
+Features features_for(const Recipe& recipe, const Dataset& data);
 
 }  // namespace heed

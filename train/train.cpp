@@ -5,13 +5,18 @@
 #include <oneapi/tbb/task_arena.h>
 #include <sys/resource.h>
 
-#include <atomic>
+#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <exception>
-#include <limits>
+#include <fstream>
 #include <mutex>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <sstream>
 #include <thread>
+
+#include "train/checkpoint.h"
 
 namespace heed {
 namespace {
@@ -19,103 +24,264 @@ namespace {
 using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-// Remembers the best validation so far, and for how long there was no gain.
-class Watch {
- public:
-  Watch(Stop stop, int patience) : stop_(stop), patience_(patience) {}
-
-  bool is_best(const Evaluation& e) {
-    const bool accuracy = e.accuracy >= accuracy_, loss = e.loss <= loss_;
-    bool gain = false, best = false;
-    switch (stop_) {
-      case Stop::accuracy:  // among equals the lower loss
-        gain = e.accuracy > accuracy_;
-        best = gain || (accuracy && e.loss < best_loss_);
-        break;
-      case Stop::loss:
-        gain = best = e.loss < loss_;
-        break;
-      case Stop::both:
-        gain = accuracy || loss;
-        best = accuracy && loss;
-        break;
-    }
-    accuracy_ = std::max(accuracy_, e.accuracy);
-    loss_ = std::min(loss_, e.loss);
-    if (best) best_loss_ = e.loss;
-    idle_ = gain ? 0 : idle_ + 1;
-    return best;
+// Remembers the best validation so far, and for how long there was no gain, in the state that checkpoints keep.
+struct Verdict {
+  bool gain, best;
+};
+Verdict judge(TrainState& s, Stop stop, const Evaluation& e) {
+  const bool metric = e.metric >= s.metric, loss = e.loss <= s.loss;
+  Verdict out{};
+  switch (stop) {
+    case Stop::metric:  // among equals the lower loss
+      out.gain = e.metric > s.metric;
+      out.best = out.gain || (metric && e.loss < s.best_loss);
+      break;
+    case Stop::loss:
+      out.gain = out.best = e.loss < s.loss;
+      break;
+    case Stop::both:
+      out.gain = metric || loss;
+      out.best = metric && loss;
+      break;
   }
-  bool stops() const { return patience_ > 0 && idle_ >= patience_; }
+  s.metric = std::max(s.metric, e.metric);
+  s.loss = std::min(s.loss, e.loss);
+  if (out.best) s.best_loss = e.loss;
+  s.idle = out.gain ? 0 : s.idle + 1;
+  return out;
+}
+
+std::vector<double> class_weights(const std::string& text, const Dataset& data, const Split& split) {
+  if (text.empty()) return {};
+  std::vector<double> out;
+  if (text == "balanced") {
+    std::vector<double> count(static_cast<std::size_t>(data.classes));
+    for (Id i : split.train) ++count[data.labels[i]];
+    const auto there = static_cast<double>(std::count_if(count.begin(), count.end(), [](double n) { return n > 0; }));
+    for (double n : count) out.push_back(n > 0 ? static_cast<double>(split.train.size()) / (there * n) : 1);
+    return out;
+  }
+  const char* at = text.data();
+  const char* end = at + text.size();
+  for (bool more = true; more; ++at) {
+    double value = 0;
+    const auto [rest, error] = std::from_chars(at, end, value);
+    if (error != std::errc{} || !(value > 0) || !std::isfinite(value) || (rest != end && *rest != ','))
+      fail("class weights are \"balanced\" or numbers above 0, separated by commas, not '" + text + "'");
+    out.push_back(value);
+    more = rest != end;
+    at = rest;
+  }
+  if (out.size() != static_cast<std::size_t>(data.classes))
+    fail(std::to_string(out.size()) + " class weights for " + std::to_string(data.classes) + " classes");
+  return out;
+}
+
+// A learning curve: a line an epoch, from where the checkpoint stands.
+class Curve {
+ public:
+  Curve(const std::filesystem::path& path, int epoch) : path_(path) {
+    std::string kept;
+    if (epoch > 0 && std::filesystem::exists(path)) {
+      const std::string old = read_file(path);
+      std::size_t end = 0;
+      for (int lines = 0; lines < epoch && end != std::string::npos; ++lines) {
+        end = old.find('\n', end);
+        if (end != std::string::npos) ++end;
+      }
+      kept = old.substr(0, end);
+    }
+    write_file(path, kept);
+    file_.open(path, std::ios::app);
+  }
+  void add(const Epoch& e) {
+    nlohmann::ordered_json line{{"epoch", e.epoch},
+                                {"train_loss", e.train_loss},
+                                {"valid_loss", e.valid_loss},
+                                {"valid", e.valid},
+                                {"rate", e.rate},
+                                {"best", e.best}};
+    if (!(file_ << line << std::endl)) fail("cannot write " + path_.string());
+  }
 
  private:
-  Stop stop_;
-  int patience_, idle_ = 0;
-  double accuracy_ = -1, loss_ = std::numeric_limits<double>::infinity();
-  double best_loss_ = std::numeric_limits<double>::infinity();
+  std::filesystem::path path_;
+  std::ofstream file_;
 };
 
-Run train_once(const Model& model, const Dataset& data, const TrainOptions& o, int run, Offset& parameter_count,
-               std::mutex& reporting) {
-  const auto start = Clock::now();
-  const std::uint64_t seed = o.seed + static_cast<std::uint64_t>(run);
-  const Split& split = data.splits[static_cast<std::size_t>(o.split >= 0 ? o.split : run) % data.splits.size()];
-  Network<float> network(model, data.graph, data.features, seed);
-  parameter_count = network.parameter_count();
-  if (network.output().cols() != data.classes)
-    fail("the model gives " + std::to_string(network.output().cols()) + " logits for " + std::to_string(data.classes) +
-         " classes");
-  Tape<float>& tape = network.tape();
-  Var<float> loss = cross_entropy(network.output(), std::span<const Id>(split.train), std::span<const Id>(data.labels));
-  tape.profile = o.profile;
-  auto timed = [&](const char* name, auto f) {
+// One training, which can be laid down in a file and taken up again.
+class Training {
+ public:
+  Training(const Model& model, const Dataset& data, const TrainOptions& o, int run)
+      : data_(data),
+        o_(o),
+        split_(data.splits[static_cast<std::size_t>(o.split >= 0 ? o.split : run) % data.splits.size()]),
+        network_(model, data.graph, data.features, o.seed + static_cast<std::uint64_t>(run)),
+        factor_(o.schedule, o.epochs) {
+    state_.seed = o.seed + static_cast<std::uint64_t>(run);
+    run_.seed = state_.seed;
+    const Id logits = logits_for(o.loss, data.classes);
+    if (network_.output().cols() != logits)
+      fail("the model gives " + std::to_string(network_.output().cols()) + " logits; " + std::to_string(data.classes) +
+           " classes and " + loss_names()[static_cast<std::size_t>(o.loss)] + " want " + std::to_string(logits));
+    const LossOptions options{class_weights(o.class_weights, data, split_), o.label_smoothing};
+    loss_ = (o.loss == Loss::cross_entropy ? cross_entropy<float> : binary_cross_entropy<float>)(network_.output(),
+                                                                                                 split_.train,
+                                                                                                 data.labels, options);
+    network_.tape().profile = o.profile;
+    optimiser_.emplace(network_.parameters(), o.optimiser);
+    run_.weights = weights_of(network_);
+    if (o.checkpoints.folder.empty()) return;
+    file_ = checkpoint_path(o.checkpoints, state_.seed);
+    if (std::filesystem::exists(file_)) restore();
+    if (!state_.done) curve_.emplace(std::filesystem::path(file_).replace_extension(".jsonl"), state_.epoch);
+    if (o.checkpoints.config)
+      write_file(std::filesystem::path(file_).replace_extension(".toml"), o.checkpoints.config(state_.seed));
+  }
+
+  Offset parameter_count() const { return network_.parameter_count(); }
+
+  // report(epoch) is called after each.
+  template <class Report>
+  Run run(int number, Report report) {
+    const auto start = Clock::now();
+    const double before = state_.seconds;
+    while (!state_.done) {
+      Epoch e = epoch();
+      e.run = number;
+      state_.seconds = before + seconds_since(start);
+      if (curve_) curve_->add(e);
+      report(e);
+      state_.done = state_.epoch >= o_.epochs || (o_.patience > 0 && state_.idle >= o_.patience);
+      const bool interrupted = o_.interrupted != nullptr && *o_.interrupted;
+      const Checkpoints& c = o_.checkpoints;
+      if (!file_.empty() && (state_.done || interrupted || state_.epoch % c.every == 0)) save();
+      if (interrupted && !state_.done) throw Interrupted("interrupted after epoch " + std::to_string(state_.epoch));
+    }
+    run_.epochs = state_.epoch, run_.best_epoch = state_.best_epoch;
+    run_.valid = state_.valid, run_.test = state_.test, run_.train_loss = state_.train_loss;
+    run_.seconds = state_.seconds;
+    return std::move(run_);
+  }
+
+ private:
+  template <class F>
+  void timed(const char* name, F f) {
     const auto begin = Clock::now();
     f();
-    if (o.profile) (*o.profile)[name][0] += seconds_since(begin);
-  };
-  Adam<float> adam(network.parameters(), {.rate = o.rate, .decay = o.decay, .decoupled = o.decoupled});
-  Watch watch(o.stop, o.patience);
+    if (o_.profile) (*o_.profile)[name][0] += seconds_since(begin);
+  }
 
-  Run out{.seed = seed};
-  for (auto& p : network.parameters()) out.parameters.push_back(p.value);
-  for (int epoch = 1; epoch <= o.epochs; ++epoch) {
+  Epoch epoch() {
+    Tape<float>& tape = network_.tape();
+    const int epoch = ++state_.epoch;
+    const double factor = factor_(epoch);
     tape.training = true;
     tape.step = static_cast<std::uint64_t>(epoch);
     tape.forward();
-    out.train_loss = loss.value()(0, 0);
-    tape.backward(loss);
-    timed("optimiser", [&] { adam.step(); });
+    state_.train_loss = loss_.value()(0, 0);
+    tape.backward(loss_);
+    timed("optimiser", [&] { optimiser_->step(factor); });
     tape.training = false;
     tape.forward();
-    const Matrix<float>& logits = network.output().value();
+    const Matrix<float>& logits = network_.output().value();
     Evaluation valid;
-    timed("evaluation", [&] { valid = evaluate(logits, data.labels, split.valid); });
-    if (!std::isfinite(out.train_loss) || !std::isfinite(valid.loss))
+    timed("evaluation", [&] { valid = evaluate(logits, data_.labels, split_.valid, o_.metric, o_.loss); });
+    if (!std::isfinite(state_.train_loss) || !std::isfinite(valid.loss))
       fail("training diverged: the loss is not finite at epoch " + std::to_string(epoch) + " of seed " +
-           std::to_string(seed) + "; try a lower --rate");
-    const bool best = watch.is_best(valid);
-    if (best || epoch == 1) {
-      out.best_epoch = epoch;
-      out.valid = valid.accuracy;
-      out.test = evaluate(logits, data.labels, split.test).accuracy;
-      out.logits = logits;
+           std::to_string(state_.seed) + "; try a lower --rate");
+    const Verdict verdict = judge(state_, o_.stop, valid);
+    factor_.validated(verdict.gain);
+    const bool best = verdict.best || epoch == 1;
+    if (best) {
+      state_.best_epoch = epoch;
+      state_.valid = valid.metric;
+      state_.test = evaluate(logits, data_.labels, split_.test, o_.metric, o_.loss).metric;
+      run_.logits = logits;
       std::size_t at = 0;
-      for (auto& p : network.parameters()) out.parameters[at++] = p.value;
+      for (auto& p : network_.parameters()) run_.weights[at++].value = p.value;
     }
-    out.epochs = epoch;
-    if (o.on_epoch) {
-      std::lock_guard lock(reporting);
-      o.on_epoch({run, epoch, out.train_loss, valid.loss, valid.accuracy, best});
+    return {0, epoch, state_.train_loss, valid.loss, valid.metric, o_.optimiser.rate * factor, verdict.best};
+  }
+
+  void save() {
+    state_.steps = optimiser_->steps;
+    state_.drops = factor_.drops, state_.rests = factor_.idle;
+    std::vector<Weight> all = run_.weights;
+    if (!state_.done) {
+      for (Weight& w : weights_of(network_)) all.push_back({"train.now." + w.name, std::move(w.value)});
+      for (const auto& m : optimiser_->moments) {
+        all.push_back({"train.first." + m.parameter->name, m.first});
+        if (m.second.size() > 0) all.push_back({"train.second." + m.parameter->name, m.second});
+      }
     }
-    if (watch.stops()) break;
+    std::map<std::string, std::string> metadata{{"format", "heed"},
+                                                {"heed.version", HEED_VERSION},
+                                                {"heed.data", sizes_of(data_)},
+                                                {"heed.state", to_text(state_)}};
+    if (o_.checkpoints.config) metadata["heed.config"] = o_.checkpoints.config(state_.seed);
+    o_.checkpoints.write(file_, to_safetensors(all, metadata));
   }
-  out.seconds = seconds_since(start);
-  if (o.on_run) {
-    std::lock_guard lock(reporting);
-    o.on_run(run, out);
+
+  void restore() {
+    const std::string name = file_.string();
+    const Safetensors file = read_safetensors(file_);
+    auto metadata = [&](const char* key) {
+      const auto at = file.metadata.find(key);
+      if (at == file.metadata.end()) fail(name + ": no checkpoint of a training, it lacks the metadata '" + key + "'");
+      return at->second;
+    };
+    if (o_.checkpoints.config) same_lines(name, metadata("heed.config"), o_.checkpoints.config(state_.seed));
+    if (metadata("heed.data") != sizes_of(data_))
+      fail(name + ": made on " + printable(metadata("heed.data")) + ", not on " + sizes_of(data_));
+    const std::uint64_t seed = state_.seed;
+    state_ = state_from(metadata("heed.state"), name);
+    if (state_.seed != seed) fail(name + ": made with seed " + std::to_string(state_.seed));
+    optimiser_->steps = state_.steps;
+    factor_.drops = state_.drops, factor_.idle = state_.rests;
+    // The logits of the best epoch are those of its weights.
+    assign(network_, file);
+    run_.weights = weights_of(network_);
+    network_.tape().forward();
+    run_.logits = network_.output().value();
+    if (state_.done) return;
+    for (auto& m : optimiser_->moments) {
+      take(file, "train.first." + m.parameter->name, m.first);
+      if (m.second.size() > 0) take(file, "train.second." + m.parameter->name, m.second);
+    }
+    assign(network_, file, "train.now.");
   }
-  return out;
-}
+
+  static void take(const Safetensors& file, const std::string& name, Matrix<float>& to) {
+    const Matrix<float>* from = file.find(name);
+    if (from == nullptr || from->rows() != to.rows() || from->cols() != to.cols())
+      fail(file.file + ": the tensor '" + name + "' is missing or has another shape");
+    to = *from;
+  }
+
+  // Throws Error naming the first option that differs.
+  static void same_lines(const std::string& name, const std::string& then, const std::string& now) {
+    std::istringstream a(then), b(now);
+    for (std::string x, y;;) {
+      const bool more_a = static_cast<bool>(std::getline(a, x)), more_b = static_cast<bool>(std::getline(b, y));
+      if (!more_a && !more_b) return;
+      if (more_a != more_b || x != y)
+        fail(name + ": made with '" + (more_a ? printable(x) : "") + "', not with '" + (more_b ? y : "") + "'");
+    }
+  }
+
+  const Dataset& data_;
+  const TrainOptions& o_;
+  const Split& split_;
+  Network<float> network_;
+  RateFactor factor_;
+  Var<float> loss_;
+  std::optional<Optimiser<float>> optimiser_;
+  TrainState state_;
+  Run run_;
+  std::filesystem::path file_;  // empty: no checkpoints
+  std::optional<Curve> curve_;
+};
 
 // Small problems leave threads waiting for each other; there, runs side by side with one thread each are faster.
 constexpr Offset kSmall = 2'000'000;  // nodes and edges
@@ -131,8 +297,15 @@ void check(const Dataset& data, const TrainOptions& o) {
   at_least("runs", o.runs, 1);
   if (o.profile && o.runs != 1) fail("a profile needs a single run, not " + std::to_string(o.runs));
   at_least("patience", o.patience, 0);
-  at_least("weight decay", o.decay, 0);
-  if (!(o.rate > 0) || !std::isfinite(o.rate)) fail("the learning rate must be above 0");
+  at_least("weight decay", o.optimiser.decay, 0);
+  at_least("clip", o.optimiser.clip, 0);
+  at_least("warmup", o.schedule.warmup, 0);
+  at_least("schedule span", o.schedule.span, 1);
+  at_least("epochs between checkpoints", o.checkpoints.every, 1);
+  if (!(o.optimiser.rate > 0) || !std::isfinite(o.optimiser.rate)) fail("the learning rate must be above 0");
+  if (!(o.optimiser.momentum >= 0 && o.optimiser.momentum < 1)) fail("the momentum must be at least 0 and below 1");
+  if (!(o.schedule.factor > 0 && o.schedule.factor <= 1)) fail("the schedule's factor must be above 0 and at most 1");
+  if (!(o.label_smoothing >= 0 && o.label_smoothing < 1)) fail("label smoothing must be at least 0 and below 1");
   if (data.splits.empty()) fail("dataset '" + data.name + "' has no split into training, validation and test nodes");
   if (o.split >= static_cast<int>(data.splits.size()))
     fail("split " + std::to_string(o.split) + " of '" + data.name + "' is not there; it has " +
@@ -140,34 +313,25 @@ void check(const Dataset& data, const TrainOptions& o) {
   for (const Split& s : data.splits)
     if (s.train.empty() || s.valid.empty() || s.test.empty())
       fail("dataset '" + data.name + "': a split lacks training, validation or test nodes");
+  if (o.checkpoints.folder.empty() || o.checkpoints.resume) return;
+  for (int r = 0; r < o.runs; ++r) {
+    const auto path = checkpoint_path(o.checkpoints, o.seed + static_cast<std::uint64_t>(r));
+    if (std::filesystem::exists(path))
+      fail(path.string() + " is there already; --resume goes on with it, another folder begins anew");
+  }
 }
 
 const std::vector<std::string>& stop_names() {
-  static const std::vector<std::string> names{"accuracy", "loss", "both"};
+  static const std::vector<std::string> names{"metric", "loss", "both"};
   return names;
 }
 
 Stop stop_named(const std::string& name) {
-  for (std::size_t i = 0; i < stop_names().size(); ++i)
-    if (stop_names()[i] == name) return static_cast<Stop>(i);
-  unknown("stopping rule", name, stop_names());
+  return name == "accuracy" ? Stop::metric : static_cast<Stop>(choose("stopping rule", name, stop_names()));
 }
 
-Evaluation evaluate(const Matrix<float>& logits, std::span<const Id> labels, std::span<const Id> nodes) {
-  Evaluation out;
-  Offset right = 0;
-  for (Id i : nodes) {
-    const float* row = logits.row(i);
-    const float* top = std::max_element(row, row + logits.cols());
-    right += top - row == labels[i];
-    double total = 0;
-    for (Offset c = 0; c < logits.cols(); ++c) total += std::exp(static_cast<double>(row[c]) - *top);
-    out.loss += *top + std::log(total) - row[labels[i]];
-  }
-  const auto count = static_cast<double>(nodes.size());
-  out.loss /= count;
-  out.accuracy = 100.0 * static_cast<double>(right) / count;
-  return out;
+std::filesystem::path checkpoint_path(const Checkpoints& c, std::uint64_t seed) {
+  return c.folder / (c.name + "-" + std::to_string(seed) + ".safetensors");
 }
 
 double peak_rss_mb() {
@@ -184,6 +348,25 @@ Report train(const Model& model, const Dataset& data, const TrainOptions& o) {
   report.runs.resize(static_cast<std::size_t>(o.runs));
   report.in_parallel = o.runs > 1 && report.threads > 1 && data.nodes() + data.graph.edges() < kSmall;
   std::mutex reporting;
+  if (!o.checkpoints.folder.empty()) {
+    std::error_code error;
+    std::filesystem::create_directories(o.checkpoints.folder, error);
+    if (error) fail("cannot write " + o.checkpoints.folder.string() + ": " + error.message());
+  }
+  auto train_once = [&](int run, Offset& parameters) {
+    Training training(model, data, o, run);
+    parameters = training.parameter_count();
+    Run out = training.run(run, [&](const Epoch& e) {
+      if (!o.on_epoch) return;
+      std::lock_guard lock(reporting);
+      o.on_epoch(e);
+    });
+    if (o.on_run) {
+      std::lock_guard lock(reporting);
+      o.on_run(run, out);
+    }
+    report.runs[static_cast<std::size_t>(run)] = std::move(out);
+  };
 
   if (report.in_parallel) {
     std::atomic<int> next{0};
@@ -192,7 +375,7 @@ Report train(const Model& model, const Dataset& data, const TrainOptions& o) {
     auto work = [&] {
       tbb::task_arena alone(1);
       for (int run = next++; run < o.runs; run = next++) try {
-          alone.execute([&] { report.runs[run] = train_once(model, data, o, run, counts[run], reporting); });
+          alone.execute([&] { train_once(run, counts[run]); });
         } catch (...) {
           std::lock_guard lock(reporting);
           if (!error) error = std::current_exception();
@@ -207,8 +390,7 @@ Report train(const Model& model, const Dataset& data, const TrainOptions& o) {
   } else {
     tbb::global_control limit(tbb::global_control::max_allowed_parallelism, static_cast<std::size_t>(report.threads));
     tbb::task_arena arena(report.threads);
-    for (int run = 0; run < o.runs; ++run)
-      arena.execute([&] { report.runs[run] = train_once(model, data, o, run, report.parameters, reporting); });
+    for (int run = 0; run < o.runs; ++run) arena.execute([&] { train_once(run, report.parameters); });
   }
 
   double square = 0, epochs = 0, inside = 0;

@@ -1,0 +1,97 @@
+#include "train/checkpoint.h"
+
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "graph/files.h"
+
+namespace heed {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// visit(name, value) for all of a state. JSON has no infinity: text stands for it.
+template <class State, class Visit>
+void visit_state(State& s, Visit visit) {
+  visit("seed", s.seed), visit("epoch", s.epoch), visit("done", s.done), visit("steps", s.steps);
+  visit("drops", s.drops), visit("rests", s.rests);
+  visit("metric", s.metric), visit("loss", s.loss), visit("best_loss", s.best_loss), visit("idle", s.idle);
+  visit("best_epoch", s.best_epoch), visit("valid", s.valid), visit("test", s.test);
+  visit("train_loss", s.train_loss), visit("seconds", s.seconds);
+}
+
+std::string shape(const Matrix<float>& m) { return std::to_string(m.rows()) + " x " + std::to_string(m.cols()); }
+
+}  // namespace
+
+std::string to_text(const TrainState& state) {
+  Json out;
+  visit_state(state, [&](const char* name, const auto& value) {
+    if constexpr (std::is_floating_point_v<std::remove_cvref_t<decltype(value)>>)
+      out[name] = std::isfinite(value) ? Json(value) : Json("inf");
+    else
+      out[name] = value;
+  });
+  return out.dump();
+}
+
+TrainState state_from(const std::string& text, const std::string& file) {
+  TrainState out;
+  const Json in = Json::parse(text, nullptr, false);
+  if (!in.is_object()) fail(file + ": its state is not a JSON object");
+  visit_state(out, [&](const char* name, auto& value) {
+    using V = std::remove_cvref_t<decltype(value)>;
+    const auto bad = [&] { fail(file + ": its state lacks a proper '" + std::string(name) + "'"); };
+    if (!in.contains(name)) bad();
+    const Json& x = in[name];
+    if constexpr (std::is_same_v<V, bool>) {
+      if (!x.is_boolean()) bad();
+      value = x.get<bool>();
+    } else if constexpr (std::is_floating_point_v<V>) {
+      if (!x.is_number() && x != "inf") bad();
+      value = x.is_number() ? x.get<double>() : std::numeric_limits<double>::infinity();
+    } else {
+      if (!x.is_number_unsigned() || x.get<std::uint64_t>() > static_cast<std::uint64_t>(std::numeric_limits<V>::max()))
+        bad();
+      value = x.get<V>();
+    }
+  });
+  return out;
+}
+
+std::vector<Weight> weights_of(Network<float>& network) {
+  std::vector<Weight> out;
+  for (const auto& p : network.parameters()) out.push_back({p.name, p.value});
+  return out;
+}
+
+void assign(Network<float>& network, const Safetensors& file, const std::string& prefix) {
+  std::set<std::string> wanted;
+  for (auto& p : network.parameters()) {
+    const std::string name = prefix + p.name;
+    const Matrix<float>* value = file.find(name);
+    if (value == nullptr) fail(file.file + ": the tensor '" + name + "' of the model is missing");
+    if (value->rows() != p.value.rows() || value->cols() != p.value.cols())
+      fail(file.file + ": tensor '" + name + "' is " + shape(*value) + ", the model wants " + shape(p.value));
+    p.value = *value;
+    wanted.insert(name);
+  }
+  if (prefix.empty())
+    for (const Weight& w : file.weights)
+      if (!wanted.contains(w.name) && !w.name.starts_with("train."))
+        fail(file.file + ": the model has no parameter '" + printable(w.name) + "'");
+}
+
+Matrix<float> predict(const Model& model, const Graph& graph, const Features& features, const Safetensors& weights) {
+  Network<float> network(model, graph, features, 0);
+  assign(network, weights);
+  network.tape().forward();
+  return network.output().value();
+}
+
+std::string sizes_of(const Dataset& data) {
+  return std::to_string(data.nodes()) + " nodes, " + std::to_string(data.graph.edges()) + " edges, " +
+         std::to_string(data.channels()) + " channels, " + std::to_string(data.classes) + " classes";
+}
+
+}  // namespace heed

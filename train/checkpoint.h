@@ -1,0 +1,49 @@
+// What of a model outlives the process: its weights, and where a training stood. Both are one safetensors file:
+//
+//   1. the weights under the names of the model's parameters, those of the best epoch. So every checkpoint is a model.
+//   2. while the training is not over, under "train.now.", "train.first." and "train.second." and the same names: the
+//      weights of the last epoch and the optimiser's moments.
+//   3. metadata "heed.config" (the resolved options, TOML), "heed.data" (the sizes of the dataset) and "heed.state"
+//      (epoch, seed, validation so far; JSON). Random numbers are functions of the seed and the epoch, so this is all
+//      that a training depends on: it goes on to the same bits.
+#pragma once
+
+#include <filesystem>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "datasets/dataset.h"
+#include "layers/model.h"
+#include "train/optimiser.h"
+#include "train/safetensors.h"
+
+namespace heed {
+
+struct TrainState {
+  std::uint64_t seed = 0;
+  int epoch = 0;  // the last one that was done
+  bool done = false;
+  long steps = 0;            // of the optimiser
+  int drops = 0, rests = 0;  // of the schedule
+  // The best of validation so far: the metric, the loss, the loss at the best epoch, and epochs without a gain.
+  double metric = -1, loss = std::numeric_limits<double>::infinity(), best_loss = loss;
+  int idle = 0;
+  int best_epoch = 0;
+  double valid = 0, test = 0, train_loss = 0, seconds = 0;
+};
+
+std::string to_text(const TrainState& state);
+TrainState state_from(const std::string& text, const std::string& file);  // throws Error naming the file
+
+std::vector<Weight> weights_of(Network<float>& network);
+// Throws Error where a parameter has no tensor of its shape in the file, or (unless under "train.") the other way
+// round. A `prefix` stands before the names in the file.
+void assign(Network<float>& network, const Safetensors& file, const std::string& prefix = "");
+
+// The model's logits on a graph, nodes x logits, with the weights of a file.
+Matrix<float> predict(const Model& model, const Graph& graph, const Features& features, const Safetensors& weights);
+
+std::string sizes_of(const Dataset& data);  // "2708 nodes, 10556 edges, 1433 channels, 7 classes"
+
+}  // namespace heed
