@@ -4,7 +4,10 @@
 
 #include <filesystem>
 #include <map>
+#include <span>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "datasets/array.h"
 
@@ -23,5 +26,14 @@ struct Npz {
 // its first MiB) when unpacked.
 Npz read_npz(const std::filesystem::path& path);
 Array read_npy(const std::filesystem::path& path);
+
+// The same from bytes in memory; `file` is for messages.
+Npz parse_npz(std::string_view bytes, const std::string& file);
+Array parse_npy(std::string_view bytes, const std::string& file);
+std::vector<std::string> npz_names(std::string_view bytes, const std::string& file);  // of the arrays, none is unpacked
+
+// Writes an .npy, whole or not at all. T is float, int32, int64 or uint8; the extents multiply to the elements.
+template <class T>
+void write_npy(const std::filesystem::path& path, const std::vector<Offset>& shape, std::span<const T> elements);
 
 }  // namespace heed
