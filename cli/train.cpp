@@ -8,6 +8,7 @@
 #include "cli/command.h"
 #include "cli/progress.h"
 #include "datasets/dataset.h"
+#include "datasets/splits.h"
 #include "graph/files.h"
 #include "train/recipes.h"
 
@@ -19,7 +20,7 @@ using Json = nlohmann::ordered_json;
 struct Options {
   std::string datasets = "sbm", models = "gat";
   std::string data;
-  std::optional<std::string> out;
+  std::optional<std::string> out, splits;
   bool json = false, markdown = false, quiet = false, profile = false;
   std::uint64_t seed = 1;
   int runs = 1, threads = 0;
@@ -126,12 +127,12 @@ struct Job {
 std::vector<Job> jobs_of(const Options& o) {
   const auto models = names_in(o.models), datasets = names_in(o.datasets);
   for (const auto& name : models) model_named(name);
-  const auto known = dataset_names();
-  for (const auto& name : datasets)
-    if (std::find(known.begin(), known.end(), name) == known.end()) unknown("dataset", name, known);
+  for (const auto& name : datasets) check_name(name);
   std::vector<Job> out;
   for (const auto& name : datasets) {
-    auto data = std::make_shared<const Dataset>(load(name, {.data = o.data, .seed = o.seed}));
+    Dataset loaded = load(name, {.data = o.data, .seed = o.seed});
+    if (o.splits) loaded.splits = make_splits(loaded, *o.splits, o.seed);
+    auto data = std::make_shared<const Dataset>(std::move(loaded));
     std::shared_ptr<const Dataset> normalised;
     for (const auto& model : models) {
       Recipe r = resolve(o, model_named(model), *data);
@@ -191,7 +192,8 @@ void add_train(CLI::App& app) {
       "  heed train cora --model gat --runs 10             the paper's recipe, ten seeds\n"
       "  heed train cora --model gat,gatv2,gcn,mlp --markdown\n"
       "  heed train cora --heads 4 --hidden 16 --dropout 0.5 --seed 7 --json");
-  c->add_option("dataset", o->datasets, "Names, separated by commas (heed list); default sbm, which is generated")
+  c->add_option("dataset", o->datasets,
+                "Names (heed datasets) or paths, separated by commas; default sbm, which is generated")
       ->check(not_empty());
   c->add_option("--model", o->models, "Names, separated by commas (heed list); default gat")->check(not_empty());
   c->add_option("--data", o->data, "Folder with the datasets' files; then $HEED_DATA and the cache are searched")
@@ -209,6 +211,11 @@ void add_train(CLI::App& app) {
   c->add_option("--split", o->split, "Which of the dataset's splits; otherwise run r takes split r")
       ->group(training)
       ->check(whole_number(0, 1'000'000'000));
+  c->add_option("--splits", o->splits,
+                "Drawn by the seed: per-class:20/500/1000, fraction:0.6/0.2/0.2, stratified:0.6/0.2/0.2, each with :10 "
+                "after it for ten of them; or file:PATH; default public, the dataset's own")
+      ->check(not_empty())
+      ->group(training);
   c->add_option("--rate", o->rate, "Learning rate")->check(number())->group(training);
   c->add_option("--decay", o->decay, "Weight decay")->check(number())->group(training);
   c->add_option("--optimiser", o->optimiser, "adam (decay as L2) or adamw")->check(not_empty())->group(training);
