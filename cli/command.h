@@ -11,9 +11,12 @@
 
 namespace heed::cli {
 
-void add_train(CLI::App& app);    // train a node classifier
-void add_predict(CLI::App& app);  // what a trained model says
-void add_list(CLI::App& app);     // show what can be named
+void add_train(CLI::App& app);     // train a node classifier
+void add_predict(CLI::App& app);   // what a trained model says
+void add_list(CLI::App& app);      // show what can be named
+void add_datasets(CLI::App& app);  // show the datasets and where they are
+void add_info(CLI::App& app);      // show what is in one
+void add_convert(CLI::App& app);   // write one in another format
 
 // A table with aligned columns, or in Markdown.
 std::string table(const std::vector<std::vector<std::string>>& rows, bool markdown);

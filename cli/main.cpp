@@ -43,6 +43,9 @@ int run(int argc, char** argv) {
   heed::cli::add_train(app);
   heed::cli::add_predict(app);
   heed::cli::add_list(app);
+  heed::cli::add_datasets(app);
+  heed::cli::add_info(app);
+  heed::cli::add_convert(app);
   heed::bench::add_bench(app);
   try {
     app.parse(argc, argv);

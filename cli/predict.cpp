@@ -7,6 +7,7 @@
 
 #include "cli/command.h"
 #include "datasets/dataset.h"
+#include "datasets/npz.h"
 #include "graph/files.h"
 #include "train/checkpoint.h"
 
@@ -69,7 +70,7 @@ void run(const Options& o) {
     for (auto& s : read_toml(*o.config)) settings.push_back(std::move(s));
   settings.insert(settings.end(), o.settings.begin(), o.settings.end());
   const Recipe recipe = resolve(settings);
-  const Dataset data = load(recipe.dataset, {.data = o.data, .seed = recipe.train.seed});
+  const Dataset data = load(recipe, {.data = o.data});
   const Matrix<float> logits = predict(make_model(recipe, data), data.graph, features_for(recipe, data), weights);
 
   std::string text = format == "json"  ? predictions_json(recipe, data, logits)
@@ -97,7 +98,17 @@ std::string predictions_csv(const Matrix<float>& logits, Loss loss) {
   return out;
 }
 
-std::string predictions_npz(const Matrix<float>&, Loss) { fail("npz: to come"); }
+std::string predictions_npz(const Matrix<float>& logits, Loss loss) {
+  std::vector<std::int32_t> classes;
+  std::vector<float> probability;
+  for (Id i = 0; i < logits.rows(); ++i) {
+    classes.push_back(predicted(logits, i));
+    for (double p : probabilities(logits, i, loss)) probability.push_back(static_cast<float>(p));
+  }
+  const Offset nodes = logits.rows(), width = std::max<Offset>(logits.cols(), 2);
+  return to_npz({{"class", to_npy<std::int32_t>({nodes}, classes)},
+                 {"probabilities", to_npy<float>({nodes, width}, probability)}});
+}
 
 void add_predict(CLI::App& app) {
   auto o = std::make_shared<Options>();

@@ -73,6 +73,7 @@ struct Job {
 std::string config_of_run(Recipe r, std::uint64_t seed, const Dataset& data) {
   const auto run = seed - r.train.seed;
   if (r.train.split < 0) r.train.split = static_cast<int>(run % data.splits.size());
+  if (r.data_seed < 0) r.data_seed = static_cast<std::int64_t>(r.train.seed);
   r.train.seed = seed;
   r.train.runs = 1, r.train.threads = 0;
   return to_toml(r);
@@ -85,6 +86,8 @@ std::vector<Job> jobs_of(const Options& o) {
   std::vector<Setting> others;
   for (const Setting& s : settings)
     (s.name == "dataset" ? datasets : s.name == "model" ? models : others.emplace_back()) = s;
+  for (const auto& model : names_in(models.value)) model_named(model);
+  for (const auto& dataset : names_in(datasets.value)) check_name(dataset);
   std::vector<Job> out;
   for (const auto& dataset : names_in(datasets.value)) {
     std::shared_ptr<const Dataset> plain, normalised;
@@ -92,7 +95,7 @@ std::vector<Job> jobs_of(const Options& o) {
       std::vector<Setting> all{{"dataset", dataset, datasets.place}, {"model", model, models.place}};
       all.insert(all.end(), others.begin(), others.end());
       Recipe r = resolve(all);
-      if (!plain) plain = std::make_shared<const Dataset>(load(dataset, {.data = o.data, .seed = r.train.seed}));
+      if (!plain) plain = std::make_shared<const Dataset>(load(r, {.data = o.data}));
       if (r.normalise && !normalised) {
         auto copy = std::make_shared<Dataset>(*plain);
         copy->features = features_for(r, *plain);

@@ -1,20 +1,20 @@
 // The list of datasets, and the checks that every one of them passes before it is handed out.
 #include "datasets/dataset.h"
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 
+#include "datasets/csv.h"
 #include "datasets/files.h"
+#include "datasets/formats.h"
 #include "datasets/karate.h"
+#include "datasets/npz_datasets.h"
 #include "datasets/planetoid.h"
 #include "datasets/sbm.h"
 
 namespace heed {
 namespace {
-
-Dataset load_planetoid(const std::string& name, const LoadOptions& options) {
-  return planetoid(find_folder(name, "ind." + name + ".x", options.data), name);
-}
 
 void check_part(const Dataset& d, std::size_t split, const char* part, const std::vector<Id>& ids,
                 std::vector<const char*>& owner) {
@@ -23,6 +23,7 @@ void check_part(const Dataset& d, std::size_t split, const char* part, const std
   for (Id i : ids) {
     std::string node = std::to_string(i);
     if (i < 0 || i >= d.nodes()) fail(place + node + " is outside 0.." + std::to_string(d.nodes() - 1));
+    if (i == last) fail(place + node + " is there twice");
     if (i <= last) fail(place + node + " after " + std::to_string(last) + "; ids must rise");
     if (owner[i] != nullptr) fail(place + node + " is also in " + owner[i]);
     if (d.labels[i] < 0) fail(place + node + " has no label");
@@ -34,14 +35,42 @@ void check_part(const Dataset& d, std::size_t split, const char* part, const std
 }  // namespace
 
 const std::vector<DatasetEntry>& datasets() {
+  static const auto planetoid = [](const DatasetEntry& entry, const Files& files) {
+    return heed::planetoid(files, entry.name);
+  };
+  static const auto heterophilous = [](const DatasetEntry& entry, const Files& files) {
+    return heed::heterophilous(files, entry.probe);
+  };
   static const std::vector<DatasetEntry> list{
-      {"sbm", "generated: a contextual stochastic block model, 3000 nodes, 6 classes",
-       [](const std::string&, const LoadOptions& o) { return sbm({.seed = o.seed}); }},
-      {"karate", "Zachary's karate club: 34 members, 2 factions",
-       [](const std::string&, const LoadOptions&) { return karate(); }},
-      {"cora", "citations of 2708 papers on machine learning, 7 fields (Planetoid)", load_planetoid},
-      {"citeseer", "citations of 3327 papers on computer science, 6 fields (Planetoid)", load_planetoid},
-      {"pubmed", "citations of 19717 papers on diabetes, 3 kinds (Planetoid)", load_planetoid},
+      {"sbm", "generated: a contextual stochastic block model, 3000 nodes, 6 classes", "", "", nullptr,
+       [](const LoadOptions& o) { return sbm({.seed = o.seed}); }},
+      {"karate", "Zachary's karate club: 34 members, 2 factions", "", "", nullptr,
+       [](const LoadOptions&) { return karate(); }},
+      {"cora", "citations of 2708 papers on machine learning, 7 fields (Planetoid)", "cora", "ind.cora.x", planetoid},
+      {"citeseer", "citations of 3327 papers on computer science, 6 fields (Planetoid)", "citeseer", "ind.citeseer.x",
+       planetoid},
+      {"pubmed", "citations of 19717 papers on diabetes, 3 kinds (Planetoid)", "pubmed", "ind.pubmed.x", planetoid},
+      {"amazon_photo", "7650 cameras and the like, bought together, 8 kinds (gnn-benchmark)", "amazon_photo",
+       "amazon_electronics_photo.npz",
+       [](const DatasetEntry& e, const Files& f) { return gnn_benchmark(f, e.probe, "amazon-photo_split.npz"); }},
+      {"coauthor_physics", "34493 authors in physics who wrote together, 5 fields (gnn-benchmark)", "coauthor_physics",
+       "ms_academic_phy.npz",
+       [](const DatasetEntry& e, const Files& f) { return gnn_benchmark(f, e.probe, "coauthor-physics_split.npz"); }},
+      {"github", "37700 developers who follow each other, 2 trades (MUSAE)", "github", "musae_git_edges.csv",
+       [](const DatasetEntry& e, const Files& f) {
+         return csv(f, {.edges = e.probe, .features = "musae_git_features.json", .labels = "github_target.csv"});
+       }},
+      {"minesweeper", "a board of 100 x 100 fields, mines to be found (heterophilous)", "heterophilous",
+       "minesweeper.npz", heterophilous},
+      {"actor", "7600 actors on the same pages, 5 kinds (heterophilous)", "heterophilous", "actor.npz", heterophilous},
+      {"chameleon_filtered", "890 pages on chameleons, 5 classes of traffic (heterophilous)", "heterophilous",
+       "chameleon_filtered.npz", heterophilous},
+      {"texas", "183 pages of a university, 5 kinds (heterophilous)", "heterophilous", "texas.npz", heterophilous},
+      {"email_eu_core", "mail among 1005 members of an institution, 42 departments (SNAP)", "email_eu_core",
+       "email-Eu-core.txt",
+       [](const DatasetEntry& e, const Files& f) {
+         return csv(f, {.edges = e.probe, .labels = "email-Eu-core-department-labels.txt"});
+       }},
   };
   return list;
 }
@@ -52,14 +81,26 @@ std::vector<std::string> dataset_names() {
   return out;
 }
 
+void check_name(const std::string& name) {
+  for (const auto& entry : datasets())
+    if (name == entry.name) return;
+  std::error_code error;
+  if (std::filesystem::exists(name, error)) return;
+  if (name.find('/') != std::string::npos) fail(name + ": no such file or folder");
+  unknown("dataset", name, dataset_names());
+}
+
 Dataset load(const std::string& name, const LoadOptions& options) {
   for (const auto& entry : datasets())
     if (name == entry.name) {
-      Dataset out = entry.make(name, options);
+      Dataset out = entry.generate ? entry.generate(options)
+                                   : entry.read(entry, Files(find_folder(entry.folder, entry.probe, options.data)));
+      out.name = name;
       check(out);
       return out;
     }
-  unknown("dataset", name, dataset_names());
+  check_name(name);
+  return read_dataset(Files(std::filesystem::path(name)));
 }
 
 void check(const Dataset& d) {
@@ -116,11 +157,13 @@ void check(const Dataset& d) {
       fail(name + "node " + std::to_string(i) + " has the label " + std::to_string(d.labels[i]) + ", outside 0.." +
            std::to_string(d.classes - 1) + " (-1: unknown)");
 
+  std::vector<const char*> owner(static_cast<std::size_t>(nodes), nullptr);
   for (std::size_t s = 0; s < d.splits.size(); ++s) {
-    std::vector<const char*> owner(static_cast<std::size_t>(nodes), nullptr);
     check_part(d, s, "train", d.splits[s].train, owner);
     check_part(d, s, "valid", d.splits[s].valid, owner);
     check_part(d, s, "test", d.splits[s].test, owner);
+    for (const auto* part : {&d.splits[s].train, &d.splits[s].valid, &d.splits[s].test})
+      for (Id i : *part) owner[i] = nullptr;
   }
 }
 

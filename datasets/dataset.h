@@ -32,15 +32,22 @@ struct LoadOptions {
   std::uint64_t seed = 1;      // of generated datasets
 };
 
-// Throws Error where the name is unknown (with the nearest names), the files are missing (naming the places looked at)
-// or broken (naming file and place).
+// A dataset by its name, or from the folder or file at a path, whose format is known by its contents (formats.h). Names
+// come first: a folder `cora` right here is "./cora". Throws Error where the name is unknown (with the nearest names),
+// the files are missing (naming the places looked at) or broken (naming file and place).
 Dataset load(const std::string& name, const LoadOptions& options = {});
+void check_name(const std::string& name);  // throws Error where it is neither known nor a path to something
 
-// All that `load` knows. A new dataset is one more entry in the list in dataset.cpp.
+class Files;
+
+// All names that `load` knows. A new dataset is one more entry in the list in dataset.cpp.
 struct DatasetEntry {
   const char* name;
   const char* description;  // one line
-  Dataset (*make)(const std::string& name, const LoadOptions& options);
+  const char* folder;       // of its files, in a place for datasets; they may also lie right there
+  const char* probe;        // the file that tells that they are there; "": generated
+  Dataset (*read)(const DatasetEntry& entry, const Files& files);
+  Dataset (*generate)(const LoadOptions& options) = nullptr;
 };
 const std::vector<DatasetEntry>& datasets();
 std::vector<std::string> dataset_names();

@@ -9,16 +9,15 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <type_traits>
 
 #include "datasets/files.h"
+#include "datasets/gz.h"
 
 namespace heed {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr Offset kGrowth = 1000;                 // unpacked bytes for a packed one; deflate itself reaches 1032
-constexpr Offset kFree = Offset{1} << 20;        // and so many more for each entry
-constexpr Offset kFreeTotal = Offset{16} << 20;  // and for the whole file
 constexpr Offset kLongestHeader = Offset{1} << 16;
 
 // The header's grammar: {'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), } and then blanks to the line's end.
@@ -152,16 +151,18 @@ Array parse_npy(const std::string& name, Offset size, const std::function<void(v
 using Archive = std::unique_ptr<zip_t, decltype(&zip_discard)>;
 using Entry = std::unique_ptr<zip_file_t, decltype(&zip_fclose)>;
 
-Archive open_archive(const fs::path& path) {
-  int code = 0;
-  Archive out(zip_open(path.c_str(), ZIP_RDONLY, &code), &zip_discard);
+Archive open_archive(std::string_view bytes, const std::string& file) {
+  zip_error_t error;
+  zip_error_init(&error);
+  zip_source_t* source = zip_source_buffer_create(bytes.data(), bytes.size(), 0, &error);
+  Archive out(source ? zip_open_from_source(source, ZIP_RDONLY, &error) : nullptr, &zip_discard);
   if (!out) {
-    zip_error_t error;
-    zip_error_init_with_code(&error, code);
+    if (source) zip_source_free(source);
     std::string text = zip_error_strerror(&error);
     zip_error_fini(&error);
-    fail(path.string() + ": not a readable .npz: " + text);
+    fail(file + ": not a readable .npz: " + text);
   }
+  zip_error_fini(&error);
   return out;
 }
 
@@ -175,12 +176,21 @@ const Array& Npz::operator[](const std::string& name) const {
   unknown("array in " + file, name, names);
 }
 
-Npz read_npz(const fs::path& path) {
-  std::error_code error;
-  if (!fs::is_regular_file(path, error)) fail(path.string() + ": " + (error ? error.message() : "not a regular file"));
-  const auto file_size = static_cast<Offset>(fs::file_size(path));
-  Archive archive = open_archive(path);
-  Npz out{.file = path.string(), .arrays = {}};
+std::vector<std::string> npz_names(std::string_view bytes, const std::string& file) {
+  Archive archive = open_archive(bytes, file);
+  std::vector<std::string> out;
+  for (zip_int64_t e = 0; e < zip_get_num_entries(archive.get(), 0); ++e) {
+    const char* name = zip_get_name(archive.get(), static_cast<zip_uint64_t>(e), ZIP_FL_ENC_RAW);
+    if (name == nullptr) fail(file + ": entry " + std::to_string(e) + " cannot be read");
+    if (std::string_view(name).ends_with(".npy")) out.emplace_back(name, std::strlen(name) - 4);
+  }
+  return out;
+}
+
+Npz parse_npz(std::string_view bytes, const std::string& file) {
+  const auto file_size = static_cast<Offset>(bytes.size());
+  Archive archive = open_archive(bytes, file);
+  Npz out{.file = file, .arrays = {}};
   Offset packed = 0, unpacked = 0;
   for (zip_int64_t e = 0; e < zip_get_num_entries(archive.get(), 0); ++e) {
     zip_stat_t stat;
@@ -188,9 +198,9 @@ Npz read_npz(const fs::path& path) {
     constexpr zip_uint64_t needed = ZIP_STAT_NAME | ZIP_STAT_SIZE | ZIP_STAT_COMP_SIZE | ZIP_STAT_COMP_METHOD;
     if (zip_stat_index(archive.get(), static_cast<zip_uint64_t>(e), ZIP_FL_ENC_RAW, &stat) != 0 ||
         (stat.valid & needed) != needed)
-      fail(path.string() + ": entry " + std::to_string(e) + " cannot be read: " + zip_strerror(archive.get()));
+      fail(file + ": entry " + std::to_string(e) + " cannot be read: " + zip_strerror(archive.get()));
     std::string name = stat.name;
-    std::string place = path.string() + ": " + printable(name);
+    std::string place = file + ": " + printable(name);
     if (!name.ends_with(".npy")) continue;
     name.resize(name.size() - 4);
     if (out.contains(name)) fail(place + ": the name is there twice");
@@ -205,7 +215,7 @@ Npz read_npz(const fs::path& path) {
     const auto size = static_cast<Offset>(stat.size);
     unpacked += size;
     if (unpacked > kGrowth * file_size + kFreeTotal)
-      fail(path.string() + ": claims to unpack " + std::to_string(file_size) + " bytes into more than " +
+      fail(file + ": claims to unpack " + std::to_string(file_size) + " bytes into more than " +
            std::to_string(unpacked - 1));
 
     Entry entry(zip_fopen_index(archive.get(), static_cast<zip_uint64_t>(e), 0), &zip_fclose);
@@ -232,13 +242,72 @@ Npz read_npz(const fs::path& path) {
   return out;
 }
 
-Array read_npy(const fs::path& path) {
-  std::string bytes = read_file(path);
+Npz read_npz(const fs::path& path) { return parse_npz(read_file(path), path.string()); }
+
+Array parse_npy(std::string_view bytes, const std::string& file) {
   std::size_t at = 0;
-  return parse_npy(path.string(), static_cast<Offset>(bytes.size()), [&](void* to, std::size_t n) {
-    std::memcpy(to, bytes.data() + at, n);  // parse_npy never asks for more than there is
+  return parse_npy(file, static_cast<Offset>(bytes.size()), [&](void* to, std::size_t n) {
+    if (n > 0) std::memcpy(to, bytes.data() + at, n);  // it never asks for more than there is
     at += n;
   });
+}
+
+Array read_npy(const fs::path& path) { return parse_npy(read_file(path), path.string()); }
+
+template <class T>
+std::string to_npy(const std::vector<Offset>& shape, std::span<const T> elements) {
+  const char* descr = std::is_same_v<T, float>          ? "<f4"
+                      : std::is_same_v<T, std::int32_t> ? "<i4"
+                      : std::is_same_v<T, std::int64_t> ? "<i8"
+                                                        : "|u1";
+  Offset size = 1;
+  std::string extents;
+  for (Offset n : shape) {
+    size *= n;
+    extents += std::to_string(n) + ", ";
+  }
+  if (size != static_cast<Offset>(elements.size()))
+    fail(std::to_string(elements.size()) + " elements cannot be written as " + shape_text(shape));
+  if (shape.size() > 1) extents.resize(extents.size() - 2);
+  if (shape.size() == 1) extents.pop_back();
+  std::string header = std::string("{'descr': '") + descr + "', 'fortran_order': False, 'shape': (" + extents + "), }";
+  header += std::string(63 - (10 + header.size()) % 64, ' ') + "\n";  // the elements begin at a multiple of 64
+  std::string out("\x93NUMPY\x01\0", 8);
+  out.reserve(10 + header.size() + elements.size_bytes());
+  out += static_cast<char>(header.size() & 255);
+  out += static_cast<char>(header.size() >> 8);
+  out += header;
+  return out.append(reinterpret_cast<const char*>(elements.data()), elements.size_bytes());
+}
+
+template std::string to_npy(const std::vector<Offset>&, std::span<const float>);
+template std::string to_npy(const std::vector<Offset>&, std::span<const std::int32_t>);
+template std::string to_npy(const std::vector<Offset>&, std::span<const std::int64_t>);
+template std::string to_npy(const std::vector<Offset>&, std::span<const std::uint8_t>);
+
+std::string to_npz(const std::map<std::string, std::string>& arrays) {
+  zip_error_t error;
+  zip_error_init(&error);
+  zip_source_t* target = zip_source_buffer_create(nullptr, 0, 0, &error);
+  zip_t* archive = target ? zip_open_from_source(target, ZIP_TRUNCATE, &error) : nullptr;
+  if (archive == nullptr) fail(std::string("an archive cannot be made: ") + zip_error_strerror(&error));
+  zip_source_keep(target);
+  for (const auto& [name, bytes] : arrays) {
+    zip_source_t* source = zip_source_buffer(archive, bytes.data(), bytes.size(), 0);
+    const zip_int64_t at = source ? zip_file_add(archive, (name + ".npy").c_str(), source, ZIP_FL_ENC_UTF_8) : -1;
+    if (at < 0) fail("an archive cannot be made: " + std::string(zip_strerror(archive)));
+    zip_file_set_mtime(archive, static_cast<zip_uint64_t>(at), 315532800, 0);  // 1980: the same bytes at any time
+  }
+  if (zip_close(archive) != 0) fail("an archive cannot be made: " + std::string(zip_strerror(archive)));
+  zip_stat_t info;
+  std::string out;
+  if (zip_source_stat(target, &info) == 0 && zip_source_open(target) == 0) {
+    out.resize(info.size);
+    zip_source_read(target, out.data(), info.size);
+    zip_source_close(target);
+  }
+  zip_source_free(target);
+  return out;
 }
 
 }  // namespace heed

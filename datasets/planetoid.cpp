@@ -11,7 +11,6 @@
 #include "datasets/pickle.h"
 
 namespace heed {
-namespace fs = std::filesystem;
 namespace {
 
 constexpr Id kValid = 500;  // nodes of the public validation set, right after those of training
@@ -22,8 +21,9 @@ struct Labels {
 };
 
 // rows x classes, each row with at most one 1.
-Labels read_labels(const fs::path& path, Id rows) {
-  Pickle pickle = Pickle::read(path);
+Labels read_labels(const Files& files, const std::string& name, Id rows) {
+  const std::string place = files.place(name);
+  Pickle pickle(files.read(name), place);
   Array array = pickle.array(pickle.root());
   if (array.shape.size() != 2 || array.shape[0] != rows || array.shape[1] > std::numeric_limits<Id>::max())
     fail(array.name + ": expected labels of " + std::to_string(rows) + " rows and one column a class, found " +
@@ -35,22 +35,22 @@ Labels read_labels(const fs::path& path, Id rows) {
       std::int32_t x = one_hot[static_cast<std::size_t>(i) * out.classes + c];
       if (x == 0) continue;
       if (x != 1 || out.of_row[i] != -1)
-        fail(path.string() + ": row " + std::to_string(i) + " is not the mark of one class: column " +
-             std::to_string(c) + " holds " + std::to_string(x) +
+        fail(place + ": row " + std::to_string(i) + " is not the mark of one class: column " + std::to_string(c) +
+             " holds " + std::to_string(x) +
              (out.of_row[i] < 0 ? "" : ", column " + std::to_string(out.of_row[i]) + " 1"));
       out.of_row[i] = c;
     }
   return out;
 }
 
-SparseRows read_features(const fs::path& path) {
-  Pickle pickle = Pickle::read(path);
+SparseRows read_features(const Files& files, const std::string& name) {
+  Pickle pickle(files.read(name), files.place(name));
   return pickle.csr_matrix(pickle.root());
 }
 
 // One node id a line.
-std::vector<Id> read_ids(const fs::path& path) {
-  std::string text = read_file(path);
+std::vector<Id> read_ids(const Files& files, const std::string& name) {
+  std::string text = files.read(name);
   std::vector<Id> out;
   Offset line = 0;
   for (std::size_t at = 0; at < text.size(); ++line) {
@@ -62,18 +62,19 @@ std::vector<Id> read_ids(const fs::path& path) {
     Id id = 0;
     auto [rest, error] = std::from_chars(word.data(), word.data() + word.size(), id);
     if (error != std::errc{} || rest != word.data() + word.size() || id < 0)
-      fail(path.string() + ", line " + std::to_string(line + 1) + ": '" + printable(word) + "' is not a node id");
+      fail(files.place(name) + ", line " + std::to_string(line + 1) + ": '" + printable(word) + "' is not a node id");
     out.push_back(id);
   }
   return out;
 }
 
 // {node: [neighbours]}, with every node of the graph as a key.
-Graph read_graph(const fs::path& path) {
-  Pickle pickle = Pickle::read(path);
+Graph read_graph(const Files& files, const std::string& name) {
+  const std::string place = files.place(name);
+  Pickle pickle(files.read(name), place);
   auto items = pickle.dict(pickle.root());
   if (items.size() / 2 > static_cast<std::size_t>(std::numeric_limits<Id>::max()))
-    fail(path.string() + ": " + std::to_string(items.size() / 2) + " nodes are too many");
+    fail(place + ": " + std::to_string(items.size() / 2) + " nodes are too many");
   Id nodes = static_cast<Id>(items.size() / 2);
   auto node = [&](Pickle::Ref r) {
     std::int64_t id = pickle.integer(r);
@@ -98,44 +99,45 @@ Graph read_graph(const fs::path& path) {
 
 }  // namespace
 
-Dataset planetoid(const fs::path& folder, const std::string& name) {
-  auto file = [&](const char* part) { return folder / ("ind." + name + "." + part); };
-  SparseRows x = read_features(file("x"));
-  SparseRows allx = read_features(file("allx"));
-  SparseRows tx = read_features(file("tx"));
-  Labels y = read_labels(file("y"), x.pattern.rows);
-  Labels ally = read_labels(file("ally"), allx.pattern.rows);
-  Labels ty = read_labels(file("ty"), tx.pattern.rows);
-  std::vector<Id> test = read_ids(file("test.index"));
-  Dataset out{.name = name, .graph = read_graph(file("graph")), .labels = {}, .classes = ally.classes, .splits = {}};
+Dataset planetoid(const Files& files, const std::string& name) {
+  auto file = [&](const char* part) { return "ind." + name + "." + part; };
+  auto place = [&](const char* part) { return files.place(file(part)); };
+  SparseRows x = read_features(files, file("x"));
+  SparseRows allx = read_features(files, file("allx"));
+  SparseRows tx = read_features(files, file("tx"));
+  Labels y = read_labels(files, file("y"), x.pattern.rows);
+  Labels ally = read_labels(files, file("ally"), allx.pattern.rows);
+  Labels ty = read_labels(files, file("ty"), tx.pattern.rows);
+  std::vector<Id> test = read_ids(files, file("test.index"));
+  Dataset out{
+      .name = name, .graph = read_graph(files, file("graph")), .labels = {}, .classes = ally.classes, .splits = {}};
 
   Id nodes = out.nodes();
   Id known = allx.pattern.rows;  // the nodes 0..known-1; the others are those of the test set
   for (const auto& [part, cols] : {std::pair{"x", x.pattern.cols}, {"tx", tx.pattern.cols}})
     if (cols != allx.pattern.cols)
-      fail(file(part).string() + ": " + std::to_string(cols) + " columns, but " + file("allx").string() + " has " +
+      fail(place(part) + ": " + std::to_string(cols) + " columns, but " + place("allx") + " has " +
            std::to_string(allx.pattern.cols));
   for (const auto& [part, classes] : {std::pair{"y", y.classes}, {"ty", ty.classes}})
     if (classes != ally.classes)
-      fail(file(part).string() + ": " + std::to_string(classes) + " classes, but " + file("ally").string() + " has " +
+      fail(place(part) + ": " + std::to_string(classes) + " classes, but " + place("ally") + " has " +
            std::to_string(ally.classes));
   if (known > nodes)
-    fail(file("graph").string() + ": " + std::to_string(nodes) + " nodes, but " + file("allx").string() + " has " +
+    fail(place("graph") + ": " + std::to_string(nodes) + " nodes, but " + place("allx") + " has " +
          std::to_string(known) + " rows");
   if (x.pattern.rows > known || known - x.pattern.rows < kValid)
-    fail(file("x").string() + ": " + std::to_string(x.pattern.rows) + " nodes of training and " +
-         std::to_string(kValid) + " of validation are more than the " + std::to_string(known) + " rows of " +
-         file("allx").string());
+    fail(place("x") + ": " + std::to_string(x.pattern.rows) + " nodes of training and " + std::to_string(kValid) +
+         " of validation are more than the " + std::to_string(known) + " rows of " + place("allx"));
   if (static_cast<Id>(test.size()) != tx.pattern.rows)
-    fail(file("test.index").string() + ": " + std::to_string(test.size()) + " nodes, but " + file("tx").string() +
-         " has " + std::to_string(tx.pattern.rows) + " rows");
+    fail(place("test.index") + ": " + std::to_string(test.size()) + " nodes, but " + place("tx") + " has " +
+         std::to_string(tx.pattern.rows) + " rows");
 
   std::vector<Id> row_of(static_cast<std::size_t>(nodes), -1);  // of tx
   for (std::size_t k = 0; k < test.size(); ++k) {
-    std::string place = file("test.index").string() + ", line " + std::to_string(k + 1) + ": node ";
+    std::string where = place("test.index") + ", line " + std::to_string(k + 1) + ": node ";
     if (test[k] < known || test[k] >= nodes)
-      fail(place + std::to_string(test[k]) + " is outside " + std::to_string(known) + ".." + std::to_string(nodes - 1));
-    if (row_of[test[k]] >= 0) fail(place + std::to_string(test[k]) + " is listed twice");
+      fail(where + std::to_string(test[k]) + " is outside " + std::to_string(known) + ".." + std::to_string(nodes - 1));
+    if (row_of[test[k]] >= 0) fail(where + std::to_string(test[k]) + " is listed twice");
     row_of[test[k]] = static_cast<Id>(k);
   }
 
@@ -164,5 +166,34 @@ Dataset planetoid(const fs::path& folder, const std::string& name) {
   out.splits.push_back(std::move(split));
   return out;
 }
+
+namespace {
+
+// The <name> of the files ind.<name>.x, or of the chosen one; "" if there is none.
+std::string name_in(const Files& files) {
+  auto middle = [](const std::string& file) {
+    const auto dot = file.find('.', 4);
+    return file.starts_with("ind.") && dot != std::string::npos ? file.substr(4, dot - 4) : "";
+  };
+  if (!files.chosen().empty()) return middle(files.chosen());
+  std::string found;
+  for (const auto& file : files.list()) {
+    if (!file.starts_with("ind.") || !file.ends_with(".allx")) continue;
+    if (!found.empty())
+      fail(files.folder() + " holds several datasets; name a file of one of them: ind." + found + ".x, " + "ind." +
+           middle(file) + ".x");
+    found = middle(file);
+  }
+  return found;
+}
+
+}  // namespace
+
+bool fits_planetoid(const Files& files) {
+  const std::string name = name_in(files);
+  return !name.empty() && files.has("ind." + name + ".allx");
+}
+
+Dataset read_planetoid(const Files& files) { return planetoid(files, name_in(files)); }
 
 }  // namespace heed

@@ -583,7 +583,8 @@ TEST_SUITE("datasets") {
   }
 
   TEST_CASE("load looks in every place and says where it looked") {
-    CHECK(dataset_names() == std::vector<std::string>{"sbm", "karate", "cora", "citeseer", "pubmed"});
+    CHECK(std::ranges::equal(std::span(dataset_names()).first(5),
+                             std::vector<std::string>{"sbm", "karate", "cora", "citeseer", "pubmed"}));
     CHECK(message([] { load("coral"); }) == "unknown dataset 'coral'; did you mean cora?");
     Folder folder, cache;
     Tiny tiny;

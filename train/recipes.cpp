@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "datasets/splits.h"
 #include "graph/files.h"
 
 namespace heed {
@@ -109,6 +110,11 @@ const std::vector<Field>& fields() {
       {"dataset", data, "A name (heed list) or a path", false, true, HEED_GET(r.dataset),
        HEED_SET(r.dataset = filled(text))},
       {"normalise", data, "Rows of the features sum to 1: true or false", false, false, HEED_TRUTH(normalise)},
+      {"splits", data,
+       "public, per-class:20/500/1000, fraction:0.6/0.2/0.2, stratified:..., each with :COUNT, or file:PATH", false,
+       true, HEED_GET(r.splits), HEED_SET(r.splits = filled(text))},
+      {"data-seed", data, "Of generated data and drawn splits; -1: that of the first run", false, false,
+       HEED_WHOLE(data_seed, -1, std::numeric_limits<std::int64_t>::max())},
       {"split", data, "Which of the dataset's splits; -1: run r takes split r", false, false,
        HEED_WHOLE(train.split, -1, kMost)},
 
@@ -248,6 +254,13 @@ Recipe resolve(const std::vector<Setting>& settings) {
     if (field_named(s.name).attention && !model_named(out.model).attends)
       fail(s.place + ": the model '" + out.model + "' has no attention; '" + s.name + "' does not fit it");
   }
+  return out;
+}
+
+Dataset load(const Recipe& r, LoadOptions options) {
+  options.seed = r.data_seed < 0 ? r.train.seed : static_cast<std::uint64_t>(r.data_seed);
+  Dataset out = load(r.dataset, options);
+  if (r.splits != "public") out.splits = make_splits(out, r.splits, options.seed);
   return out;
 }
 

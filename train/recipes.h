@@ -15,7 +15,9 @@ struct Recipe {
   std::string dataset = "sbm", model = "gat";
   ModelOptions options;  // classes are the dataset's
   TrainOptions train;
-  bool normalise = false;  // rows of X sum to 1
+  bool normalise = false;         // rows of X sum to 1
+  std::string splits = "public";  // or how they are drawn (datasets/splits.h)
+  std::int64_t data_seed = -1;    // of generated data and drawn splits; -1: train.seed
 };
 
 // On cora, citeseer and pubmed, GAT's is the paper's (arXiv:1710.10903, section 3.3): 8 heads x 8, dropout 0.6 on
@@ -49,6 +51,9 @@ std::vector<Setting> parse_toml(const std::string& text, const std::string& file
 // The recipe of the dataset and the model that `settings` name, or else sbm and gat, with the settings over it in
 // order. Throws Error naming the setting's place.
 Recipe resolve(const std::vector<Setting>& settings);
+
+// The dataset of a recipe, with its splits. Throws as load() and make_splits() do.
+Dataset load(const Recipe& recipe, LoadOptions options = {});
 
 // The model of a recipe for this data. Throws Error where heads and channels do not fit.
 Model make_model(const Recipe& recipe, const Dataset& data);
