@@ -306,7 +306,10 @@ void check(const Dataset& data, const TrainOptions& o) {
   if (!(o.optimiser.momentum >= 0 && o.optimiser.momentum < 1)) fail("the momentum must be at least 0 and below 1");
   if (!(o.schedule.factor > 0 && o.schedule.factor <= 1)) fail("the schedule's factor must be above 0 and at most 1");
   if (!(o.label_smoothing >= 0 && o.label_smoothing < 1)) fail("label smoothing must be at least 0 and below 1");
-  if (data.splits.empty()) fail("dataset '" + data.name + "' has no split into training, validation and test nodes");
+  if (data.splits.empty())
+    fail("dataset '" + data.name +
+         "' has no split into training, validation and test nodes; --splits draws one, as in --splits "
+         "stratified:0.6/0.2/0.2");
   if (o.split >= static_cast<int>(data.splits.size()))
     fail("split " + std::to_string(o.split) + " of '" + data.name + "' is not there; it has " +
          std::to_string(data.splits.size()));
