@@ -43,9 +43,7 @@ NewFile::NewFile(const fs::path& path) : name_(path.string()) {
   } else if (errno != ENOENT) {
     give_up(errno);
   }
-  if (device_) {
-    file_ = open(target_.c_str(), O_WRONLY | O_CLOEXEC | O_NOCTTY);
-  } else {
+  if (!device_) {  // a device is opened when there is something to write: a pipe's reader sees its end only once
     static std::atomic<unsigned> made{0};  // threads may write one file at once
     std::string part = target_ + "." + std::to_string(getpid()) + "." + std::to_string(made++) + ".part";
     file_ = open(part.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
@@ -53,8 +51,13 @@ NewFile::NewFile(const fs::path& path) : name_(path.string()) {
       unlink(part.c_str());
       file_ = open(part.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     }
-    if (file_ >= 0) part_ = std::move(part);
+    if (file_ < 0) give_up(errno);
+    part_ = std::move(part);
   }
+}
+
+void NewFile::open_device() {
+  if (device_ && file_ < 0) file_ = open(target_.c_str(), O_WRONLY | O_CLOEXEC | O_NOCTTY);
   if (file_ < 0) give_up(errno);
 }
 
@@ -71,6 +74,7 @@ void NewFile::give_up(int error) {
 }
 
 void NewFile::write(std::string_view bytes) {
+  open_device();
   while (!bytes.empty()) {
     const ssize_t n = ::write(file_, bytes.data(), bytes.size());
     if (n > 0)
@@ -82,6 +86,7 @@ void NewFile::write(std::string_view bytes) {
 
 void NewFile::commit() {
   if (device_) {
+    open_device();
     const int file = std::exchange(file_, -1);
     if (close(file) != 0) give_up(errno);
     return;
