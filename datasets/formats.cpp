@@ -1,7 +1,5 @@
 #include "datasets/formats.h"
 
-#include <algorithm>
-
 #include "datasets/csv.h"
 #include "datasets/folder.h"
 #include "datasets/graphml.h"
@@ -13,10 +11,9 @@
 namespace heed {
 namespace fs = std::filesystem;
 
-const std::vector<Format>& formats() {
+const std::vector<Format>& formats() {  // in the order in which they are tried: almost any text may be a table
   static const std::vector<Format> list{
       {"heed", "heed's own: a folder of .npy arrays and dataset.json", fits_folder, read_folder, write_folder},
-      {"csv", "a folder of tables: edges, features (or .json), labels, splits", fits_csv, read_csv, write_csv},
       {"graphml", "GraphML, in one .graphml", fits_graphml, read_graphml, write_graphml, true},
       {"matrix-market", "Matrix Market: graph.mtx, features.mtx, labels.mtx, splits.mtx", fits_market, read_market,
        write_market},
@@ -25,6 +22,7 @@ const std::vector<Format>& formats() {
       {"gnn-benchmark", "gnn-benchmark: an .npz with adj_* and attr_*", fits_gnn_benchmark, read_gnn_benchmark},
       {"heterophilous", "heterophilous graphs: an .npz with node_features, edges and masks", fits_heterophilous,
        read_heterophilous},
+      {"csv", "a folder of tables: edges, features (or .json), labels, splits", fits_csv, read_csv, write_csv},
   };
   return list;
 }
@@ -47,12 +45,9 @@ std::vector<std::string> writable_formats() {
 
 Dataset read_dataset(const Files& files) {
   const std::string where = files.chosen().empty() ? files.folder() : files.place(files.chosen());
-  std::vector<const Format*> order;  // most of them are told by a name alone, a table by anything
-  for (const auto& format : formats()) order.push_back(&format);
-  std::ranges::stable_partition(order, [](const Format* format) { return format->read != read_csv; });
-  for (const Format* format : order) {
-    if (!format->fits(files)) continue;
-    Dataset out = format->read(files);
+  for (const auto& format : formats()) {
+    if (!format.fits(files)) continue;
+    Dataset out = format.read(files);
     if (out.nodes() == 0) fail(where + ": the graph is empty");
     check(out);
     return out;

@@ -152,6 +152,7 @@ using Archive = std::unique_ptr<zip_t, decltype(&zip_discard)>;
 using Entry = std::unique_ptr<zip_file_t, decltype(&zip_fclose)>;
 
 Archive open_archive(std::string_view bytes, const std::string& file) {
+  if (bytes.empty()) fail(file + ": not a readable .npz: the file is empty");  // to libzip, an archive of nothing
   zip_error_t error;
   zip_error_init(&error);
   zip_source_t* source = zip_source_buffer_create(bytes.data(), bytes.size(), 0, &error);

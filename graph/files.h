@@ -29,6 +29,7 @@ class NewFile {
  private:
   void open_device();
   [[noreturn]] void give_up(int error);
+  void open_device();
 
   std::string name_;           // as the user wrote it, for messages
   std::string target_, part_;  // where it goes, and where it grows

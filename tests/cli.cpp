@@ -309,4 +309,57 @@ TEST_CASE("whatever the disk refuses, the old checkpoint stays whole") {
 }
 #endif
 
+TEST_CASE("datasets are listed, shown and converted") {
+  Folder folder;
+  const std::string base = folder.path.string();
+  CHECK(heed("datasets").out.find("coauthor_physics") != std::string::npos);
+  auto list = nlohmann::json::parse(heed("datasets --json --data " + base).out);
+  CHECK(list.size() >= 13);
+  CHECK(list[1]["name"] == "karate");
+  CHECK(list[1]["there"] == true);
+  CHECK(heed("info karate").out.find("78 undirected") != std::string::npos);
+  auto of = [](const std::string& dataset) {
+    auto j = nlohmann::json::parse(heed("info " + dataset + " --json").out);
+    j.erase("name");
+    return j;
+  };
+  const auto karate = of("karate");
+  CHECK(karate["nodes"] == 34);
+  CHECK(karate["edges"]["undirected"] == 78);
+  CHECK(karate["class_sizes"] == nlohmann::json::array({17, 17}));
+  CHECK(karate["splits"][0]["test"] == 20);
+  // Through all formats that are written and back.
+  std::string from = "karate";
+  for (const auto& [format, to] :
+       {std::pair{"csv", "/a"}, {"matrix-market", "/b"}, {"graphml", "/c.graphml"}, {"heed", "/d"}}) {
+    Result r = heed("convert " + from + " " + base + to + " --format " + format);
+    CAPTURE(r.err);
+    CHECK(r.code == 0);
+    from = base + to;
+    CHECK(of(from) == karate);
+  }
+  CHECK(heed("train " + base + "/d --epochs 2 --json").code == 0);
+  refused("convert karate " + base + "/a", "is there already");
+  refused("convert karate " + base + "/x --format planetoid", "unknown format that can be written 'planetoid'");
+  refused("convert karate " + base + "/x --format cvs", "did you mean csv");
+  fs::create_directory(folder.path / "nothing");
+  refused("info " + base + "/nothing", "no dataset of a known format");
+  refused("info ./nowhere", "no such file or folder");
+  std::ofstream(base + "/a/labels.csv", std::ios::app) << "34,9999\n";
+  refused("convert " + base + "/a " + base + "/x", "labels.csv, line 37: node 34 is outside 0..33");
+  CHECK_FALSE(fs::exists(folder.path / "x"));
+}
+
+TEST_CASE("splits are drawn on the command line") {
+  auto test = [](const std::string& splits) {
+    return heed("train karate --epochs 3 --json --runs 2 --splits " + splits);
+  };
+  CHECK(test("per-class:2/8/12:2").code == 0);
+  CHECK(test("per-class:2/8/12:2").out.substr(0, 200) == test("per-class:2/8/12:2").out.substr(0, 200));
+  CHECK(test("stratified:0.5/0.25/0.25").code == 0);
+  refused("train karate --splits per-class:20/8/12", "class 0 has 17 nodes, fewer than 20 of training");
+  refused("train karate --splits fractions:0.5/0.2/0.2", "did you mean fraction");
+  refused("train karate --splits fraction:0.5", "expected fraction:0.6/0.2/0.2");
+}
+
 TEST_SUITE_END();
