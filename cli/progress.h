@@ -1,7 +1,8 @@
-// Shows how training goes, on standard error: a bar on a terminal, plain lines elsewhere.
+// Shows how training and downloads go, on standard error: a bar on a terminal, plain lines elsewhere.
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <string>
 
 #include "train/train.h"
@@ -25,6 +26,18 @@ class Progress {
   double best_ = 0;
   std::vector<double> done_;  // share of each run
   std::chrono::steady_clock::time_point start_, last_;
+};
+
+class DownloadBar {
+ public:
+  explicit DownloadBar(bool quiet);
+  ~DownloadBar();
+  void show(const std::string& what, std::uint64_t bytes, std::uint64_t of);
+
+ private:
+  bool quiet_, terminal_, drawn_ = false;
+  std::string said_;
+  std::chrono::steady_clock::time_point last_;
 };
 
 }  // namespace heed::cli

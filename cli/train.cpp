@@ -20,7 +20,7 @@ struct Options {
   std::string datasets = "sbm", models = "gat";
   std::string data;
   std::optional<std::string> out;
-  bool json = false, markdown = false, quiet = false, profile = false;
+  bool json = false, markdown = false, quiet = false, profile = false, offline = false;
   std::uint64_t seed = 1;
   int runs = 1, threads = 0;
   std::optional<int> epochs, patience, split, layers, heads, out_heads;
@@ -123,6 +123,12 @@ struct Job {
   Recipe recipe;
 };
 
+Dataset load_dataset(const std::string& name, const Options& o) {
+  DownloadBar bar(o.quiet);
+  return load(name,
+              {.data = o.data, .seed = o.seed, .download = !o.offline, .progress = [&](auto... x) { bar.show(x...); }});
+}
+
 std::vector<Job> jobs_of(const Options& o) {
   const auto models = names_in(o.models), datasets = names_in(o.datasets);
   for (const auto& name : models) model_named(name);
@@ -131,7 +137,7 @@ std::vector<Job> jobs_of(const Options& o) {
     if (std::find(known.begin(), known.end(), name) == known.end()) unknown("dataset", name, known);
   std::vector<Job> out;
   for (const auto& name : datasets) {
-    auto data = std::make_shared<const Dataset>(load(name, {.data = o.data, .seed = o.seed}));
+    auto data = std::make_shared<const Dataset>(load_dataset(name, o));
     std::shared_ptr<const Dataset> normalised;
     for (const auto& model : models) {
       Recipe r = resolve(o, model_named(model), *data);
@@ -196,6 +202,7 @@ void add_train(CLI::App& app) {
   c->add_option("--model", o->models, "Names, separated by commas (heed list); default gat")->check(not_empty());
   c->add_option("--data", o->data, "Folder with the datasets' files; then $HEED_DATA and the cache are searched")
       ->check(not_empty());
+  c->add_flag("--offline", o->offline, "Never download; otherwise a public dataset that is found nowhere is");
   c->add_option("--runs", o->runs, "Trainings with seeds SEED, SEED+1, ...")->check(whole_number(1, 1'000'000));
   c->add_option("--seed", o->seed, "Of the first run, and of generated data")->check(whole_number(0));
   c->add_option("--threads", o->threads, "0: all; the result is the same for any number")->check(whole_number(0, 4096));

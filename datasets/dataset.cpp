@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "datasets/files.h"
+#include "datasets/homes.h"
 #include "datasets/karate.h"
 #include "datasets/planetoid.h"
 #include "datasets/sbm.h"
@@ -55,6 +56,7 @@ std::vector<std::string> dataset_names() {
 Dataset load(const std::string& name, const LoadOptions& options) {
   for (const auto& entry : datasets())
     if (name == entry.name) {
+      if (options.download) fetch(name, options.data, options.progress);
       Dataset out = entry.make(name, options);
       check(out);
       return out;

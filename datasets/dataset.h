@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "datasets/download.h"
 #include "graph/graph.h"
 #include "kernels/sparse.h"
 
@@ -30,10 +31,12 @@ struct Dataset {
 struct LoadOptions {
   std::filesystem::path data;  // where to look first; then $HEED_DATA, then the cache
   std::uint64_t seed = 1;      // of generated datasets
+  bool download = false;       // a public dataset that is found nowhere, into the cache; never with $HEED_OFFLINE
+  DownloadProgress progress;   // of a download
 };
 
-// Throws Error where the name is unknown (with the nearest names), the files are missing (naming the places looked at)
-// or broken (naming file and place).
+// Throws Error where the name is unknown (with the nearest names), the files are missing (naming the places looked at),
+// broken (naming file and place) or cannot be downloaded (naming the URL).
 Dataset load(const std::string& name, const LoadOptions& options = {});
 
 // All that `load` knows. A new dataset is one more entry in the list in dataset.cpp.

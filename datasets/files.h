@@ -13,4 +13,10 @@ namespace heed {
 // places looked at.
 std::filesystem::path find_folder(const std::string& name, const std::string& probe, const std::filesystem::path& data);
 
+// The same; empty where the file is nowhere.
+std::filesystem::path look_for(const std::string& name, const std::string& probe, const std::filesystem::path& data);
+
+// $XDG_CACHE_HOME/heed or ~/.cache/heed; empty where neither is known.
+std::filesystem::path cache_folder();
+
 }  // namespace heed
