@@ -108,7 +108,15 @@ void write_file(const fs::path& path, std::string_view bytes) {
   file.commit();
 }
 
-void check_writable(const fs::path& path) { NewFile file(path); }
+void check_writable(const fs::path& path) {
+  std::error_code error;
+  if (const auto status = fs::status(path, error);
+      fs::is_fifo(status)) {  // opened and closed, it would end for its reader
+    if (access(path.c_str(), W_OK) != 0) fail("cannot write " + path.string() + ": " + std::strerror(errno));
+    return;
+  }
+  NewFile file(path);
+}
 
 std::string printable(std::string_view text) {
   std::string out(text.substr(0, 60));
