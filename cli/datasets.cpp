@@ -27,7 +27,7 @@ void list_datasets(const std::string& data, bool json) {
   Json out = Json::array();
   for (const auto& entry : datasets()) {
     const bool made = entry.generate != nullptr;
-    const auto folder = made ? std::filesystem::path{} : look_for(entry.folder, entry.probe, data);
+    const auto folder = made ? std::filesystem::path{} : look_for({entry.name, entry.folder}, entry.probe, data);
     rows.push_back({entry.name, entry.description, made ? "built in" : folder.empty() ? "missing" : folder.string()});
     out.push_back({{"name", entry.name},
                    {"description", entry.description},

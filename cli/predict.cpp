@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "cli/command.h"
+#include "cli/progress.h"
 #include "datasets/dataset.h"
 #include "datasets/npz.h"
 #include "graph/files.h"
@@ -18,6 +19,7 @@ struct Options {
   std::vector<Setting> settings;
   std::string weights, data;
   std::optional<std::string> config, out, format;
+  bool offline = false;
 };
 
 std::string predictions_json(const Recipe& recipe, const Dataset& data, const Matrix<float>& logits) {
@@ -70,7 +72,7 @@ void run(const Options& o) {
     for (auto& s : read_toml(*o.config)) settings.push_back(std::move(s));
   settings.insert(settings.end(), o.settings.begin(), o.settings.end());
   const Recipe recipe = resolve(settings);
-  const Dataset data = load(recipe, {.data = o.data});
+  const Dataset data = load_dataset(recipe, o.data, o.offline, false);
   const Matrix<float> logits = predict(make_model(recipe, data), data.graph, features_for(recipe, data), weights);
 
   std::string text = format == "json"  ? predictions_json(recipe, data, logits)
@@ -133,6 +135,8 @@ void add_predict(CLI::App& app) {
       ->group("Data");
   c->add_option("--data", o->data, "Folder with the datasets' files; then $HEED_DATA and the cache are searched")
       ->check(not_empty())
+      ->group("Data");
+  c->add_flag("--offline", o->offline, "Never download; otherwise a public dataset that is found nowhere is")
       ->group("Data");
   c->callback([o] { run(*o); });
 }

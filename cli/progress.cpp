@@ -13,6 +13,18 @@ namespace heed::cli {
 
 using Clock = std::chrono::steady_clock;
 
+namespace {
+
+std::string bar(double share) {
+  constexpr int width = 24;
+  const int full = static_cast<int>(share * width);
+  std::string out;
+  for (int i = 0; i < width; ++i) out += i < full ? "━" : "─";
+  return out;
+}
+
+}  // namespace
+
 Progress::Progress(std::string title, int runs, int epochs, bool quiet)
     : title_(std::move(title)),
       runs_(runs),
@@ -31,16 +43,12 @@ void Progress::erase() {
 }
 
 void Progress::draw(const Epoch& e) {
-  constexpr int width = 24;
   const double share = std::accumulate(done_.begin(), done_.end(), 0.0) / runs_;
-  const int full = static_cast<int>(share * width);
-  std::string bar;
-  for (int i = 0; i < width; ++i) bar += i < full ? "━" : "─";
   const auto seconds = std::chrono::duration<double>(Clock::now() - start_).count();
   std::string where = runs_ > 1 ? fmt::format("run {}/{}", std::min(ended_ + 1, runs_), runs_)
                                 : fmt::format("epoch {}/{}", e.epoch, epochs_);
-  note(fmt::format("\r\033[K{} {} {}  loss {:.3f}  valid {:.1f}%  {:.0f}s", title_, bar, where, e.train_loss, e.valid,
-                   seconds));
+  note(fmt::format("\r\033[K{} {} {}  loss {:.3f}  valid {:.1f}%  {:.0f}s", title_, bar(share), where, e.train_loss,
+                   e.valid, seconds));
   drawn_ = true;
 }
 
@@ -66,6 +74,33 @@ void Progress::run(int number, const Run& run) {
   if (quiet_ || terminal_) return;
   note(fmt::format("run {:>3}/{}  seed {}  test {:.2f}%  valid {:.2f}%  best epoch {} of {}  {:.1f}s\n", number + 1,
                    runs_, run.seed, run.test, run.valid, run.best_epoch, run.epochs, run.seconds));
+}
+
+DownloadBar::DownloadBar(bool quiet)
+    : quiet_(quiet), terminal_(isatty(STDERR_FILENO) != 0), last_(Clock::now() - std::chrono::seconds(1)) {}
+
+DownloadBar::~DownloadBar() {
+  if (drawn_) note("\r\033[K");
+}
+
+void DownloadBar::show(const std::string& what, std::uint64_t bytes, std::uint64_t of) {
+  if (quiet_) return;
+  if (!terminal_) {  // one line each
+    if (said_ != what) note(of > 0 ? fmt::format("downloading {}, {:.1f} MB\n", what, 1e-6 * of) : what + "\n");
+  } else if (const auto now = Clock::now(); said_ != what || now - last_ > std::chrono::milliseconds(80)) {
+    last_ = now;
+    note("\r\033[K" +
+         (of == 0 ? what
+                  : fmt::format("downloading {} {}  {:.1f} of {:.1f} MB", what,
+                                bar(static_cast<double>(bytes) / static_cast<double>(of)), 1e-6 * bytes, 1e-6 * of)));
+    drawn_ = true;
+  }
+  said_ = what;
+}
+
+Dataset load_dataset(const Recipe& recipe, const std::string& data, bool offline, bool quiet) {
+  DownloadBar bar(quiet);
+  return load(recipe, {.data = data, .download = !offline, .progress = [&](auto... x) { bar.show(x...); }});
 }
 
 }  // namespace heed::cli

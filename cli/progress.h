@@ -1,10 +1,11 @@
-// Shows how training goes, on standard error: a bar on a terminal, plain lines elsewhere.
+// Shows how training and downloads go, on standard error: a bar on a terminal, plain lines elsewhere.
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <string>
 
-#include "train/train.h"
+#include "train/recipes.h"
 
 namespace heed::cli {
 
@@ -26,5 +27,20 @@ class Progress {
   std::vector<double> done_;  // share of each run
   std::chrono::steady_clock::time_point start_, last_;
 };
+
+class DownloadBar {
+ public:
+  explicit DownloadBar(bool quiet);
+  ~DownloadBar();
+  void show(const std::string& what, std::uint64_t bytes, std::uint64_t of);
+
+ private:
+  bool quiet_, terminal_, drawn_ = false;
+  std::string said_;
+  std::chrono::steady_clock::time_point last_;
+};
+
+// The dataset of a recipe, downloaded where it is found nowhere and that is allowed.
+Dataset load_dataset(const Recipe& recipe, const std::string& data, bool offline, bool quiet);
 
 }  // namespace heed::cli

@@ -21,7 +21,7 @@ struct Options {
   std::string data;
   std::optional<std::string> config, save, out;
   int every = 50;
-  bool resume = false, json = false, markdown = false, quiet = false, profile = false;
+  bool resume = false, offline = false, json = false, markdown = false, quiet = false, profile = false;
 };
 
 Json to_json(const Recipe& recipe, const Report& r) {
@@ -95,7 +95,7 @@ std::vector<Job> jobs_of(const Options& o) {
       std::vector<Setting> all{{"dataset", dataset, datasets.place}, {"model", model, models.place}};
       all.insert(all.end(), others.begin(), others.end());
       Recipe r = resolve(all);
-      if (!plain) plain = std::make_shared<const Dataset>(load(r, {.data = o.data}));
+      if (!plain) plain = std::make_shared<const Dataset>(load_dataset(r, o.data, o.offline, o.quiet));
       if (r.normalise && !normalised) {
         auto copy = std::make_shared<Dataset>(*plain);
         copy->features = features_for(r, *plain);
@@ -177,6 +177,8 @@ void add_train(CLI::App& app) {
       ->group("Data");
   c->add_option("--data", o->data, "Folder with the datasets' files; then $HEED_DATA and the cache are searched")
       ->check(not_empty())
+      ->group("Data");
+  c->add_flag("--offline", o->offline, "Never download; otherwise a public dataset that is found nowhere is")
       ->group("Data");
 
   const char* output = "Output";

@@ -8,6 +8,7 @@
 #include "datasets/csv.h"
 #include "datasets/files.h"
 #include "datasets/formats.h"
+#include "datasets/homes.h"
 #include "datasets/karate.h"
 #include "datasets/npz_datasets.h"
 #include "datasets/planetoid.h"
@@ -93,8 +94,10 @@ void check_name(const std::string& name) {
 Dataset load(const std::string& name, const LoadOptions& options) {
   for (const auto& entry : datasets())
     if (name == entry.name) {
-      Dataset out = entry.generate ? entry.generate(options)
-                                   : entry.read(entry, Files(find_folder(entry.folder, entry.probe, options.data)));
+      if (options.download) fetch(name, entry.folder, options.data, options.progress);
+      Dataset out = entry.generate
+                        ? entry.generate(options)
+                        : entry.read(entry, Files(find_folder({name, entry.folder}, entry.probe, options.data)));
       out.name = name;
       check(out);
       return out;

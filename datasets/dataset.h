@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "datasets/download.h"
 #include "graph/graph.h"
 #include "kernels/sparse.h"
 
@@ -30,11 +31,14 @@ struct Dataset {
 struct LoadOptions {
   std::filesystem::path data;  // where to look first; then $HEED_DATA, then the cache
   std::uint64_t seed = 1;      // of generated datasets
+  bool download = false;       // a public dataset that is found nowhere, into the cache; never with $HEED_OFFLINE
+  DownloadProgress progress;   // of a download
 };
 
 // A dataset by its name, or from the folder or file at a path, whose format is known by its contents (formats.h). Names
 // come first: a folder `cora` right here is "./cora". Throws Error where the name is unknown (with the nearest names),
-// the files are missing (naming the places looked at) or broken (naming file and place).
+// the files are missing (naming the places looked at), broken (naming file and place) or cannot be downloaded (naming
+// the URL).
 Dataset load(const std::string& name, const LoadOptions& options = {});
 void check_name(const std::string& name);  // throws Error where it is neither known nor a path to something
 

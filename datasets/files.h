@@ -11,13 +11,15 @@
 
 namespace heed {
 
-// The folder that holds the file `probe`: of <place>/<name> and <place>, the first that has it, where the places are
-// `data` (if not empty), $HEED_DATA and the cache ($XDG_CACHE_HOME/heed or ~/.cache/heed). Throws Error naming the
-// places looked at.
-std::filesystem::path find_folder(const std::string& name, const std::string& probe, const std::filesystem::path& data);
+// The folder that holds the file `probe`: of <place>/<name>, for each name, and <place>, the first that has it, where
+// the places are `data` (if not empty), $HEED_DATA and the cache ($XDG_CACHE_HOME/heed or ~/.cache/heed). The first
+// name is the dataset's. Throws Error naming the places looked at.
+std::filesystem::path find_folder(const std::vector<std::string>& names, const std::string& probe,
+                                  const std::filesystem::path& data);
 
 // The same; empty where the file is nowhere.
-std::filesystem::path look_for(const std::string& name, const std::string& probe, const std::filesystem::path& data);
+std::filesystem::path look_for(const std::vector<std::string>& names, const std::string& probe,
+                               const std::filesystem::path& data);
 
 // The files of one dataset: of a folder, or bytes in memory under their names. A file "x.gz" stands for "x", unpacked.
 class Files {
@@ -57,5 +59,8 @@ class NewFolder {
  private:
   std::filesystem::path target_, part_;
 };
+
+// $XDG_CACHE_HOME/heed or ~/.cache/heed; empty where neither is known.
+std::filesystem::path cache_folder();
 
 }  // namespace heed

@@ -101,15 +101,19 @@ void NewFile::commit() {
     return;
   }
   if (mode_ >= 0 && fchmod(file_, static_cast<mode_t>(mode_)) != 0) give_up(errno);
-  if (fsync(file_) != 0) give_up(errno);
-  if (std::rename(part_.c_str(), target_.c_str()) != 0) give_up(errno);
+  if (const int error = move_into_place(file_, part_, target_); error != 0) give_up(error);
   part_.clear();
-  if (close(std::exchange(file_, -1)) != 0) give_up(errno);
-  const int folder = open(fs::path(target_).parent_path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (folder < 0) return;  // a folder that may be written but not read
-  const int error = fsync(folder) == 0 ? 0 : errno;
+  const int file = std::exchange(file_, -1);
+  if (close(file) != 0) give_up(errno);
+}
+
+int move_into_place(int file, const std::string& part, const std::string& target) {
+  if (fsync(file) != 0 || std::rename(part.c_str(), target.c_str()) != 0) return errno;
+  const int folder = open(fs::path(target).parent_path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (folder < 0) return 0;  // a folder that may be written but not read
+  const int error = fsync(folder) == 0 || errno == EINVAL ? 0 : errno;
   close(folder);
-  if (error != 0 && error != EINVAL) give_up(error);
+  return error;
 }
 
 void write_file(const fs::path& path, std::string_view bytes) {
@@ -118,7 +122,15 @@ void write_file(const fs::path& path, std::string_view bytes) {
   file.commit();
 }
 
-void check_writable(const fs::path& path) { NewFile file(path); }
+void check_writable(const fs::path& path) {
+  std::error_code error;
+  if (const auto status = fs::status(path, error);
+      fs::is_fifo(status)) {  // opened and closed, it would end for its reader
+    if (access(path.c_str(), W_OK) != 0) fail("cannot write " + path.string() + ": " + std::strerror(errno));
+    return;
+  }
+  NewFile file(path);
+}
 
 std::string printable(std::string_view text) {
   std::string out(text.substr(0, 60));

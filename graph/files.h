@@ -38,6 +38,10 @@ class NewFile {
   bool device_ = false;  // or a pipe: never replaced
 };
 
+// Syncs `file`, which is open as `part`, renames it to `target` and syncs the folder. Returns 0 or what went wrong
+// (errno).
+int move_into_place(int file, const std::string& part, const std::string& target);
+
 void write_file(const std::filesystem::path& path, std::string_view bytes);
 // Throws Error where write_file could not work, before hours are spent.
 void check_writable(const std::filesystem::path& path);

@@ -64,4 +64,19 @@ std::vector<Edge> edges_of(const Graph& graph) {
   return out;
 }
 
+Graph reversed(const Graph& graph) {
+  Transpose t = transpose(graph.adjacency);
+  Graph out;
+  out.adjacency = std::move(t.csr);
+  out.channels = graph.channels;
+  out.weights.reserve(graph.weights.size());
+  out.features.reserve(graph.features.size());
+  for (Offset e : t.edge) {
+    if (!graph.weights.empty()) out.weights.push_back(graph.weights[e]);
+    const auto feature = graph.features.begin() + e * graph.channels;
+    out.features.insert(out.features.end(), feature, feature + graph.channels);
+  }
+  return out;
+}
+
 }  // namespace heed

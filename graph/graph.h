@@ -47,4 +47,7 @@ Graph graph_from_edges(Id nodes, std::span<const Edge> edges, EdgePolicy policy 
 // The edges of a graph in adjacency's order.
 std::vector<Edge> edges_of(const Graph& graph);
 
+// Every edge the other way round, with its weight and features. The pattern is shared where it is symmetric.
+Graph reversed(const Graph& graph);
+
 }  // namespace heed

@@ -33,6 +33,7 @@ struct Folder {  // removed at the end
 Result heed(const std::string& arguments) {
   static Folder folder;
   const std::string err = (folder.path / "err").string();
+  setenv("HEED_OFFLINE", "1", 0);
   std::string command = std::string(HEED_BUILD "/heed ") + arguments + " 2>" + err;
   Result out;
   FILE* pipe = popen(command.c_str(), "r");
@@ -360,6 +361,18 @@ TEST_CASE("splits are drawn on the command line") {
   refused("train karate --splits per-class:20/8/12", "class 0 has 17 nodes, fewer than 20 of training");
   refused("train karate --splits fractions:0.5/0.2/0.2", "did you mean fraction");
   refused("train karate --splits fraction:0.5", "expected fraction:0.6/0.2/0.2");
+}
+
+TEST_CASE("a public dataset is downloaded where that is not forbidden") {
+  Folder folder;
+  unsetenv("HEED_DATA");
+  setenv("XDG_CACHE_HOME", folder.path.c_str(), 1);
+  setenv("HEED_MIRROR", "file:///nowhere", 1);  // no server: refused at once
+  refused("train cora --quiet", "dataset 'cora' is missing");
+  setenv("HEED_OFFLINE", "0", 1);
+  refused("train cora --quiet", "cannot download file:///nowhere/cora/ind.cora.x: ");
+  refused("train cora --offline --quiet", "dataset 'cora' is missing");
+  for (const char* name : {"HEED_OFFLINE", "HEED_MIRROR", "XDG_CACHE_HOME"}) unsetenv(name);
 }
 
 TEST_SUITE_END();
