@@ -41,8 +41,8 @@ class Server {
  public:
   using Answer = std::function<std::string(const Request&, int number)>;
   Answer answer;
-  int delay = 0;  // ms, before each answer
-  int stall = 0;  // ms, after each answer, with the connection open
+  std::atomic<int> delay{0};  // ms, before each answer
+  std::atomic<int> stall{0};  // ms, after each answer, with the connection open
 
   explicit Server(Answer how = {}, SSL_CTX* tls = nullptr) : answer(std::move(how)), tls_(tls) {
     setenv("no_proxy", "127.0.0.1", 1);
@@ -105,14 +105,14 @@ class Server {
         requests_.push_back(request);
         number = static_cast<int>(requests_.size());
       }
-      std::this_thread::sleep_for(std::chrono::milliseconds(delay));
+      std::this_thread::sleep_for(std::chrono::milliseconds(delay.load()));
       const std::string out = answer(request, number);
       for (std::size_t at = 0; at < out.size();) {
         const ssize_t n = send(client, out.data() + at, out.size() - at, MSG_NOSIGNAL);
         if (n <= 0) break;
         at += static_cast<std::size_t>(n);
       }
-      std::this_thread::sleep_for(std::chrono::milliseconds(stall));
+      std::this_thread::sleep_for(std::chrono::milliseconds(stall.load()));
     }
   }
 
