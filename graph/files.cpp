@@ -44,8 +44,7 @@ NewFile::NewFile(const fs::path& path) : name_(path.string()) {
     give_up(errno);
   }
   if (device_) return;
-  // Always the same place, so that what a killed process left is overwritten; the lock keeps others out until the
-  // rename.
+  // Always the same place, so that what a killed process left is overwritten; the lock keeps others out until then.
   part_ = target_ + ".part";
   for (struct stat locked{}, there{};;) {
     file_ = open(part_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
@@ -122,15 +121,7 @@ void write_file(const fs::path& path, std::string_view bytes) {
   file.commit();
 }
 
-void check_writable(const fs::path& path) {
-  std::error_code error;
-  if (const auto status = fs::status(path, error);
-      fs::is_fifo(status)) {  // opened and closed, it would end for its reader
-    if (access(path.c_str(), W_OK) != 0) fail("cannot write " + path.string() + ": " + std::strerror(errno));
-    return;
-  }
-  NewFile file(path);
-}
+void check_writable(const fs::path& path) { NewFile file(path); }
 
 std::string printable(std::string_view text) {
   std::string out(text.substr(0, 60));

@@ -13,8 +13,8 @@ std::string read_file(const std::filesystem::path& path);
 
 // A file in the making. It grows beside its place as <path>.<process>.part; `commit` syncs it, renames it into place
 // and syncs the folder, so that after a crash there is the old file or the new one, never half of one. Without a commit
-// nothing is left behind. Links are followed and the old file's mode is kept; a device or a pipe is opened by
-// the first write, and written into. All throw Error naming the file and the reason.
+// nothing is left behind. Links are followed and the old file's mode is kept; a device or a pipe is opened by the first
+// write, and written into. Another writer of the same file waits. All throw Error naming the file and the reason.
 class NewFile {
  public:
   explicit NewFile(const std::filesystem::path& path);
@@ -29,7 +29,6 @@ class NewFile {
  private:
   void open_device();
   [[noreturn]] void give_up(int error);
-  void open_device();
 
   std::string name_;           // as the user wrote it, for messages
   std::string target_, part_;  // where it goes, and where it grows
