@@ -460,7 +460,7 @@ TEST_SUITE("datasets") {
         ++files;
       }
     }
-    MESSAGE(files << " inputs that were once found are read or refused");
+    MESSAGE(files << " inputs that the fuzzer made are read or refused");
   }
 
   TEST_CASE("splits are drawn as asked, by the seed alone") {

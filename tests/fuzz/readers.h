@@ -1,5 +1,6 @@
 // Every reader of files, by a name, as something that takes bytes; and bytes to start from. The fuzzer runs them on
-// what it makes up (tests/fuzz/fuzz.cpp), the tests on the starting bytes and on what was once found.
+// what it makes up (tests/fuzz/fuzz.cpp), the tests on the starting bytes and on a choice of what it made up
+// (tests/fuzz/corpus).
 #pragma once
 
 #include <unistd.h>
