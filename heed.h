@@ -7,4 +7,6 @@
 #include "layers/layers.h"
 #include "layers/models.h"
 #include "sampling/mask.h"
+#include "train/checkpoint.h"
+#include "train/recipes.h"
 #include "train/train.h"

@@ -86,7 +86,6 @@ std::vector<Job> jobs_of(const Options& o) {
   std::vector<Setting> others;
   for (const Setting& s : settings)
     (s.name == "dataset" ? datasets : s.name == "model" ? models : others.emplace_back()) = s;
-  for (const auto& model : names_in(models.value)) model_named(model);
   for (const auto& dataset : names_in(datasets.value)) check_name(dataset);
   std::vector<Job> out;
   for (const auto& dataset : names_in(datasets.value)) {

@@ -238,7 +238,7 @@ TEST_CASE("training stops when validation gains nothing, and keeps the best epoc
   Dataset data = small_blocks(3);
   for (Stop stop : {Stop::metric, Stop::loss, Stop::both}) {
     std::vector<Epoch> seen;
-    TrainOptions o{.epochs = 400, .patience = 10, .stop = stop, .optimiser = {.rate = 0.05}, .seed = 5};
+    TrainOptions o{.epochs = 400, .patience = 10, .stop = stop, .rate = 0.05, .seed = 5};
     o.on_epoch = [&](const Epoch& e) { seen.push_back(e); };
     Report r = train(gcn({.classes = data.classes, .hidden = 16, .heads = 1}), data, o);
     const Run& run = r.runs[0];
@@ -277,15 +277,15 @@ TEST_CASE("options out of range and datasets without a split are refused") {
   CHECK(message_of(data, {.epochs = 0}) == "epochs must be at least 1");
   CHECK(message_of(data, {.runs = 0}) == "runs must be at least 1");
   CHECK(message_of(data, {.patience = -1}) == "patience must be at least 0");
-  CHECK(message_of(data, {.optimiser = {.rate = 0}}) == "the learning rate must be above 0");
-  CHECK(message_of(data, {.optimiser = {.rate = NAN}}) == "the learning rate must be above 0");
+  CHECK(message_of(data, {.rate = 0}) == "the learning rate must be above 0");
+  CHECK(message_of(data, {.rate = NAN}) == "the learning rate must be above 0");
   CHECK(message_of(data, {.class_weights = "1,2,3"}) == "3 class weights for 2 classes");
   CHECK(message_of(data, {.class_weights = "1,zero"}).find("not '1,zero'") != std::string::npos);
   CHECK(message_of(data, {.class_weights = "1,"}).find("not '1,'") != std::string::npos);
   CHECK(message_of(data, {.epochs = 2, .class_weights = "balanced"}) == "accepted");
   CHECK(message_of(data, {.loss = Loss::binary_cross_entropy}).find("the model gives 2 logits") == 0);
   CHECK(message_of(data, {.split = 5}).find("split 5 of 'karate'") == 0);
-  CHECK(message_of(data, {.epochs = 300, .optimiser = {.rate = 1e30}}).find("training diverged") == 0);
+  CHECK(message_of(data, {.epochs = 300, .rate = 1e30}).find("training diverged") == 0);
   data.splits.clear();
   CHECK(message_of(data, {}).find("no split") != std::string::npos);
 }

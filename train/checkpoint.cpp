@@ -82,6 +82,10 @@ void assign(Network<float>& network, const Safetensors& file, const std::string&
         fail(file.file + ": the model has no parameter '" + printable(w.name) + "'");
 }
 
+void save(const std::vector<Weight>& weights, const std::filesystem::path& path) {
+  write_file(path, to_safetensors(weights, {{"format", "heed"}}));
+}
+
 Matrix<float> predict(const Model& model, const Graph& graph, const Features& features, const Safetensors& weights) {
   Network<float> network(model, graph, features, 0);
   assign(network, weights);

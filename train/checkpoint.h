@@ -41,6 +41,9 @@ std::vector<Weight> weights_of(Network<float>& network);
 // round. A `prefix` stands before the names in the file.
 void assign(Network<float>& network, const Safetensors& file, const std::string& prefix = "");
 
+// A model's weights alone: save(report.runs[0].weights, "cora.safetensors").
+void save(const std::vector<Weight>& weights, const std::filesystem::path& path);
+
 // The model's logits on a graph, nodes x logits, with the weights of a file.
 Matrix<float> predict(const Model& model, const Graph& graph, const Features& features, const Safetensors& weights);
 

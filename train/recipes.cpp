@@ -15,18 +15,18 @@ namespace {
 Recipe for_citations(const std::string& model, const std::string& dataset) {
   Recipe r;
   r.normalise = true;
-  r.train = {.epochs = 1500, .patience = 100, .stop = Stop::loss, .optimiser = {.rate = 5e-3, .decay = 5e-4}};
+  r.train = {.epochs = 1500, .patience = 100, .stop = Stop::loss, .rate = 5e-3, .decay = 5e-4};
   if (model == "gat" || model == "gatv2" || model == "transformer") {
     r.options = {.hidden = 8, .heads = 8, .dropout = 0.6, .feature_dropout = 0.6, .attention_dropout = 0.6};
     if (dataset == "pubmed") {  // as GAT's authors
       r.options.out_heads = 8;
-      r.train.optimiser.rate = 1e-2;
-      r.train.optimiser.decay = 1e-3;
+      r.train.rate = 1e-2;
+      r.train.decay = 1e-3;
     }
   } else {  // Kipf & Welling, arXiv:1609.02907, section 5.2
     r.options = {.hidden = 16, .heads = 1, .dropout = 0.5, .activation = Activation::relu};
     if (model == "mlp") r.options.hidden = 64;
-    r.train.optimiser.rate = 1e-2;
+    r.train.rate = 1e-2;
   }
   return r;
 }
@@ -34,7 +34,7 @@ Recipe for_citations(const std::string& model, const std::string& dataset) {
 Recipe for_blocks(const std::string& model) {
   Recipe r;
   r.options = {.hidden = 8, .heads = 8, .dropout = 0.5, .attention_dropout = 0.3};
-  r.train = {.epochs = 200, .stop = Stop::loss, .optimiser = {.rate = 5e-3, .decay = 5e-4}};
+  r.train = {.epochs = 200, .stop = Stop::loss, .rate = 5e-3, .decay = 5e-4};
   if (model == "gcn" || model == "sage" || model == "mlp") r.options.hidden = 64, r.options.heads = 1;
   return r;
 }
@@ -50,16 +50,16 @@ Recipe for_others(const std::string& model, const std::string& dataset) {
                .activation = Activation::relu,
                .norm = Norm::layer,
                .residual = model != "mlp" && model != "sage" && model != "transformer"};
-  r.train = {.epochs = 300, .stop = Stop::metric, .optimiser = {.rate = 5e-3, .decay = 5e-4}};
-  if (dataset == "amazon_photo") r.train.optimiser.decay = 5e-5;
+  r.train = {.epochs = 300, .stop = Stop::metric, .rate = 5e-3, .decay = 5e-4};
+  if (dataset == "amazon_photo") r.train.decay = 5e-5;
   if (dataset == "coauthor_physics") r.train.epochs = 100;
   if (dataset == "chameleon_filtered") {
     r.options.hidden = 256, r.options.dropout = 0.7, r.options.norm = Norm::batch;
-    r.train.epochs = 200, r.train.optimiser = {.rate = 1e-2, .decay = 1e-3};
+    r.train.epochs = 200, r.train.rate = 1e-2, r.train.decay = 1e-3;
   }
   if (dataset == "minesweeper") {
     r.options.layers = 10, r.options.dropout = 0.2, r.options.norm = Norm::batch;
-    r.train.epochs = 600, r.train.metric = Metric::roc_auc, r.train.optimiser = {.rate = 1e-2, .decay = 0};
+    r.train.epochs = 600, r.train.metric = Metric::roc_auc, r.train.rate = 1e-2, r.train.decay = 0;
   }
   if (dataset == "github" || dataset == "email_eu_core") r.splits = "stratified:0.6/0.2/0.2";
   return r;
@@ -154,12 +154,12 @@ const std::vector<Field>& fields() {
        HEED_TEXT(train.class_weights)},
       {"label-smoothing", training, "Share of the target spread over all classes", false, false,
        HEED_NUMBER(train.label_smoothing, share)},
-      {"optimiser", training, "adam (decay as L2), adamw or sgd", false, true, HEED_CHOICE(train.optimiser.rule, rule)},
-      {"rate", training, "Learning rate", false, false, HEED_NUMBER(train.optimiser.rate, positive)},
-      {"decay", training, "Weight decay", false, false, HEED_NUMBER(train.optimiser.decay, not_negative)},
-      {"momentum", training, "Of sgd", false, false, HEED_NUMBER(train.optimiser.momentum, share)},
+      {"optimiser", training, "adam (decay as L2), adamw or sgd", false, true, HEED_CHOICE(train.optimiser, rule)},
+      {"rate", training, "Learning rate", false, false, HEED_NUMBER(train.rate, positive)},
+      {"decay", training, "Weight decay", false, false, HEED_NUMBER(train.decay, not_negative)},
+      {"momentum", training, "Of sgd", false, false, HEED_NUMBER(train.momentum, share)},
       {"clip", training, "Largest norm of the whole gradient; 0: any", false, false,
-       HEED_NUMBER(train.optimiser.clip, not_negative)},
+       HEED_NUMBER(train.clip, not_negative)},
       {"schedule", training, "Of the rate: constant, linear, cosine, step, exponential or plateau", false, true,
        HEED_CHOICE(train.schedule.schedule, schedule)},
       {"warmup", training, "Epochs in which the rate rises to its full value", false, false,

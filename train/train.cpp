@@ -129,7 +129,10 @@ class Training {
                                                                                                  split_.train,
                                                                                                  data.labels, options);
     network_.tape().profile = o.profile;
-    optimiser_.emplace(network_.parameters(), o.optimiser);
+    optimiser_.emplace(
+        network_.parameters(),
+        OptimiserOptions{
+            .rule = o.optimiser, .rate = o.rate, .decay = o.decay, .momentum = o.momentum, .clip = o.clip});
     run_.weights = weights_of(network_);
     if (o.checkpoints.folder.empty()) return;
     file_ = checkpoint_path(o.checkpoints, state_.seed);
@@ -201,7 +204,7 @@ class Training {
       std::size_t at = 0;
       for (auto& p : network_.parameters()) run_.weights[at++].value = p.value;
     }
-    return {0, epoch, state_.train_loss, valid.loss, valid.metric, o_.optimiser.rate * factor, verdict.best};
+    return {0, epoch, state_.train_loss, valid.loss, valid.metric, o_.rate * factor, verdict.best};
   }
 
   void save() {
@@ -297,13 +300,13 @@ void check(const Dataset& data, const TrainOptions& o) {
   at_least("runs", o.runs, 1);
   if (o.profile && o.runs != 1) fail("a profile needs a single run, not " + std::to_string(o.runs));
   at_least("patience", o.patience, 0);
-  at_least("weight decay", o.optimiser.decay, 0);
-  at_least("clip", o.optimiser.clip, 0);
+  at_least("weight decay", o.decay, 0);
+  at_least("clip", o.clip, 0);
   at_least("warmup", o.schedule.warmup, 0);
   at_least("schedule span", o.schedule.span, 1);
   at_least("epochs between checkpoints", o.checkpoints.every, 1);
-  if (!(o.optimiser.rate > 0) || !std::isfinite(o.optimiser.rate)) fail("the learning rate must be above 0");
-  if (!(o.optimiser.momentum >= 0 && o.optimiser.momentum < 1)) fail("the momentum must be at least 0 and below 1");
+  if (!(o.rate > 0) || !std::isfinite(o.rate)) fail("the learning rate must be above 0");
+  if (!(o.momentum >= 0 && o.momentum < 1)) fail("the momentum must be at least 0 and below 1");
   if (!(o.schedule.factor > 0 && o.schedule.factor <= 1)) fail("the schedule's factor must be above 0 and at most 1");
   if (!(o.label_smoothing >= 0 && o.label_smoothing < 1)) fail("label smoothing must be at least 0 and below 1");
   if (data.splits.empty())

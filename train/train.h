@@ -67,7 +67,11 @@ struct TrainOptions {
   // or numbers separated by commas; "": all 1.
   std::string class_weights = "";
   double label_smoothing = 0;
-  OptimiserOptions optimiser = {};
+  Rule optimiser = Rule::adam;
+  double rate = 5e-3;
+  double decay = 5e-4;    // weight decay
+  double momentum = 0.9;  // of sgd
+  double clip = 0;        // largest Euclidean norm of the whole gradient; 0: any
   ScheduleOptions schedule = {};
   std::uint64_t seed = 1;  // of the first run; run r has seed + r
   int runs = 1;
