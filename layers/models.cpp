@@ -25,11 +25,12 @@ Model build(const ModelOptions& o, Convolution convolution) {
   };
 }
 
-Model attention_model(const ModelOptions& o, const char* score, bool scaled, bool residual) {
+Model attention_model(const ModelOptions& o, const char* score, const Mask& mask, bool scaled, bool residual) {
   return build(o, [=](Offset out, bool last) {
     return attend({.out = out,
                    .heads = last ? o.out_heads : o.heads,
                    .score = score_named(score),
+                   .mask = mask,
                    .dropout = o.attention_dropout,
                    .feature_dropout = o.feature_dropout,
                    .concat = !last,
@@ -45,9 +46,9 @@ Model plain_model(const ModelOptions& o, Convolution convolution) {
 
 }  // namespace
 
-Model gat(const ModelOptions& o) { return attention_model(o, "gat", false, o.residual); }
-Model gatv2(const ModelOptions& o) { return attention_model(o, "gatv2", false, o.residual); }
-Model transformer(const ModelOptions& o) { return attention_model(o, "dot", true, true); }
+Model gat(const ModelOptions& o) { return attention_model(o, "gat", local() | self(), false, o.residual); }
+Model gatv2(const ModelOptions& o) { return attention_model(o, "gatv2", local() | self(), false, o.residual); }
+Model transformer(const ModelOptions& o) { return attention_model(o, "dot", local(), true, true); }
 Model gcn(const ModelOptions& o) {
   return plain_model(o, [](Offset out) { return graph_convolution(out); });
 }

@@ -28,12 +28,13 @@ struct ModelOptions {
   bool residual = false;   // each convolution adds a linear map of its input
 };
 
-Model gat(const ModelOptions& options);          // arXiv:1710.10903
-Model gatv2(const ModelOptions& options);        // arXiv:2105.14491
-Model transformer(const ModelOptions& options);  // UniMP's convolution, arXiv:2009.03509
-Model gcn(const ModelOptions& options);          // arXiv:1609.02907
-Model sage(const ModelOptions& options);         // arXiv:1706.02216
-Model mlp(const ModelOptions& options);          // no graph: the control
+Model gat(const ModelOptions& options);    // arXiv:1710.10903
+Model gatv2(const ModelOptions& options);  // arXiv:2105.14491
+Model transformer(
+    const ModelOptions& options);         // UniMP's convolution, arXiv:2009.03509; nodes see their neighbours alone
+Model gcn(const ModelOptions& options);   // arXiv:1609.02907
+Model sage(const ModelOptions& options);  // arXiv:1706.02216
+Model mlp(const ModelOptions& options);   // no graph: the control
 
 struct ModelEntry {
   std::string name, about;

@@ -6,6 +6,8 @@
 #include "datasets/npz.h"
 #include "layers/layers.h"
 #include "tests/tape.h"
+#include "train/checkpoint.h"
+#include "train/recipes.h"
 
 using namespace heed;
 using namespace heed::test;
@@ -205,6 +207,25 @@ TEST_CASE("layers give PyTorch Geometric's outputs and gradients") {
     }
   }
   MESSAGE("worst relative error " << worst);
+}
+
+TEST_CASE("networks that PyTorch Geometric made give their logits here") {
+  for (const char* name : {"gat", "gat_residual", "gatv2", "transformer"}) {
+    CAPTURE(name);
+    const std::string path = std::string(HEED_SOURCE "/tests/oracles/network_") + name;
+    const Npz stored = read_npz(path + ".npz");
+    const Safetensors weights = read_safetensors(path + ".safetensors");
+    const auto ends = stored["edge_index"].as<std::int32_t>();
+    const std::size_t count = ends.size() / 2;
+    std::vector<Edge> edges;
+    for (std::size_t e = 0; e < count; ++e) edges.push_back({ends[e], ends[count + e]});
+    Dataset data{.features = {.dense = matrix(stored["x"]), .sparse = nullptr}, .classes = 5};
+    data.graph = graph_from_edges(static_cast<Id>(data.features.rows()), edges,
+                                  {.loops = Loops::keep, .direction = Direction::directed});
+    const Recipe recipe = resolve(parse_toml(weights.metadata.at("heed.config"), "heed.config"));
+    const auto logits = predict(make_model(recipe, data), data.graph, data.features, weights);
+    CHECK(difference(logits, matrix(stored["out"])) <= 1e-5);
+  }
 }
 
 TEST_SUITE_END();

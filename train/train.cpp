@@ -287,7 +287,7 @@ class Training {
 };
 
 // Small problems leave threads waiting for each other; there, runs side by side with one thread each are faster.
-constexpr Offset kSmall = 2'000'000;  // nodes and edges
+constexpr Offset kSmall = 300'000;  // nodes and edges
 
 }  // namespace
 

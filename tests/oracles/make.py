@@ -10,6 +10,7 @@ float64, and what it gives is rounded to float32.
 """
 
 import pathlib
+import sys
 
 import numpy as np
 import torch
@@ -56,7 +57,22 @@ def store(name, layer, seed, loops=True, edges=False):
     print(f"{path.name}: {path.stat().st_size} bytes")
 
 
+def store_network(name, convs, seed):
+    """Two layers with ELU between them, as train/from_pyg.py writes them, and what they give for `x`."""
+    torch.manual_seed(seed)
+    edge_index, x = make_graph(loops=True), torch.randn(NODES, CHANNELS)
+    h = torch.nn.functional.elu(convs[0](x, edge_index))
+    out = convs[1](h, edge_index).detach()
+    path = pathlib.Path(__file__).parent / ("network_" + name)
+    export(convs, path.with_suffix(".safetensors"))
+    np.savez(path.with_suffix(".npz"), edge_index=edge_index.numpy(), x=x.numpy(), out=out.numpy())
+    print(f"{path.name}: {path.with_suffix('.safetensors').stat().st_size} bytes")
+
+
 if __name__ == "__main__":
+    sys.path.append(str(pathlib.Path(__file__).parents[2] / "train"))
+    from from_pyg import export
+
     # With edge features PyG gives added self loops the mean of a node's edges, so these layers add none.
     attending = {"edge_dim": EDGE_CHANNELS}
     plain = attending | {"add_self_loops": False}
@@ -71,3 +87,9 @@ if __name__ == "__main__":
     store("transformer_edges", TransformerConv(CHANNELS, 8, heads=4, **attending), 9, edges=True)
     store("gcn", GCNConv(CHANNELS, 9), 10)
     store("sage", SAGEConv(CHANNELS, 9), 11)
+    store_network("gat", [GATConv(CHANNELS, 8, heads=4), GATConv(32, 5, heads=1, concat=False)], 12)
+    store_network("gat_residual", [GATConv(CHANNELS, 8, heads=4, residual=True),
+                                   GATConv(32, 5, heads=3, concat=False, residual=True)], 13)
+    store_network("gatv2", [GATv2Conv(CHANNELS, 8, heads=4), GATv2Conv(32, 5, heads=2, concat=False)], 14)
+    store_network("transformer", [TransformerConv(CHANNELS, 8, heads=4),
+                                  TransformerConv(32, 5, heads=2, concat=False)], 15)
