@@ -1,6 +1,4 @@
 // The two speeds that bound attention on graphs: streaming through memory, and fetching the rows of random nodes.
-#include <oneapi/tbb/parallel_for.h>
-
 #include <algorithm>
 #include <chrono>
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <iostream>
 #include <new>
 
 #include "bench/bench.h"
@@ -59,7 +60,9 @@ int run(int argc, char** argv) {
     std::fputs(app.help().c_str(), stderr);
     return 2;
   } catch (const CLI::Success& e) {  // --help, --version
-    return app.exit(e);
+    const int code = app.exit(e);
+    if (!std::cout.flush()) heed::fail("cannot write standard output");
+    return code;
   }
 }
 

@@ -1,6 +1,7 @@
 #include "cli/progress.h"
 
 #include <fmt/format.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -21,6 +22,16 @@ std::string bar(double share) {
   std::string out;
   for (int i = 0; i < width; ++i) out += i < full ? "━" : "─";
   return out;
+}
+
+// As many characters as the terminal has columns: a line that wraps could not be drawn over.
+std::string fitting(const std::string& text) {
+  winsize size{};
+  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) return text;
+  std::size_t at = 0;
+  for (int columns = 0; at < text.size(); ++at)
+    if ((text[at] & 0xc0) != 0x80 && ++columns >= size.ws_col) break;  // characters, not bytes
+  return text.substr(0, at);
 }
 
 }  // namespace
@@ -47,8 +58,8 @@ void Progress::draw(const Epoch& e) {
   const auto seconds = std::chrono::duration<double>(Clock::now() - start_).count();
   std::string where = runs_ > 1 ? fmt::format("run {}/{}", std::min(ended_ + 1, runs_), runs_)
                                 : fmt::format("epoch {}/{}", e.epoch, epochs_);
-  note(fmt::format("\r\033[K{} {} {}  loss {:.3f}  valid {:.1f}%  {:.0f}s", title_, bar(share), where, e.train_loss,
-                   e.valid, seconds));
+  note("\r\033[K" + fitting(fmt::format("{} {} {}  loss {:.3f}  valid {:.1f}%  {:.0f}s", title_, bar(share), where,
+                                        e.train_loss, e.valid, seconds)));
   drawn_ = true;
 }
 
@@ -89,10 +100,10 @@ void DownloadBar::show(const std::string& what, std::uint64_t bytes, std::uint64
     if (said_ != what) note(of > 0 ? fmt::format("downloading {}, {:.1f} MB\n", what, 1e-6 * of) : what + "\n");
   } else if (const auto now = Clock::now(); said_ != what || now - last_ > std::chrono::milliseconds(80)) {
     last_ = now;
-    note("\r\033[K" +
-         (of == 0 ? what
-                  : fmt::format("downloading {} {}  {:.1f} of {:.1f} MB", what,
-                                bar(static_cast<double>(bytes) / static_cast<double>(of)), 1e-6 * bytes, 1e-6 * of)));
+    note("\r\033[K" + fitting(of == 0 ? what
+                                      : fmt::format("downloading {} {}  {:.1f} of {:.1f} MB", what,
+                                                    bar(static_cast<double>(bytes) / static_cast<double>(of)),
+                                                    1e-6 * bytes, 1e-6 * of)));
     drawn_ = true;
   }
   said_ = what;

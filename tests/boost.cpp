@@ -40,13 +40,9 @@ using Changeable = boost::adjacency_list<boost::vecS, boost::vecS, boost::direct
 using Weighted = boost::property<boost::edge_weight_t, double>;
 
 Graph random_graph(Id n, int edges, Direction direction, Random& random) {
-  std::vector<Edge> list;
-  std::vector<float> weights;
-  for (int e = 0; e < edges; ++e) {
-    list.push_back({static_cast<Id>(random.below(n)), static_cast<Id>(random.below(n))});
-    weights.push_back(static_cast<float>(1 + random.below(9)));
-  }
-  return graph_from_edges(n, list, {.direction = direction}, weights);
+  std::vector<float> weights(static_cast<std::size_t>(edges));
+  for (float& w : weights) w = static_cast<float>(1 + random.below(9));
+  return graph_from_edges(n, random_edges(n, edges, random), {.direction = direction}, weights);
 }
 
 // Steps from `start` to every node, -1 where there is no way.

@@ -113,6 +113,7 @@ TEST_CASE("help, version and lists") {
   CHECK(heed("train --help").out.find("Examples:") != std::string::npos);
   CHECK(heed("--version").out.find("heed ") == 0);
   CHECK(heed("list").out.find("gatv2") != std::string::npos);
+  refused("--help > /dev/full", "cannot write standard output");
 }
 
 TEST_CASE("wrong words are named with the nearest right ones") {

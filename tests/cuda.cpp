@@ -11,14 +11,6 @@ using namespace heed::test;
 
 namespace {
 
-// A score of the tests' own: a user's finish with two learned scalars, a learned vector, and a term of e.
-struct Tempered {
-  static constexpr const char* name = "tempered";
-  static constexpr int scalars = 2;
-  HEED_FN auto term(auto q, auto k, auto e, auto a) const { return a * fn::tanh(q * k) + fn::square(q - k) * e; }
-  HEED_FN auto finish(auto sum, auto p) const { return sum * p[0] + fn::sigmoid(sum * p[1]); }
-};
-
 struct Engine {  // what runs the kernels
   std::string name;
   std::function<void(const Attention<float>&, View<float>, Matrix<float>&)> forward;

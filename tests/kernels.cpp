@@ -11,14 +11,6 @@ using namespace heed::test;
 
 namespace {
 
-// A score of the tests' own, from outside the menus: a user's finish with two learned scalars, and a learned vector.
-struct Tempered {
-  static constexpr const char* name = "tempered";
-  static constexpr int scalars = 2;
-  HEED_FN auto term(auto q, auto k, auto e, auto a) const { return a * fn::tanh(q * k) + fn::square(q - k) * e; }
-  HEED_FN auto finish(auto sum, auto p) const { return sum * p[0] + fn::sigmoid(sum * p[1]); }
-};
-
 std::vector<Score> scores_under_test() {
   auto out = score_menu();
   out.push_back(make_score(Tempered{}));

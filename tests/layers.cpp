@@ -85,9 +85,7 @@ std::shared_ptr<const Sparse> random_sparse(Id rows, Id cols, int most, Random& 
 }
 
 Graph random_graph(Id nodes, int edges, int channels, bool weighted, Random& random) {
-  std::vector<Edge> list;
-  for (int e = 0; e < edges; ++e)
-    list.push_back({static_cast<Id>(random.below(nodes)), static_cast<Id>(random.below(nodes))});
+  const std::vector<Edge> list = random_edges(nodes, edges, random);
   std::vector<float> weights(weighted ? list.size() : 0), features(list.size() * static_cast<std::size_t>(channels));
   for (float& x : weights) x = static_cast<float>(0.2 + random.uniform());
   for (float& x : features) x = static_cast<float>(random.normal());

@@ -75,9 +75,7 @@ Pairs everything(Id n) {
 }
 
 Graph random_graph(Id n, int edges, bool directed, Random& random) {
-  std::vector<Edge> list;
-  for (int e = 0; e < edges; ++e) list.push_back({static_cast<Id>(random.below(n)), static_cast<Id>(random.below(n))});
-  return graph_from_edges(n, list,
+  return graph_from_edges(n, random_edges(n, edges, random),
                           {.loops = random.below(2) == 0 ? Loops::keep : Loops::drop,
                            .direction = directed ? Direction::directed : Direction::both});
 }

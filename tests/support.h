@@ -11,7 +11,9 @@
 #include <string>
 #include <vector>
 
+#include "graph/graph.h"
 #include "kernels/attention.h"
+#include "kernels/score.h"
 
 namespace heed::test {
 
@@ -41,6 +43,13 @@ inline Csr random_pattern(Id rows, Id cols, int most, Random& random) {
   return out;
 }
 
+inline std::vector<Edge> random_edges(Id nodes, int count, Random& random) {
+  std::vector<Edge> out;
+  for (int e = 0; e < count; ++e)
+    out.push_back({static_cast<Id>(random.below(nodes)), static_cast<Id>(random.below(nodes))});
+  return out;
+}
+
 inline Csr random_symmetric(Id n, int edges, Random& random) {
   std::vector<std::set<Id>> rows(static_cast<std::size_t>(n));
   for (int e = 0; e < edges; ++e) {
@@ -55,6 +64,14 @@ inline Csr random_symmetric(Id n, int edges, Random& random) {
   }
   return out;
 }
+
+// A score from outside the menus: a user's finish with two learned scalars, a learned vector, and a term of e.
+struct Tempered {
+  static constexpr const char* name = "tempered";
+  static constexpr int scalars = 2;
+  HEED_FN auto term(auto q, auto k, auto e, auto a) const { return a * fn::tanh(q * k) + fn::square(q - k) * e; }
+  HEED_FN auto finish(auto sum, auto p) const { return sum * p[0] + fn::sigmoid(sum * p[1]); }
+};
 
 // Norm-wise relative difference; NaN where either side has one.
 template <class A, class B>
