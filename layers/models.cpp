@@ -15,7 +15,7 @@ Model build(const ModelOptions& o, Convolution convolution) {
   return [o, convolutions = std::move(convolutions)]<class T>(Scope<T>& scope, Var<T> x) {
     for (std::size_t l = 0; l < convolutions.size(); ++l) {
       Scope<T> layer = scope.inside("layers." + std::to_string(l)), norm = scope.inside("norms." + std::to_string(l));
-      x = convolutions[l](layer, dropout(x, o.dropout));
+      x = convolutions[l](layer, dropout(x, l == 0 && o.input_dropout >= 0 ? o.input_dropout : o.dropout));
       if (l + 1 == convolutions.size()) break;
       if (o.norm == Norm::layer) x = layer_norm()(norm, x);
       if (o.norm == Norm::batch) x = batch_norm()(norm, x);

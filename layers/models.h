@@ -21,6 +21,7 @@ struct ModelOptions {
   int heads = 8;                   // of hidden layers; models without attention have one head of `hidden` channels
   int out_heads = 1;               // of the last layer, averaged
   double dropout = 0.6;            // of each layer's input
+  double input_dropout = -1;       // of the first layer's; below 0: as the others
   double feature_dropout = 0;      // of the projected values
   double attention_dropout = 0.6;  // of the attention weights
   Activation activation = Activation::elu;

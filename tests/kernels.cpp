@@ -17,9 +17,11 @@ std::vector<Score> scores_under_test() {
   return out;
 }
 
-enum class Mask { list, symmetric, range, sliding, without, rectangular, empty, hub, features };
+enum class Mask { list, symmetric, range, sliding, without, rectangular, empty, hub, hub_key, features };
 constexpr Mask kMasks[] = {Mask::list,        Mask::symmetric, Mask::range, Mask::sliding, Mask::without,
-                           Mask::rectangular, Mask::empty,     Mask::hub,   Mask::features};
+                           Mask::rectangular, Mask::empty,     Mask::hub,   Mask::hub_key, Mask::features};
+
+constexpr Id kHub = static_cast<Id>(kHubEdges + 4000);  // two parts; the largest score may lie in either
 
 std::shared_ptr<const Pattern> make_pattern(Mask mask, Random& random) {
   auto list = [](Csr csr) { return Pattern::listed(std::make_shared<Csr>(std::move(csr))); };
@@ -40,7 +42,9 @@ std::shared_ptr<const Pattern> make_pattern(Mask mask, Random& random) {
     case Mask::empty:
       return list(Csr{.rows = 4, .cols = 5, .offsets = {0, 0, 0, 0, 0}, .ids = {}});
     case Mask::hub:
-      return Pattern::all(2, static_cast<Id>(kHubEdges + 70));
+      return Pattern::all(2, kHub);
+    case Mask::hub_key:
+      return Pattern::all(kHub, 2);
   }
   return nullptr;
 }
@@ -99,9 +103,10 @@ Case<T> make_case(const Score& score, const Normaliser& normaliser, Mask mask, i
   c.k = random_matrix<T>(c.pattern->keys(), channels, random);
   c.v = random_matrix<T>(c.pattern->keys(), heads * width, random);
   c.dy = random_matrix<T>(c.pattern->queries(), heads * width, random);
-  if (mask == Mask::hub) {  // so many pairs that some would lie at a kink: q alone decides the side, at a distance
-    for (T& x : c.k) x *= T(0.2);
-    for (T& x : c.q) x += x > 0 ? T(2) : T(-2);
+  if (mask == Mask::hub || mask == Mask::hub_key) {
+    // So many pairs that some would lie at a kink: the hub alone decides the side, at a distance.
+    for (T& x : mask == Mask::hub ? c.k : c.q) x *= T(0.2);
+    for (T& x : mask == Mask::hub ? c.q : c.k) x += x > 0 ? T(2) : T(-2);
   }
   if (score.reads_vector) c.a = random_matrix<T>(1, channels, random);
   if (score.scalars > 0) c.p = random_matrix<T>(score.scalars, heads, random);
@@ -212,7 +217,8 @@ TEST_CASE("attention: dense reference and central differences, in double") {
       for (Mask mask : kMasks)
         for (auto [heads, score_width, width] : {std::array{1, 5, 7}, std::array{3, 16, 4}, std::array{8, 1, 16}})
           for (float rate : {0.0f, 0.4f}) {
-            if (mask == Mask::hub && (rate > 0 || heads == 3)) continue;
+            const bool hub = mask == Mask::hub || mask == Mask::hub_key;
+            if (hub && (rate > 0 || heads == 3)) continue;
             auto c = make_case<double>(score, normaliser, mask, heads, score_width, width, random);
             for (int tries = 0; near_kink(c) && tries < 200; ++tries)
               c = make_case<double>(score, normaliser, mask, heads, score_width, width, random);
@@ -227,7 +233,7 @@ TEST_CASE("attention: dense reference and central differences, in double") {
             CHECK(value <= 1e-12);
             worst_value = std::max(worst_value, value);
             c.backward();
-            int steps = mask == Mask::hub ? 2 : 12;
+            int steps = hub ? 2 : 12;
             auto check = [&](const char* name, Matrix<double>& x, const Matrix<double>& gradient) {
               if (x.empty()) return;
               CAPTURE(name);

@@ -54,7 +54,8 @@ Recipe for_others(const std::string& model, const std::string& dataset) {
   if (dataset == "amazon_photo") r.train.decay = 5e-5;
   if (dataset == "coauthor_physics") r.train.epochs = 100;
   if (dataset == "chameleon_filtered") {
-    r.options.hidden = 256, r.options.dropout = 0.7, r.options.norm = Norm::batch;
+    r.options.hidden = 256, r.options.dropout = 0.7;
+    r.options.norm = Norm::batch, r.options.activation = Activation::elu;
     r.train.epochs = 200, r.train.rate = 1e-2, r.train.decay = 1e-3;
   }
   if (dataset == "minesweeper") {
@@ -80,16 +81,18 @@ N whole(const std::string& text, N low, N high) {
        (open ? "" : " to " + std::to_string(high)) + ", not '" + printable(text) + "'");
 }
 
-enum class Bound { any, not_negative, positive, share };  // share: at least 0 and below 1
+enum class Bound { not_negative, positive, share, share_or_minus };  // share: at least 0 and below 1
 
 double number(const std::string& text, Bound bound) {
   double value = 0;
   const char* end = text.data() + text.size();
   const auto [at, error] = std::from_chars(text.data(), end, value);
-  const bool fits = bound == Bound::any || (bound == Bound::positive ? value > 0 : value >= 0);
-  if (error == std::errc{} && at == end && std::isfinite(value) && fits && (bound != Bound::share || value < 1))
-    return value;
-  const char* wanted[] = {"a number", "a number, at least 0", "a number above 0", "a number, at least 0 and below 1"};
+  const bool fits =
+      (bound == Bound::positive ? value > 0 : value >= 0) || (bound == Bound::share_or_minus && value == -1);
+  const bool below = bound < Bound::share || value < 1;
+  if (error == std::errc{} && at == end && std::isfinite(value) && fits && below) return value;
+  const char* wanted[] = {"a number, at least 0", "a number above 0", "a number, at least 0 and below 1",
+                          "a number, at least 0 and below 1, or -1"};
   fail("must be " + std::string(wanted[static_cast<int>(bound)]) + ", not '" + printable(text) + "'");
 }
 
@@ -182,6 +185,8 @@ const std::vector<Field>& fields() {
       {"heads", model, "Of hidden layers, side by side", true, false, HEED_WHOLE(options.heads, 1, kWidest)},
       {"out-heads", model, "Of the last layer, averaged", true, false, HEED_WHOLE(options.out_heads, 1, kWidest)},
       {"dropout", model, "Of each layer's input", false, false, HEED_NUMBER(options.dropout, share)},
+      {"input-dropout", model, "Of the first layer's; -1: as the others", false, false,
+       HEED_NUMBER(options.input_dropout, share_or_minus)},
       {"feature-dropout", model, "Of the projected values", true, false, HEED_NUMBER(options.feature_dropout, share)},
       {"attention-dropout", model, "Of the attention weights", true, false,
        HEED_NUMBER(options.attention_dropout, share)},
