@@ -17,6 +17,7 @@
 #include "datasets/text.h"
 #include "kernels/random.h"
 #include "tests/bytes.h"
+#include "train/safetensors.h"
 
 namespace heed::test {
 
@@ -137,6 +138,14 @@ inline const std::vector<Reader>& readers() {
   using I = std::vector<std::int32_t>;
   using L = std::vector<std::int64_t>;
   static const std::vector<Reader> list{
+      {"safetensors", [](const std::string& bytes) { parse_safetensors(bytes, "fuzz"); },
+       [] {
+         Random random(1);
+         Matrix<float> a(2, 3), b(1, 4);
+         for (float& x : a) x = static_cast<float>(random.normal());
+         return Seeds{to_safetensors({{"layers.0.weight", a}, {"layers.0.bias", b}}, {{"format", "heed"}}),
+                      to_safetensors({}, {}), to_safetensors({{"empty", Matrix<float>(0, 4)}, {"a", a}}, {})};
+       }},
       {"pickle",
        [](const std::string& bytes) {
          Pickle p(bytes, "fuzz");
