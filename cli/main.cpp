@@ -1,5 +1,6 @@
 // The program `heed`: finds the subcommand, and turns every error into one line and an exit code: 0 done, 2 the input
 // or the command line is wrong, 1 anything else.
+#include <fcntl.h>
 #include <fmt/format.h>
 
 #include <cstdio>
@@ -69,7 +70,12 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  auto complain = [](const std::string& text, int code) {
+  // A stream that is closed would be given to the first file that is opened. Writing to standard output then fails.
+  for (const auto& [stream, place] : {std::pair{0, "/dev/null"}, {1, "/dev/full"}, {2, "/dev/null"}})
+    if (fcntl(stream, F_GETFD) < 0 && open(place, stream == 0 ? O_RDONLY : O_WRONLY) != stream) return 1;
+  auto complain = [](std::string text, int code) {
+    for (char& c : text)  // one line, and nothing that a terminal obeys
+      if ((c >= 0 && c < ' ') || c == 127) c = ' ';
     heed::cli::note(fmt::format("heed: {}\n", text));
     return code;
   };

@@ -1,6 +1,7 @@
 // heed predict: what a trained model says of every node, on the data it was trained on or on others.
 #include <fmt/format.h>
 
+#include <charconv>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -33,12 +34,12 @@ std::string predictions_json(const Recipe& recipe, const Dataset& data, const Ma
   }
   out["class"] = std::move(classes);
   out["probabilities"] = std::move(probability);
-  return out.dump() + "\n";
+  return out.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
 }
 
 // How good the predictions are where the labels are known, a line a part of the split.
 std::string judgement(const Recipe& recipe, const Dataset& data, const Matrix<float>& logits) {
-  if (data.splits.empty()) return "";
+  if (data.splits.empty() || data.classes > std::max<Offset>(logits.cols(), 2)) return "";
   const std::size_t split = recipe.train.split < 0 ? 0 : static_cast<std::size_t>(recipe.train.split);
   if (split >= data.splits.size()) return "";
   const std::string metric = metric_names()[static_cast<std::size_t>(recipe.train.metric)];
@@ -55,11 +56,8 @@ std::string judgement(const Recipe& recipe, const Dataset& data, const Matrix<fl
 void run(const Options& o) {
   const std::vector<std::string> formats{"csv", "json", "npz"};
   std::string format = o.format ? formats[choose("format", *o.format, formats)] : "csv";
-  if (!o.format && o.out) {
-    const std::string ending = std::filesystem::path(*o.out).extension().string();
-    for (const auto& f : formats)
-      if (ending == "." + f) format = f;
-  }
+  if (const std::string ending = std::filesystem::path(o.out.value_or("")).extension(); !o.format && ending.size() > 1)
+    format = formats[choose("format of predictions", ending.substr(1), formats)];
   if (format == "npz" && !o.out) fail("npz is not text: --out FILE says where it goes");
   if (o.out) check_writable(*o.out);
 
@@ -73,7 +71,16 @@ void run(const Options& o) {
   settings.insert(settings.end(), o.settings.begin(), o.settings.end());
   const Recipe recipe = resolve(settings);
   const Dataset data = load_dataset(recipe, o.data, o.offline, false);
-  const Matrix<float> logits = predict(make_model(recipe, data), data.graph, features_for(recipe, data), weights);
+  // Whoever asks may not know the labels, so the number of classes is that of the training.
+  Id classes = data.classes;
+  if (auto at = weights.metadata.find("heed.classes"); at != weights.metadata.end()) {
+    const auto [end, error] = std::from_chars(at->second.data(), at->second.data() + at->second.size(), classes);
+    if (error != std::errc{} || *end != 0 || classes < 1) fail(o.weights + ": heed.classes is not a number of classes");
+  }
+  if (recipe.train.split >= static_cast<int>(std::max<std::size_t>(data.splits.size(), 1)) && !data.splits.empty())
+    fail("split " + std::to_string(recipe.train.split) + " of '" + data.name + "' is not there; it has " +
+         std::to_string(data.splits.size()));
+  const Matrix<float> logits = predict(make_model(recipe, classes), data.graph, features_for(recipe, data), weights);
 
   std::string text = format == "json"  ? predictions_json(recipe, data, logits)
                      : format == "npz" ? predictions_npz(logits, recipe.train.loss)

@@ -3,6 +3,7 @@
 
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <sstream>
 
 #include "cli/command.h"
@@ -45,6 +46,8 @@ Json to_json(const Recipe& recipe, const Report& r) {
           {"version", HEED_VERSION}};
 }
 
+std::string dump(const Json& json) { return json.dump(2, ' ', false, Json::error_handler_t::replace); }
+
 std::string profile_table(const Profile& profile, int epochs) {
   double total = 0;
   for (const auto& [name, time] : profile) total += time[0] + time[1];
@@ -79,6 +82,14 @@ std::string config_of_run(Recipe r, std::uint64_t seed, const Dataset& data) {
   return to_toml(r);
 }
 
+// A dataset's name, which may come from a file, as a name of files: no folders, nothing unprintable.
+std::string file_name(std::string name) {
+  name.resize(std::min<std::size_t>(name.size(), 100));
+  for (char& c : name)
+    if (!std::isalnum(static_cast<unsigned char>(c)) && c != '-' && c != '_' && c != '.') c = '_';
+  return name.empty() || name[0] == '.' ? "data" + name : name;
+}
+
 std::vector<Job> jobs_of(const Options& o) {
   std::vector<Setting> settings = o.config ? read_toml(*o.config) : std::vector<Setting>{};
   settings.insert(settings.end(), o.settings.begin(), o.settings.end());
@@ -88,6 +99,7 @@ std::vector<Job> jobs_of(const Options& o) {
     (s.name == "dataset" ? datasets : s.name == "model" ? models : others.emplace_back()) = s;
   for (const auto& dataset : names_in(datasets.value)) check_name(dataset);
   std::vector<Job> out;
+  std::set<std::string> files;
   for (const auto& dataset : names_in(datasets.value)) {
     std::shared_ptr<const Dataset> plain, normalised;
     for (const auto& model : names_in(models.value)) {
@@ -100,10 +112,11 @@ std::vector<Job> jobs_of(const Options& o) {
         copy->features = features_for(r, *plain);
         normalised = copy;
       }
-      make_model(r, *plain);
+      make_model(r, plain->classes);
       Checkpoints& c = r.train.checkpoints;
       if (o.save) c.folder = *o.save;
-      c.name = plain->name + "-" + model;
+      c.name = file_name(plain->name) + "-" + model;
+      if (o.save && !files.insert(c.name).second) fail("two trainings would be saved as '" + c.name + "'");
       c.every = o.every, c.resume = o.resume;
       c.config = [r, data = plain](std::uint64_t seed) { return config_of_run(r, seed, *data); };
       check(*plain, r.train);
@@ -139,7 +152,7 @@ void run(const Options& o) {
       };
       t.interrupted = &interrupted();
       if (o.profile) t.profile = &profile;
-      report = train(make_model(r, *job.data), *job.data, t);
+      report = train(make_model(r, job.data->classes), *job.data, t);
     }
     if (o.profile) profiles += "\n" + profile_table(profile, report.runs[0].epochs);
     results.push_back(to_json(r, report));
@@ -150,8 +163,8 @@ void run(const Options& o) {
                     fmt::format("{:.1f}", report.seconds), fmt::format("{:.0f} MB", peak_rss_mb())});
   }
   Json whole = results.size() == 1 ? results[0] : Json{{"version", HEED_VERSION}, {"results", results}};
-  if (o.out) write_file(*o.out, whole.dump(2) + "\n");
-  print(o.json ? whole.dump(2) + "\n" : table(rows, o.markdown) + profiles);
+  if (o.out) write_file(*o.out, dump(whole) + "\n");
+  print(o.json ? dump(whole) + "\n" : table(rows, o.markdown) + profiles);
 }
 
 }  // namespace

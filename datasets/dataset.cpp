@@ -154,7 +154,7 @@ void check(const Dataset& d) {
 
   if (static_cast<Offset>(d.labels.size()) != nodes)
     fail(name + std::to_string(d.labels.size()) + " labels for " + std::to_string(nodes) + " nodes");
-  if (d.classes < 0) fail(name + std::to_string(d.classes) + " classes");
+  if (d.classes < 0 || d.classes > 1'000'000) fail(name + std::to_string(d.classes) + " classes; 0 to 1000000 can be");
   for (Id i = 0; i < nodes; ++i)
     if (d.labels[i] < -1 || d.labels[i] >= d.classes)
       fail(name + "node " + std::to_string(i) + " has the label " + std::to_string(d.labels[i]) + ", outside 0.." +

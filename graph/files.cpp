@@ -47,7 +47,7 @@ NewFile::NewFile(const fs::path& path) : name_(path.string()) {
   // Always the same place, so that what a killed process left is overwritten; the lock keeps others out until then.
   part_ = target_ + ".part";
   for (struct stat locked{}, there{};;) {
-    file_ = open(part_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+    file_ = open(part_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
     if (file_ < 0) break;
     while (flock(file_, LOCK_EX) != 0 && errno == EINTR) continue;
     const bool mine = fstat(file_, &locked) == 0 && stat(part_.c_str(), &there) == 0 && locked.st_ino == there.st_ino &&

@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/file.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -64,9 +65,8 @@ Report child_training(const fs::path& folder, bool atomic) {
     o.checkpoints.write = [](const fs::path& path, std::string_view bytes) {
       const int file = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0666);
       const auto half = bytes.size() / 2;
-      if (write(file, bytes.data(), half) > 0) fsync(file);
-      if (write(file, bytes.data() + half, bytes.size() - half) > 0) fsync(file);
-      close(file);
+      if (write(file, bytes.data(), half) > 0) std::this_thread::sleep_for(std::chrono::milliseconds(3));
+      if (write(file, bytes.data() + half, bytes.size() - half) > 0) close(file);
     };
   return train(gat({.classes = 2, .hidden = 4, .heads = 2}), data, o);
 }
@@ -261,8 +261,21 @@ TEST_CASE("a checkpoint of something else is refused, and nothing is overwritten
   options = "hidden = 8\nrate = 0.1\n";
   Dataset smaller = data;
   smaller.graph = graph_from_edges(34, std::vector<Edge>{{0, 1}});
-  CHECK(with(model, smaller).find("made on 34 nodes, 156 edges") != std::string::npos);
+  CHECK(with(model, smaller).find("made on other data: 34 nodes, 156 edges") != std::string::npos);
+  Dataset relabelled = data;
+  std::swap(relabelled.labels[0], relabelled.labels[33]);
+  CHECK(with(model, relabelled).find("made on other data") != std::string::npos);
   const auto path = checkpoint_path(o.checkpoints, 3);
+  {
+    const int other = open((folder.path / "run-3.jsonl").c_str(), O_RDWR);  // of a process at the same run
+    REQUIRE(flock(other, LOCK_EX) == 0);
+    CHECK(with(model, data).find("another training is writing this run") != std::string::npos);
+    close(other);
+  }
+  Safetensors huge = read_safetensors(path);
+  for (float& x : huge.weights[0].value) x = 3e38f;
+  CHECK(message([&] { predict(model, data.graph, data.features, huge); }).find("with these weights logit") !=
+        std::string::npos);
   const std::string bytes = read_file(path);
   write_file(path, bytes.substr(0, bytes.size() / 2));
   CHECK(with(model, data).find(path.string() + ": tensor '") == 0);

@@ -376,4 +376,29 @@ TEST_CASE("a public dataset is downloaded where that is not forbidden") {
   for (const char* name : {"HEED_OFFLINE", "HEED_MIRROR", "XDG_CACHE_HOME"}) unsetenv(name);
 }
 
+TEST_CASE("names from files stay names, and what cannot be trained or said is refused") {
+  Folder folder;
+  const std::string base = folder.path.string();
+  REQUIRE(heed("convert karate " + base + "/d").code == 0);
+  std::string json = read(base + "/d/dataset.json");
+  const auto at = json.find("\"karate\"");
+  REQUIRE(at != std::string::npos);
+  std::ofstream(base + "/d/dataset.json") << json.replace(at, 8, "\"../../evil\"");
+  CHECK(heed("train " + base + "/d --epochs 2 --quiet --save " + base + "/s").code == 0);
+  CHECK(fs::exists(base + "/s/data.._.._evil-gat-1.safetensors"));
+  const std::string twice = "train karate --model gat,gat --epochs 2 --save " + base;
+  refused(twice + "/t", "two trainings would be saved as 'karate-gat'");
+  refused("predict --weights " + base + "/s/data.._.._evil-gat-1.safetensors --out " + base + "/p.foo",
+          "unknown format of predictions 'foo'");
+  std::ofstream(base + "/deep.toml") << "a" << [] {
+    std::string dots;
+    for (int i = 0; i < 40000; ++i) dots += ".a";
+    return dots;
+  }() << "=1\n";
+  refused("train karate --config " + base + "/deep.toml", "line 1: has more than 10000 dots");
+  refused("train karate --seed 9223372036854775807 --runs 2", "the seed of the last run");
+  CHECK(heed("train karate --epochs 3 --save " + base + "/c 2>&-").code == 0);
+  CHECK(read(base + "/c/karate-gat-1.jsonl").find("karate") == std::string::npos);
+}
+
 TEST_SUITE_END();

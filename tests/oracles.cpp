@@ -223,7 +223,7 @@ TEST_CASE("networks that PyTorch Geometric made give their logits here") {
     data.graph = graph_from_edges(static_cast<Id>(data.features.rows()), edges,
                                   {.loops = Loops::keep, .direction = Direction::directed});
     const Recipe recipe = resolve(parse_toml(weights.metadata.at("heed.config"), "heed.config"));
-    const auto logits = predict(make_model(recipe, data), data.graph, data.features, weights);
+    const auto logits = predict(make_model(recipe, data.classes), data.graph, data.features, weights);
     CHECK(difference(logits, matrix(stored["out"])) <= 1e-5);
   }
 }

@@ -264,7 +264,7 @@ TEST_CASE("on the generated graph attention beats a perceptron by 30 points") {
     Recipe r = recipe(name, "sbm");
     r.train.epochs = 120;
     r.train.runs = 2;
-    return train(make_model(r, data), data, r.train).test_mean;
+    return train(make_model(r, data.classes), data, r.train).test_mean;
   };
   double attention = mean("gat"), perceptron = mean("mlp");
   CHECK(attention >= 86);
@@ -286,6 +286,9 @@ TEST_CASE("options out of range and datasets without a split are refused") {
   CHECK(message_of(data, {.loss = Loss::binary_cross_entropy}).find("the model gives 2 logits") == 0);
   CHECK(message_of(data, {.split = 5}).find("split 5 of 'karate'") == 0);
   CHECK(message_of(data, {.epochs = 300, .rate = 1e30}).find("training diverged") == 0);
+  Dataset alone = data;
+  alone.classes = 1;
+  CHECK(message_of(alone, {}) == "dataset 'karate' has 1 classes; training needs 2");
   data.splits.clear();
   CHECK(message_of(data, {}).find("no split") != std::string::npos);
 }

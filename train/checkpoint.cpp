@@ -1,9 +1,12 @@
 #include "train/checkpoint.h"
 
+#include <bit>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <set>
 
 #include "graph/files.h"
+#include "kernels/random.h"
 
 namespace heed {
 namespace {
@@ -90,12 +93,39 @@ Matrix<float> predict(const Model& model, const Graph& graph, const Features& fe
   Network<float> network(model, graph, features, 0);
   assign(network, weights);
   network.tape().forward();
-  return network.output().value();
+  const Matrix<float>& logits = network.output().value();
+  for (Offset i = 0; i < logits.rows(); ++i)
+    for (Offset c = 0; c < logits.cols(); ++c)
+      if (!std::isfinite(logits(i, c)))
+        fail(weights.file + ": with these weights logit " + std::to_string(c) + " of node " + std::to_string(i) +
+             " is " + std::to_string(logits(i, c)));
+  return logits;
 }
 
-std::string sizes_of(const Dataset& data) {
+std::string fingerprint(const Dataset& data, const Split& split) {
+  std::uint64_t hash = 0;
+  auto take = [&](const auto& numbers) {
+    hash = mix(hash, numbers.size());
+    for (auto x : numbers) {
+      if constexpr (sizeof(x) == 4)
+        hash = mix(hash ^ std::bit_cast<std::uint32_t>(x));
+      else
+        hash = mix(hash ^ std::bit_cast<std::uint64_t>(x));
+    }
+  };
+  take(data.graph.adjacency->offsets), take(data.graph.adjacency->ids), take(data.graph.weights);
+  take(data.graph.features), take(data.labels), take(split.train), take(split.valid), take(split.test);
+  if (data.features.sparse) {
+    const Csr& pattern = data.features.sparse->pattern();
+    take(pattern.offsets), take(pattern.ids), take(data.features.sparse->values);
+  } else {
+    const Matrix<float>& x = data.features.dense;
+    take(std::span<const float>(x.data(), static_cast<std::size_t>(x.size())));
+  }
+  char digits[17];
+  std::snprintf(digits, sizeof(digits), "%016llx", static_cast<unsigned long long>(hash));
   return std::to_string(data.nodes()) + " nodes, " + std::to_string(data.graph.edges()) + " edges, " +
-         std::to_string(data.channels()) + " channels, " + std::to_string(data.classes) + " classes";
+         std::to_string(data.channels()) + " channels, " + std::to_string(data.classes) + " classes, " + digits;
 }
 
 }  // namespace heed

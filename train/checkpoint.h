@@ -3,9 +3,9 @@
 //   1. the weights under the names of the model's parameters, those of the best epoch. So every checkpoint is a model.
 //   2. while the training is not over, under "train.now.", "train.first." and "train.second." and the same names: the
 //      weights of the last epoch and the optimiser's moments.
-//   3. metadata "heed.config" (the resolved options, TOML), "heed.data" (the sizes of the dataset) and "heed.state"
-//      (epoch, seed, validation so far; JSON). Random numbers are functions of the seed and the epoch, so this is all
-//      that a training depends on: it goes on to the same bits.
+//   3. metadata "heed.config" (the resolved options, TOML), "heed.classes", "heed.data" (the data's fingerprint) and
+//      "heed.state" (epoch, seed, validation so far; JSON). Random numbers are functions of the seed and the epoch, so
+//      this is all that a training depends on: it goes on to the same bits.
 #pragma once
 
 #include <filesystem>
@@ -44,9 +44,11 @@ void assign(Network<float>& network, const Safetensors& file, const std::string&
 // A model's weights alone: save(report.runs[0].weights, "cora.safetensors").
 void save(const std::vector<Weight>& weights, const std::filesystem::path& path);
 
-// The model's logits on a graph, nodes x logits, with the weights of a file.
+// The model's logits on a graph, nodes x logits, with the weights of a file. Throws Error where one is not finite.
 Matrix<float> predict(const Model& model, const Graph& graph, const Features& features, const Safetensors& weights);
 
-std::string sizes_of(const Dataset& data);  // "2708 nodes, 10556 edges, 1433 channels, 7 classes"
+// "2708 nodes, 10556 edges, 1433 channels, 7 classes, 0123456789abcdef": the sizes, and a hash of everything in the
+// data and the split.
+std::string fingerprint(const Dataset& data, const Split& split);
 
 }  // namespace heed

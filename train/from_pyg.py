@@ -64,4 +64,4 @@ def export(convs, path, dataset="sbm", activation="elu", normalise=False):
     if hidden:
         options |= {"hidden": hidden[0].out_channels, "heads": hidden[0].heads}
     config = "".join(f"{name} = {json.dumps(value)}\n" for name, value in options.items())
-    save_file(tensors, str(path), metadata={"format": "pt", "heed.config": config})
+    save_file(tensors, str(path), metadata={"format": "pt", "heed.config": config, "heed.classes": str(last.out_channels)})

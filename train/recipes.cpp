@@ -101,9 +101,18 @@ bool truth(const std::string& text) {
   fail("must be true or false, not '" + printable(text) + "'");
 }
 
+const std::string& words(const std::string& text) {
+  try {
+    nlohmann::json(text).dump();
+  } catch (const nlohmann::json::exception&) {
+    fail("must be text in UTF-8, not '" + printable(text) + "'");
+  }
+  return text;
+}
+
 const std::string& filled(const std::string& text) {
   if (text.empty()) fail("must not be empty");
-  return text;
+  return words(text);
 }
 
 std::string text_of(double value) {
@@ -125,7 +134,7 @@ std::string name_of(E value, const std::vector<std::string>& names) {
   HEED_GET(std::to_string(r.member)), HEED_SET(r.member = whole<decltype(r.member)>(text, low, high))
 #define HEED_NUMBER(member, bound) HEED_GET(text_of(r.member)), HEED_SET(r.member = number(text, Bound::bound))
 #define HEED_TRUTH(member) HEED_GET(r.member ? "true" : "false"), HEED_SET(r.member = truth(text))
-#define HEED_TEXT(member) HEED_GET(r.member), HEED_SET(r.member = text)
+#define HEED_TEXT(member) HEED_GET(r.member), HEED_SET(r.member = words(text))
 #define HEED_CHOICE(member, kind) HEED_GET(name_of(r.member, kind##_names())), HEED_SET(r.member = kind##_named(text))
 
 constexpr int kMost = 1'000'000'000;
@@ -220,6 +229,12 @@ std::string to_toml(const Recipe& recipe) {
 
 std::vector<Setting> parse_toml(const std::string& text, const std::string& file) {
   auto place = [&](const toml::source_region& at) { return file + ", line " + std::to_string(at.begin.line); };
+  // A name of that many parts is a table of that many levels, and the parser goes as deep.
+  std::istringstream all(text);
+  int number = 0;
+  for (std::string line; std::getline(all, line);)
+    if (++number; std::count(line.begin(), line.end(), '.') > 10000)
+      fail(file + ", line " + std::to_string(number) + ": has more than 10000 dots");
   std::vector<Setting> out;
   std::vector<toml::source_index> lines;
   try {
@@ -296,9 +311,9 @@ Dataset load(const Recipe& r, LoadOptions options) {
   return out;
 }
 
-Model make_model(const Recipe& r, const Dataset& data) {
+Model make_model(const Recipe& r, Id classes) {
   ModelOptions o = r.options;
-  o.classes = logits_for(r.train.loss, data.classes);
+  o.classes = logits_for(r.train.loss, classes);
   auto fits = [](const char* name, int heads, Offset channels) {
     if (heads * channels > kWidest)
       fail(std::to_string(heads) + " " + name + " with " + std::to_string(channels) +

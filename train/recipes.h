@@ -55,8 +55,8 @@ Recipe resolve(const std::vector<Setting>& settings);
 // The dataset of a recipe, with its splits. Throws as load() and make_splits() do.
 Dataset load(const Recipe& recipe, LoadOptions options = {});
 
-// The model of a recipe for this data. Throws Error where heads and channels do not fit.
-Model make_model(const Recipe& recipe, const Dataset& data);
+// The model of a recipe. Throws Error where heads and channels do not fit.
+Model make_model(const Recipe& recipe, Id classes);
 // The features as the recipe wants them: normalised, or the data's own.
 Features features_for(const Recipe& recipe, const Dataset& data);
 

@@ -1,15 +1,18 @@
 #include "train/train.h"
 
+#include <fcntl.h>
 #include <oneapi/tbb/global_control.h>
 #include <oneapi/tbb/info.h>
 #include <oneapi/tbb/task_arena.h>
+#include <sys/file.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <charconv>
 #include <chrono>
 #include <cmath>
+#include <cstring>
 #include <exception>
-#include <fstream>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -23,6 +26,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+constexpr const char* kThere = " is there already; --resume goes on with it, another folder begins anew";
 
 // Remembers the best validation so far, and for how long there was no gain, in the state that checkpoints keep.
 struct Verdict {
@@ -77,22 +82,25 @@ std::vector<double> class_weights(const std::string& text, const Dataset& data, 
   return out;
 }
 
-// A learning curve: a line an epoch, from where the checkpoint stands.
+// A learning curve: a line an epoch. As long as it is open, its lock keeps other processes out of the run.
 class Curve {
  public:
-  Curve(const std::filesystem::path& path, int epoch) : path_(path) {
-    std::string kept;
-    if (epoch > 0 && std::filesystem::exists(path)) {
-      const std::string old = read_file(path);
-      std::size_t end = 0;
-      for (int lines = 0; lines < epoch && end != std::string::npos; ++lines) {
-        end = old.find('\n', end);
-        if (end != std::string::npos) ++end;
-      }
-      kept = old.substr(0, end);
-    }
-    write_file(path, kept);
-    file_.open(path, std::ios::app);
+  explicit Curve(const std::filesystem::path& path) : path_(path.string()) {
+    file_ = open(path_.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    if (file_ < 0) refuse();
+    if (flock(file_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return;
+    close(file_);
+    fail(path_ + ": another training is writing this run");
+  }
+  Curve(const Curve&) = delete;
+  Curve& operator=(const Curve&) = delete;
+  ~Curve() { close(file_); }
+
+  void keep(int lines) {  // the first ones
+    const std::string old = read_file(path_);
+    std::size_t end = 0;
+    for (int n = 0; n < lines && end < old.size(); ++n) end = std::min(old.find('\n', end), old.size() - 1) + 1;
+    if (ftruncate(file_, static_cast<off_t>(end)) != 0) refuse();
   }
   void add(const Epoch& e) {
     nlohmann::ordered_json line{{"epoch", e.epoch},
@@ -101,13 +109,26 @@ class Curve {
                                 {"valid", e.valid},
                                 {"rate", e.rate},
                                 {"best", e.best}};
-    if (!(file_ << line << std::endl)) fail("cannot write " + path_.string());
+    const std::string text = line.dump() + "\n";
+    const ssize_t n = write(file_, text.data(), text.size());
+    if (n == static_cast<ssize_t>(text.size())) return;
+    if (n >= 0) errno = ENOSPC;
+    refuse();
   }
 
  private:
-  std::filesystem::path path_;
-  std::ofstream file_;
+  [[noreturn]] void refuse() { fail("cannot write " + path_ + ": " + std::strerror(errno)); }
+
+  std::string path_;
+  int file_ = -1;
 };
+
+bool is_there(const std::filesystem::path& path) {
+  std::error_code error;
+  const bool out = std::filesystem::exists(path, error);
+  if (error) fail(path.string() + ": " + error.message());
+  return out;
+}
 
 // One training, which can be laid down in a file and taken up again.
 class Training {
@@ -136,8 +157,9 @@ class Training {
     run_.weights = weights_of(network_);
     if (o.checkpoints.folder.empty()) return;
     file_ = checkpoint_path(o.checkpoints, state_.seed);
-    if (std::filesystem::exists(file_)) restore();
-    if (!state_.done) curve_.emplace(std::filesystem::path(file_).replace_extension(".jsonl"), state_.epoch);
+    curve_.emplace(std::filesystem::path(file_).replace_extension(".jsonl"));
+    if (is_there(file_)) restore();
+    if (!state_.done) curve_->keep(state_.epoch);
     if (o.checkpoints.config)
       write_file(std::filesystem::path(file_).replace_extension(".toml"), o.checkpoints.config(state_.seed));
   }
@@ -220,7 +242,8 @@ class Training {
     }
     std::map<std::string, std::string> metadata{{"format", "heed"},
                                                 {"heed.version", HEED_VERSION},
-                                                {"heed.data", sizes_of(data_)},
+                                                {"heed.classes", std::to_string(data_.classes)},
+                                                {"heed.data", fingerprint(data_, split_)},
                                                 {"heed.state", to_text(state_)}};
     if (o_.checkpoints.config) metadata["heed.config"] = o_.checkpoints.config(state_.seed);
     o_.checkpoints.write(file_, to_safetensors(all, metadata));
@@ -228,6 +251,7 @@ class Training {
 
   void restore() {
     const std::string name = file_.string();
+    if (!o_.checkpoints.resume) fail(name + kThere);
     const Safetensors file = read_safetensors(file_);
     auto metadata = [&](const char* key) {
       const auto at = file.metadata.find(key);
@@ -235,8 +259,8 @@ class Training {
       return at->second;
     };
     if (o_.checkpoints.config) same_lines(name, metadata("heed.config"), o_.checkpoints.config(state_.seed));
-    if (metadata("heed.data") != sizes_of(data_))
-      fail(name + ": made on " + printable(metadata("heed.data")) + ", not on " + sizes_of(data_));
+    if (const auto now = fingerprint(data_, split_); metadata("heed.data") != now)
+      fail(name + ": made on other data: " + printable(metadata("heed.data")) + "; these are " + now);
     const std::uint64_t seed = state_.seed;
     state_ = state_from(metadata("heed.state"), name);
     if (state_.seed != seed) fail(name + ": made with seed " + std::to_string(state_.seed));
@@ -309,6 +333,10 @@ void check(const Dataset& data, const TrainOptions& o) {
   if (!(o.momentum >= 0 && o.momentum < 1)) fail("the momentum must be at least 0 and below 1");
   if (!(o.schedule.factor > 0 && o.schedule.factor <= 1)) fail("the schedule's factor must be above 0 and at most 1");
   if (!(o.label_smoothing >= 0 && o.label_smoothing < 1)) fail("label smoothing must be at least 0 and below 1");
+  if (data.classes < 2)
+    fail("dataset '" + data.name + "' has " + std::to_string(data.classes) + " classes; training needs 2");
+  if (o.seed > static_cast<std::uint64_t>(INT64_MAX) - static_cast<std::uint64_t>(o.runs))
+    fail("the seed of the last run is above " + std::to_string(INT64_MAX));
   if (data.splits.empty())
     fail("dataset '" + data.name +
          "' has no split into training, validation and test nodes; --splits draws one, as in --splits "
@@ -322,8 +350,7 @@ void check(const Dataset& data, const TrainOptions& o) {
   if (o.checkpoints.folder.empty() || o.checkpoints.resume) return;
   for (int r = 0; r < o.runs; ++r) {
     const auto path = checkpoint_path(o.checkpoints, o.seed + static_cast<std::uint64_t>(r));
-    if (std::filesystem::exists(path))
-      fail(path.string() + " is there already; --resume goes on with it, another folder begins anew");
+    if (is_there(path)) fail(path.string() + kThere);
   }
 }
 
