@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/command.h"
+#include "cli/progress.h"
 #include "datasets/dataset.h"
 #include "datasets/files.h"
 #include "datasets/formats.h"
@@ -39,7 +40,7 @@ void list_datasets(const std::string& data, bool json) {
 
 struct InfoOptions {
   std::string dataset, data;
-  bool json = false;
+  bool json = false, offline = false;
   std::uint64_t seed = 1;
 };
 
@@ -111,6 +112,7 @@ std::string page(const Dataset& d, const Statistics& s) {
 
 struct ConvertOptions {
   std::string from, to, data, format;
+  bool offline = false;
   std::uint64_t seed = 1;
 };
 
@@ -144,10 +146,11 @@ void add_info(CLI::App& app) {
       ->required()
       ->check(not_empty());
   c->add_option("--data", o->data, kData)->check(not_empty());
-  c->add_option("--seed", o->seed, "Of generated data")->check(whole_number(0));
+  c->add_flag("--offline", o->offline, "Never download");
+  c->add_option("--seed", o->seed, "Of generated data")->check(whole_number(0, INT64_MAX - 1));
   c->add_flag("--json", o->json, "One JSON object on standard output");
   c->callback([o] {
-    const Dataset d = load(o->dataset, {.data = o->data, .seed = o->seed});
+    const Dataset d = load_dataset({.dataset = o->dataset, .train = {.seed = o->seed}}, o->data, o->offline, false);
     const Statistics s = statistics(d);
     print(o->json ? to_json(d, s).dump(2, ' ', false, Json::error_handler_t::replace) + "\n" : page(d, s));
   });
@@ -170,10 +173,12 @@ void add_convert(CLI::App& app) {
   c->add_option("to", o->to, "Where it shall be: nothing may be there yet")->required()->check(not_empty());
   c->add_option("--format", o->format, "Default: graphml for *.graphml, otherwise heed")->check(not_empty());
   c->add_option("--data", o->data, kData)->check(not_empty());
-  c->add_option("--seed", o->seed, "Of generated data")->check(whole_number(0));
+  c->add_flag("--offline", o->offline, "Never download");
+  c->add_option("--seed", o->seed, "Of generated data")->check(whole_number(0, INT64_MAX - 1));
   c->callback([o] {
     format_named(format_of(*o));
-    write_dataset(load(o->from, {.data = o->data, .seed = o->seed}), o->to, format_of(*o));
+    write_dataset(load_dataset({.dataset = o->from, .train = {.seed = o->seed}}, o->data, o->offline, false), o->to,
+                  format_of(*o));
   });
 }
 

@@ -66,6 +66,8 @@ void run(const Options& o) {
   std::vector<Setting> settings;
   if (auto at = weights.metadata.find("heed.config"); at != weights.metadata.end())
     settings = parse_toml(at->second, o.weights + ": heed.config");
+  else if (!o.config && std::none_of(o.settings.begin(), o.settings.end(), [](auto& s) { return s.name == "model"; }))
+    fail(o.weights + ": holds no options; --model and the options that shape the model are needed");
   if (o.config)
     for (auto& s : read_toml(*o.config)) settings.push_back(std::move(s));
   settings.insert(settings.end(), o.settings.begin(), o.settings.end());
