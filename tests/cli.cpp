@@ -11,6 +11,10 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "tests/scratch.h"
+
+using namespace heed::test;
+
 namespace {
 
 namespace fs = std::filesystem;
@@ -20,18 +24,8 @@ struct Result {
   std::string out, err;
 };
 
-struct Folder {  // removed at the end
-  fs::path path;
-  Folder() {
-    static int count = 0;
-    path = fs::temp_directory_path() / ("heed-cli-" + std::to_string(getpid()) + "-" + std::to_string(count++));
-    fs::create_directories(path);
-  }
-  ~Folder() { fs::remove_all(path); }
-};
-
-Result heed(const std::string& arguments) {
-  static Folder folder;
+Result run(const std::string& arguments) {
+  static Scratch folder;
   const std::string err = (folder.path / "err").string();
   setenv("HEED_OFFLINE", "1", 0);
   std::string command = std::string(HEED_BUILD "/heed ") + arguments + " 2>" + err;
@@ -42,14 +36,8 @@ Result heed(const std::string& arguments) {
   while (std::size_t n = std::fread(buffer.data(), 1, buffer.size(), pipe)) out.out.append(buffer.data(), n);
   int status = pclose(pipe);
   out.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128;
-  std::ifstream file(err);
-  out.err.assign(std::istreambuf_iterator<char>(file), {});
+  out.err = contents(err);
   return out;
-}
-
-std::string read(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
 }
 
 std::string fmt_percent(double value) {  // as the table shows it
@@ -60,7 +48,7 @@ std::string fmt_percent(double value) {  // as the table shows it
 
 void refused(const std::string& arguments, const std::string& because) {
   CAPTURE(arguments);
-  Result r = heed(arguments);
+  Result r = run(arguments);
   CAPTURE(r.err);
   CHECK(r.code == 2);
   CHECK(r.out.empty());
@@ -73,7 +61,7 @@ void refused(const std::string& arguments, const std::string& because) {
 TEST_SUITE_BEGIN("cli");
 
 TEST_CASE("train prints one JSON object and nothing else") {
-  Result r = heed("train karate --epochs 5 --runs 2 --seed 3 --threads 2 --json");
+  Result r = run("train karate --epochs 5 --runs 2 --seed 3 --threads 2 --json");
   CHECK(r.code == 0);
   auto j = nlohmann::json::parse(r.out);
   for (const char* key : {"dataset", "model", "metric", "runs", "seeds", "test_mean", "test_std", "valid_mean",
@@ -90,7 +78,7 @@ TEST_CASE("train prints one JSON object and nothing else") {
 
 TEST_CASE("the same command gives the same result, on any number of threads") {
   auto of = [](const std::string& more) {
-    return nlohmann::json::parse(heed("train sbm --epochs 8 --runs 2 --json " + more).out)["test"];
+    return nlohmann::json::parse(run("train sbm --epochs 8 --runs 2 --json " + more).out)["test"];
   };
   CHECK(of("--threads 1") == of("--threads 2"));
   CHECK(of("--threads 1") == of("--threads 7"));
@@ -98,21 +86,21 @@ TEST_CASE("the same command gives the same result, on any number of threads") {
 }
 
 TEST_CASE("several models make one table; --out holds the JSON; progress stays off standard output") {
-  Folder folder;
+  Scratch folder;
   const std::string file = (folder.path / "result.json").string();
-  Result r = heed("train karate --model gat,mlp --epochs 3 --out " + file);
+  Result r = run("train karate --model gat,mlp --epochs 3 --out " + file);
   CHECK(r.code == 0);
   CHECK(std::count(r.out.begin(), r.out.end(), '\n') == 4);
   CHECK(r.err.find("epoch") != std::string::npos);
   CHECK(nlohmann::json::parse(std::ifstream(file))["results"].size() == 2);
-  CHECK(heed("train karate --epochs 3 --quiet").err.empty());
+  CHECK(run("train karate --epochs 3 --quiet").err.empty());
 }
 
 TEST_CASE("help, version and lists") {
-  CHECK(heed("--help").code == 0);
-  CHECK(heed("train --help").out.find("Examples:") != std::string::npos);
-  CHECK(heed("--version").out.find("heed ") == 0);
-  CHECK(heed("list").out.find("gatv2") != std::string::npos);
+  CHECK(run("--help").code == 0);
+  CHECK(run("train --help").out.find("Examples:") != std::string::npos);
+  CHECK(run("--version").out.find("heed ") == 0);
+  CHECK(run("list").out.find("gatv2") != std::string::npos);
   refused("--help > /dev/full", "cannot write standard output");
 }
 
@@ -152,12 +140,12 @@ TEST_CASE("outputs that cannot be written are refused before training") {
 }
 
 TEST_CASE("an output keeps its mode and its links; pipes are written into; what is wrong is found before training") {
-  Folder folder;
+  Scratch folder;
   const std::string base = folder.path.string();
   std::ofstream(base + "/kept.json") << "old";
   fs::permissions(base + "/kept.json", fs::perms::owner_read | fs::perms::owner_write);
   fs::create_symlink(base + "/kept.json", base + "/link.json");
-  CHECK(heed("train karate --epochs 1 --quiet --out " + base + "/link.json").code == 0);
+  CHECK(run("train karate --epochs 1 --quiet --out " + base + "/link.json").code == 0);
   CHECK(fs::is_symlink(base + "/link.json"));
   CHECK(fs::status(base + "/kept.json").permissions() == (fs::perms::owner_read | fs::perms::owner_write));
   CHECK(nlohmann::json::parse(std::ifstream(base + "/kept.json"))["model"] == "gat");
@@ -183,7 +171,7 @@ TEST_CASE("nobody listening on standard error changes nothing") {
 }
 
 TEST_CASE("missing and broken files are named") {
-  Folder folder;
+  Scratch folder;
   unsetenv("HEED_DATA");
   const fs::path cora = folder.path / "cora";
   refused("train cora --data " + folder.path.string() + " --quiet", "cora");
@@ -200,27 +188,27 @@ TEST_CASE("missing and broken files are named") {
 }
 
 TEST_CASE("a saved run predicts what it predicted, and its configuration repeats it") {
-  Folder folder;
+  Scratch folder;
   const std::string base = folder.path.string(), model = base + "/a/karate-gatv2-3.safetensors";
   const std::string common = "train karate --model gatv2 --epochs 20 --seed 3 --quiet --json ";
-  const Result first = heed(common + "--save " + base + "/a");
+  const Result first = run(common + "--save " + base + "/a");
   REQUIRE(first.code == 0);
   const double test = nlohmann::json::parse(first.out)["test_mean"];
-  Result r = heed("predict --weights " + model);
+  Result r = run("predict --weights " + model);
   CHECK(r.code == 0);
-  CHECK(r.out == read(base + "/a/karate-gatv2-3.csv"));
+  CHECK(r.out == contents(base + "/a/karate-gatv2-3.csv"));
   CHECK(r.err.find(fmt_percent(test)) != std::string::npos);
-  CHECK(heed("predict karate --weights " + model + " --out " + base + "/p.json").code == 0);
+  CHECK(run("predict karate --weights " + model + " --out " + base + "/p.json").code == 0);
   const auto json = nlohmann::json::parse(std::ifstream(base + "/p.json"));
   CHECK(json["class"].size() == 34);
   CHECK(json["probabilities"][0].size() == 2);
-  CHECK(heed("predict --weights " + model + " --out " + base + "/p.npz").code == 0);
-  CHECK(heed("train --config " + base + "/a/karate-gatv2-3.toml --quiet --save " + base + "/b").code == 0);
-  CHECK(read(base + "/a/karate-gatv2-3.csv") == read(base + "/b/karate-gatv2-3.csv"));
-  CHECK(read(base + "/a/karate-gatv2-3.jsonl") == read(base + "/b/karate-gatv2-3.jsonl"));
-  CHECK(read(base + "/a/karate-gatv2-3.toml") == read(base + "/b/karate-gatv2-3.toml"));
+  CHECK(run("predict --weights " + model + " --out " + base + "/p.npz").code == 0);
+  CHECK(run("train --config " + base + "/a/karate-gatv2-3.toml --quiet --save " + base + "/b").code == 0);
+  CHECK(contents(base + "/a/karate-gatv2-3.csv") == contents(base + "/b/karate-gatv2-3.csv"));
+  CHECK(contents(base + "/a/karate-gatv2-3.jsonl") == contents(base + "/b/karate-gatv2-3.jsonl"));
+  CHECK(contents(base + "/a/karate-gatv2-3.toml") == contents(base + "/b/karate-gatv2-3.toml"));
   refused(common + "--save " + base + "/a", "is there already; --resume");
-  CHECK(heed(common + "--resume --save " + base + "/a").code == 0);
+  CHECK(run(common + "--resume --save " + base + "/a").code == 0);
   refused(common + "--resume --rate 0.5 --save " + base + "/a", "made with 'rate = 0.005', not with 'rate = 0.5'");
   refused("train karate --resume", "--resume needs --save");
   refused("predict --weights " + base + "/none.safetensors", "No such file");
@@ -232,7 +220,7 @@ TEST_CASE("a saved run predicts what it predicted, and its configuration repeats
 }
 
 TEST_CASE("a configuration file is read strictly") {
-  Folder folder;
+  Scratch folder;
   const std::string file = (folder.path / "run.toml").string();
   auto wrong = [&](const std::string& text, const std::string& because) {
     std::ofstream(file) << text;
@@ -246,7 +234,7 @@ TEST_CASE("a configuration file is read strictly") {
   wrong("model = \"gta\"\n", "1: model: unknown model 'gta'");
   wrong("epochs = 3\nmodel = \"gcn\"\nheads = 8\n", "3: heads: the model 'gcn' has no attention");
   std::ofstream(file) << "dataset = \"karate\"  # a comment\nepochs = 4\ndecay = 0\nmodel = \"mlp,gcn\"\n";
-  const Result r = heed("train --quiet --json --epochs 3 --config " + file);
+  const Result r = run("train --quiet --json --epochs 3 --config " + file);
   const auto results = nlohmann::json::parse(r.out)["results"];
   CHECK(results.size() == 2);
   CHECK(results[0]["epochs_mean"] == 3);
@@ -254,7 +242,7 @@ TEST_CASE("a configuration file is read strictly") {
 }
 
 TEST_CASE("an interrupt ends with 130 after a checkpoint, and the run can be resumed") {
-  Folder folder;
+  Scratch folder;
   const std::string base = folder.path.string();
   for (const char* signal : {"INT", "TERM"}) {
     const std::string save = base + "/" + signal;
@@ -263,7 +251,7 @@ TEST_CASE("an interrupt ends with 130 after a checkpoint, and the run can be res
                           "/sbm-gat-1.jsonl ]; do sleep 0.05; done; kill -" + signal + " $p; wait $p'";
     const int status = std::system(command.c_str());
     CHECK(WEXITSTATUS(status) == 130);
-    CHECK(read(base + "/err").find("heed: interrupted after epoch ") == 0);
+    CHECK(contents(base + "/err").find("heed: interrupted after epoch ") == 0);
     CHECK(fs::exists(save + "/sbm-gat-1.safetensors"));
     CHECK(!fs::exists(save + "/sbm-gat-1.csv"));
     refused("train sbm --epochs 99 --quiet --resume --save " + save, "made with 'epochs = 100000'");
@@ -272,7 +260,7 @@ TEST_CASE("an interrupt ends with 130 after a checkpoint, and the run can be res
 
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // they want to be loaded first
 TEST_CASE("whatever the disk refuses, the old checkpoint stays whole") {
-  Folder folder;
+  Scratch folder;
   const std::string base = folder.path.string(), model = "/karate-gat-1.safetensors";
   const std::string training = " train karate --epochs 12 --every 3 --quiet --resume --save ";
   auto faulty = [&](const std::string& fault, const std::string& save) {
@@ -281,7 +269,7 @@ TEST_CASE("whatever the disk refuses, the old checkpoint stays whole") {
                                        .c_str());
     return WEXITSTATUS(status);
   };
-  REQUIRE(heed(training.substr(1) + base + "/whole").code == 0);
+  REQUIRE(run(training.substr(1) + base + "/whole").code == 0);
   for (const char* call : {"write", "fsync", "rename"}) {
     bool began = false;
     for (int n = 1;; ++n) {
@@ -290,21 +278,21 @@ TEST_CASE("whatever the disk refuses, the old checkpoint stays whole") {
       REQUIRE(n < 200);
       const std::string save = base + "/" + call + std::to_string(n);
       if (began) fs::copy(base + "/" + call, save);  // go on from the last state that was left behind
-      const std::string before = fs::exists(save + model) ? read(save + model) : "";
+      const std::string before = fs::exists(save + model) ? contents(save + model) : "";
       const int code = faulty(std::string(call) + ":" + std::to_string(n), save);
       if (code == 0) break;
       CHECK(code == 2);
-      CHECK(read(base + "/err").find("cannot write ") != std::string::npos);
+      CHECK(contents(base + "/err").find("cannot write ") != std::string::npos);
       for (const auto& entry : fs::directory_iterator(save)) CHECK(entry.path().extension() != ".part");
       if (!fs::exists(save + model)) {
         CHECK(before.empty());
         continue;
       }
-      CHECK(heed("predict --weights " + save + model).code == 0);  // whole: the old one or a newer
+      CHECK(run("predict --weights " + save + model).code == 0);  // whole: the old one or a newer
       if (!began) fs::copy(save, base + "/" + call);
       began = true;
-      CHECK(heed(training.substr(1) + save).code == 0);
-      CHECK(read(save + "/karate-gat-1.csv") == read(base + "/whole/karate-gat-1.csv"));
+      CHECK(run(training.substr(1) + save).code == 0);
+      CHECK(contents(save + "/karate-gat-1.csv") == contents(base + "/whole/karate-gat-1.csv"));
     }
     CHECK(began);
   }
@@ -312,16 +300,16 @@ TEST_CASE("whatever the disk refuses, the old checkpoint stays whole") {
 #endif
 
 TEST_CASE("datasets are listed, shown and converted") {
-  Folder folder;
+  Scratch folder;
   const std::string base = folder.path.string();
-  CHECK(heed("datasets").out.find("coauthor_physics") != std::string::npos);
-  auto list = nlohmann::json::parse(heed("datasets --json --data " + base).out);
+  CHECK(run("datasets").out.find("coauthor_physics") != std::string::npos);
+  auto list = nlohmann::json::parse(run("datasets --json --data " + base).out);
   CHECK(list.size() >= 13);
   CHECK(list[1]["name"] == "karate");
   CHECK(list[1]["there"] == true);
-  CHECK(heed("info karate").out.find("78 undirected") != std::string::npos);
+  CHECK(run("info karate").out.find("78 undirected") != std::string::npos);
   auto of = [](const std::string& dataset) {
-    auto j = nlohmann::json::parse(heed("info " + dataset + " --json").out);
+    auto j = nlohmann::json::parse(run("info " + dataset + " --json").out);
     j.erase("name");
     return j;
   };
@@ -334,13 +322,13 @@ TEST_CASE("datasets are listed, shown and converted") {
   std::string from = "karate";
   for (const auto& [format, to] :
        {std::pair{"csv", "/a"}, {"matrix-market", "/b"}, {"graphml", "/c.graphml"}, {"heed", "/d"}}) {
-    Result r = heed("convert " + from + " " + base + to + " --format " + format);
+    Result r = run("convert " + from + " " + base + to + " --format " + format);
     CAPTURE(r.err);
     CHECK(r.code == 0);
     from = base + to;
     CHECK(of(from) == karate);
   }
-  CHECK(heed("train " + base + "/d --epochs 2 --json").code == 0);
+  CHECK(run("train " + base + "/d --epochs 2 --json").code == 0);
   refused("convert karate " + base + "/a", "is there already");
   refused("convert karate " + base + "/x --format planetoid", "unknown format that can be written 'planetoid'");
   refused("convert karate " + base + "/x --format cvs", "did you mean csv");
@@ -354,7 +342,7 @@ TEST_CASE("datasets are listed, shown and converted") {
 
 TEST_CASE("splits are drawn on the command line") {
   auto test = [](const std::string& splits) {
-    return heed("train karate --epochs 3 --json --runs 2 --splits " + splits);
+    return run("train karate --epochs 3 --json --runs 2 --splits " + splits);
   };
   CHECK(test("per-class:2/8/12:2").code == 0);
   CHECK(test("per-class:2/8/12:2").out.substr(0, 200) == test("per-class:2/8/12:2").out.substr(0, 200));
@@ -365,7 +353,7 @@ TEST_CASE("splits are drawn on the command line") {
 }
 
 TEST_CASE("a public dataset is downloaded where that is not forbidden") {
-  Folder folder;
+  Scratch folder;
   unsetenv("HEED_DATA");
   setenv("XDG_CACHE_HOME", folder.path.c_str(), 1);
   setenv("HEED_MIRROR", "file:///nowhere", 1);  // no server: refused at once
@@ -377,14 +365,14 @@ TEST_CASE("a public dataset is downloaded where that is not forbidden") {
 }
 
 TEST_CASE("names from files stay names, and what cannot be trained or said is refused") {
-  Folder folder;
+  Scratch folder;
   const std::string base = folder.path.string();
-  REQUIRE(heed("convert karate " + base + "/d").code == 0);
-  std::string json = read(base + "/d/dataset.json");
+  REQUIRE(run("convert karate " + base + "/d").code == 0);
+  std::string json = contents(base + "/d/dataset.json");
   const auto at = json.find("\"karate\"");
   REQUIRE(at != std::string::npos);
   std::ofstream(base + "/d/dataset.json") << json.replace(at, 8, "\"../../evil\"");
-  CHECK(heed("train " + base + "/d --epochs 2 --quiet --save " + base + "/s").code == 0);
+  CHECK(run("train " + base + "/d --epochs 2 --quiet --save " + base + "/s").code == 0);
   CHECK(fs::exists(base + "/s/data.._.._evil-gat-1.safetensors"));
   const std::string twice = "train karate --model gat,gat --epochs 2 --save " + base;
   refused(twice + "/t", "two trainings would be saved as 'karate-gat'");
@@ -397,8 +385,8 @@ TEST_CASE("names from files stay names, and what cannot be trained or said is re
   }() << "=1\n";
   refused("train karate --config " + base + "/deep.toml", "line 1: has more than 10000 dots");
   refused("train karate --seed 9223372036854775807 --runs 2", "the seed of the last run");
-  CHECK(heed("train karate --epochs 3 --save " + base + "/c 2>&-").code == 0);
-  CHECK(read(base + "/c/karate-gat-1.jsonl").find("karate") == std::string::npos);
+  CHECK(run("train karate --epochs 3 --save " + base + "/c 2>&-").code == 0);
+  CHECK(contents(base + "/c/karate-gat-1.jsonl").find("karate") == std::string::npos);
 }
 
 TEST_SUITE_END();

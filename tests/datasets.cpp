@@ -24,6 +24,7 @@
 #include "datasets/sbm.h"
 #include "kernels/random.h"
 #include "tests/bytes.h"
+#include "tests/scratch.h"
 
 #pragma GCC diagnostic ignored "-Wrestrict"  // GCC 12 warns of "literal" + string for no reason (its bug 105651)
 
@@ -33,45 +34,9 @@ namespace fs = std::filesystem;
 
 namespace {
 
-std::string message(const std::function<void()>& act) {  // of the Error; empty: none
-  try {
-    act();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
-}
-bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
-
-struct Folder {  // of the test's own, gone with it
-  fs::path path;
-  Folder() {
-    std::string name = (fs::temp_directory_path() / "heed-XXXXXX").string();
-    REQUIRE(mkdtemp(name.data()) != nullptr);
-    path = name;
-  }
-  Folder(const Folder&) = delete;
-  ~Folder() { fs::remove_all(path); }
-  fs::path write(const std::string& name, const std::string& bytes) const {
-    fs::remove(path / name);  // a new file is written at once, one written over is flushed to the disk
-    std::ofstream(path / name, std::ios::binary) << bytes;
-    return path / name;
-  }
-};
-
-// Where the public data lies; empty: nowhere.
-fs::path public_data() {
-  std::vector<fs::path> places;
-  if (const char* set = std::getenv("HEED_DATA")) places.emplace_back(set);
-  places.push_back(fs::path(HEED_SOURCE) / ".." / "shared" / "data");
-  for (const auto& place : places)
-    if (fs::exists(place)) return place;
-  return {};
-}
-
 Pickle unpickle(const std::string& bytes) { return {bytes, "test.pickle"}; }
 
-void write(const Folder& to, const Tiny& tiny) {
+void write(const Scratch& to, const Tiny& tiny) {
   for (const auto& [name, bytes] : tiny.files) to.write("ind.tiny." + name, bytes);
 }
 
@@ -151,7 +116,7 @@ TEST_SUITE("datasets") {
   }
 
   TEST_CASE("a pickle runs nothing and names only types of data") {
-    Folder folder;
+    Scratch folder;
     fs::path proof = folder.path / "ran";
     std::string command = "touch " + proof.string();
     for (const auto& [module, name] :
@@ -282,7 +247,7 @@ TEST_SUITE("datasets") {
   }
 
   TEST_CASE("a small Planetoid set is assembled row by row") {
-    Folder folder;
+    Scratch folder;
     Tiny tiny;
     write(folder, tiny);
     Dataset d = planetoid(folder.path, "tiny");
@@ -317,7 +282,7 @@ TEST_SUITE("datasets") {
 
   TEST_CASE("parts of a Planetoid set that do not fit are named") {
     auto why = [](const std::string& part, const std::string& bytes) {
-      Folder folder;
+      Scratch folder;
       Tiny tiny;
       tiny.files[part] = bytes;
       write(folder, tiny);
@@ -352,7 +317,7 @@ TEST_SUITE("datasets") {
     CHECK(has(why("tx", py::whole(py::csr(2, 4, {0, 1, 2}, {0, 3}, {1, 1}))), "4 columns, but"));
     CHECK(has(why("x", py::whole(py::csr(4, 3, {0, 0, 0, 0, 0}, {}, {}))), "expected labels of 4 rows"));
     CHECK(has(why("y", py::whole("N")), "expected a numpy.ndarray, found None"));
-    Folder folder;
+    Scratch folder;
     write(folder, Tiny());
     fs::remove(folder.path / "ind.tiny.ty");
     CHECK(has(message([&] { planetoid(folder.path, "tiny"); }), "ind.tiny.ty"));
@@ -364,7 +329,7 @@ TEST_SUITE("datasets") {
     Tiny tiny;
     std::vector<std::string> names;
     for (const auto& [name, bytes] : tiny.files) names.push_back(name);
-    Folder folder;
+    Scratch folder;
     write(folder, tiny);
     int refused = 0;
     for (int round = 0; round < 1500; ++round) {
@@ -388,7 +353,7 @@ TEST_SUITE("datasets") {
   TEST_CASE("the citation networks are what their papers say") {
     fs::path data = public_data();
     if (data.empty()) {
-      MESSAGE("skipped: no public data in $HEED_DATA or ../shared/data");
+      MESSAGE("skipped: no public data in $HEED_DATA");
       return;
     }
     struct Expected {
@@ -454,7 +419,7 @@ TEST_SUITE("datasets") {
     CHECK(std::set<std::string>(names.begin(), names.end()).size() == datasets().size());
     CHECK(has(message([] { load("./no-such-folder"); }), "./no-such-folder: no such file or folder"));
     CHECK(message([] { load("coral"); }) == "unknown dataset 'coral'; did you mean cora?");
-    Folder folder, cache;
+    Scratch folder, cache;
     Tiny tiny;
     for (const auto& [name, bytes] : tiny.files) folder.write("ind.cora." + name, bytes);
     CHECK(load("cora", {.data = folder.path}).nodes() == 507);  // directly in the place
@@ -641,7 +606,7 @@ TEST_SUITE("datasets") {
   }
 
   TEST_CASE("npz: arrays come back as they went in") {
-    Folder folder;
+    Scratch folder;
     std::vector<float> f{1.5f, -2, 3, 4, 5, 6};
     std::vector<std::int64_t> i{1, -2, std::int64_t{1} << 40};
     fs::path path = folder.write(
@@ -681,7 +646,7 @@ TEST_SUITE("datasets") {
   }
 
   TEST_CASE("npy: three dimensions by columns") {
-    Folder folder;
+    Scratch folder;
     std::vector<Id> stored(24), expected(24);
     for (Id x = 0; x < 2; ++x)
       for (Id y = 0; y < 3; ++y)
@@ -693,7 +658,7 @@ TEST_SUITE("datasets") {
   }
 
   TEST_CASE("npy: headers are read strictly") {
-    Folder folder;
+    Scratch folder;
     std::string four(4, '\0');
     auto why = [&](const std::string& bytes) { return message([&] { read_npy(folder.write("a.npy", bytes)); }); };
     auto header = [&](const std::string& h) { return why(npy_of(h, four)); };
@@ -726,7 +691,7 @@ TEST_SUITE("datasets") {
   }
 
   TEST_CASE("npz: damaged and hostile archives") {
-    Folder folder;
+    Scratch folder;
     auto why = [&](const std::string& bytes) {
       return message([&] {
         Npz a = read_npz(folder.write("a.npz", bytes));
@@ -778,7 +743,7 @@ TEST_SUITE("datasets") {
   TEST_CASE("npz: the public archives") {
     fs::path data = public_data();
     if (data.empty()) {
-      MESSAGE("skipped: no public data in $HEED_DATA or ../shared/data");
+      MESSAGE("skipped: no public data in $HEED_DATA");
       return;
     }
     for (const auto& [name, nodes, channels, edges, first] :

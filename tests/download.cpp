@@ -24,8 +24,10 @@
 #include "datasets/dataset.h"
 #include "datasets/homes.h"
 #include "graph/error.h"
+#include "tests/scratch.h"
 
 using namespace heed;
+using namespace heed::test;
 namespace fs = std::filesystem;
 
 namespace {
@@ -148,27 +150,6 @@ std::string cut(const std::string& answer, std::size_t bytes) {
   return answer.substr(0, answer.find("\r\n\r\n") + 4 + bytes);
 }
 
-struct Folder {  // removed at the end
-  fs::path path;
-  Folder() {
-    static int count = 0;
-    path = fs::temp_directory_path() / ("heed-download-" + std::to_string(getpid()) + "-" + std::to_string(count++));
-    fs::create_directories(path);
-  }
-  ~Folder() { fs::remove_all(path); }
-  std::vector<std::string> list() const {
-    std::vector<std::string> out;
-    for (const auto& entry : fs::directory_iterator(path)) out.push_back(entry.path().filename().string());
-    std::sort(out.begin(), out.end());
-    return out;
-  }
-};
-
-std::string read(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-
 std::string content_of(char letter) {
   std::string out;
   for (int i = 0; i < 5000; ++i) out += static_cast<char>(letter + i % 7);
@@ -180,7 +161,7 @@ const std::string kHash = "b82b2abbd36f52f21b1b73952cf31c3c2e76758797462b5e6374b
 
 // A folder, a server, and one file that ought to get from the one to the other.
 struct Case {
-  Folder folder;
+  Scratch folder;
   Server server;
   RemoteFile file{"x", server.url("home/x"), kContent.size(), kHash};
   DownloadOptions options{.attempts = 3, .pause = std::chrono::milliseconds(1), .patience = std::chrono::seconds(5)};
@@ -196,10 +177,8 @@ struct Case {
     }
     return "downloaded";
   }
-  bool arrived() const { return read(folder.path / "x") == kContent && !fs::exists(folder.path / "x.part"); }
+  bool arrived() const { return contents(folder.path / "x") == kContent && !fs::exists(folder.path / "x.part"); }
 };
-
-bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 struct Environment {  // one variable, as it was before at the end
   std::string name, before;
@@ -231,7 +210,7 @@ int end_of(pid_t child) {
 TEST_SUITE_BEGIN("datasets");
 
 TEST_CASE("SHA-256 of known texts") {
-  Folder folder;
+  Scratch folder;
   for (const auto& [text, hash] : std::vector<std::pair<std::string, std::string>>{
            {"", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},
            {"abc", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"},
@@ -469,14 +448,11 @@ TEST_CASE("a place that takes no file is named") {
 }
 
 TEST_CASE("load downloads where it may, from the mirror that is set") {
-  fs::path data;  // the public files, where there are some
-  const char* set = std::getenv("HEED_DATA");
-  for (const fs::path& folder : {fs::path(set ? set : ""), fs::path(HEED_SOURCE) / ".." / "shared" / "data"})
-    if (data.empty() && fs::exists(folder / "cora" / "ind.cora.x")) data = folder;
-  Folder cache;
+  const fs::path data = public_data();
+  Scratch cache;
   Environment place("XDG_CACHE_HOME", cache.path.string()), none("HEED_DATA", (cache.path / "none").string());
   Server server([&](const Request& r, int) {
-    const std::string content = data.empty() ? "" : read(data / r.path.substr(1));
+    const std::string content = data.empty() ? "" : contents(data / r.path.substr(1));
     return content.empty() ? reply("404 Not Found", "", "") : serve(r, content);
   });
   Environment mirror("HEED_MIRROR", server.url());
@@ -497,7 +473,7 @@ TEST_CASE("load downloads where it may, from the mirror that is set") {
   REQUIRE(!server.requests().empty());
   CHECK(server.requests()[0].path == "/cora/ind.cora.x");
   if (data.empty()) {
-    MESSAGE("skipped: no public data in $HEED_DATA or ../shared/data");
+    MESSAGE("skipped: no public data in $HEED_DATA");
     CHECK(loaded == "cannot download " + server.url("cora/ind.cora.x") + ": HTTP status 404");
     return;
   }

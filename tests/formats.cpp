@@ -12,6 +12,7 @@
 #include "datasets/statistics.h"
 #include "graph/components.h"
 #include "tests/fuzz/readers.h"
+#include "tests/scratch.h"
 #include "tests/support.h"
 #include "train/train.h"
 
@@ -22,23 +23,6 @@ using namespace heed::test;
 namespace fs = std::filesystem;
 
 namespace {
-
-template <class F>
-std::string message(F act) {  // of the Error; empty: none
-  try {
-    act();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
-}
-bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
-
-fs::path public_data() {
-  if (const char* set = std::getenv("HEED_DATA"); set && fs::exists(set)) return set;
-  fs::path beside = fs::path(HEED_SOURCE) / ".." / "shared" / "data";
-  return fs::exists(beside) ? beside : fs::path{};
-}
 
 using FileMap = std::map<std::string, std::string>;
 Dataset read(const char* format, const FileMap& files, const std::string& chosen = "") {
@@ -206,6 +190,8 @@ TEST_SUITE("datasets") {
     bad("edges.csv", "0,1\n-1,2\n", "line 2, column 1: '-1' is not a node: it is outside 0..2");
     bad("edges.csv", "0,99999999999999999999\n", "line 1, column 2");
     bad("edges.csv", "0,1\n1,2,3\n", "line 2: 3 fields, but the first line has 2");
+    bad("edges.csv", "0,1\r1,2\r", "line 1: lines end in LF or CR LF, not in CR alone");
+    bad("edges.csv", "", "edges.csv: is empty");
     bad("edges.csv", "0\n", "line 1: an edge is two nodes");
     bad("edges.csv", "0,1,nan\n", "line 1, column 3: 'nan' is not a weight");
     bad("edges.csv", "0,1,1e39\n", "line 1, column 3: '1e39' is not a weight");
@@ -220,6 +206,8 @@ TEST_SUITE("datasets") {
     bad("features.csv", "1,2\n3,4\n", "features of 2 nodes, but the graph has 3");
     bad("features.csv", "1,2\n3\n5,6\n", "features.csv, line 2: 1 fields");
     bad("features.csv", "1,2\n3,inf\n5,6\n", "line 2, column 2: 'inf' is not a feature");
+    for (const char* number : {"nan", "-inf", "1e400"})
+      bad("features.csv", number + std::string(",2\n3,4\n5,6\n"), "line 1, column 1: '");
     bad("features.csv", "node,a\n0,1\n1,1\n1,1\n", "row 2 is of node 1, which has a row already");
     bad("features.csv", "node,channel,value\n0,2000000000,1\n", "2000000001 channels are too many for 1 entries");
     bad("features.csv", "# Channels: 2\nnode,channel,value\n0,2,1\n", "channel 2 of 2");
@@ -236,7 +224,7 @@ TEST_SUITE("datasets") {
     bad("splits.csv", "split,node,part\n1,1,train\n", "line 2, column 1: '1' leaves out a split");
     bad("splits.csv", "split,node,part\n0,3,train\n", "line 2, column 2: '3' is not a node");
     CHECK(has(why("csv", {{"edges.csv", "0,2000000000\n"}}), "2000000001 nodes are too many for 1 entries"));
-    CHECK(has(why("csv", {{"edges.csv", ""}}), "the graph is empty"));
+    CHECK(has(why("csv", {{"edges.csv", "from,to\n"}}), "the graph is empty"));
     CHECK(has(why("csv", {{"a_edges.csv", "0,1"}, {"b_edges.csv", "0,1"}}), "may both be meant"));
     CHECK(has(why("csv", {{"readme.md", "hello"}}), "no dataset of a known format"));
   }
@@ -376,6 +364,10 @@ TEST_SUITE("datasets") {
     bad("raw/num-edge-list.csv.gz", gzip("1152921504606846976\n"), "is not a count");
     bad("raw/node-feat.csv.gz", gzip("1,2\n3,4\n"), "2 rows, but there are 3 nodes");
     bad("raw/node-feat.csv.gz", gzip("1,2\n3,nan\n5,6\n"), "line 2, column 2: 'nan' is not a feature");
+    FileMap unknown = good;
+    unknown["raw/node-label.csv.gz"] = gzip("nan\n0\n1\n");
+    unknown["split/time/valid.csv.gz"] = gzip("1\n");
+    CHECK(read("ogb", unknown).labels == std::vector<Id>{-1, 0, 1});
     bad("raw/node-label.csv.gz", gzip("0,1\n0,1\n1,1\n"), "line 1: 2 labels");
     bad("raw/node-label.csv.gz", gzip("0\n0\n5\n"), "node 2 has the label 5");
     std::string wrong = gzip("0,1\n1,1\n1,2\n");
@@ -608,7 +600,7 @@ TEST_SUITE("datasets") {
   TEST_CASE("the public datasets hold what they are known to hold, by name and by path") {
     const fs::path data = public_data();
     if (data.empty()) {
-      MESSAGE("skipped: no public data in $HEED_DATA or ../shared/data");
+      MESSAGE("skipped: no public data in $HEED_DATA");
       return;
     }
     struct Expected {

@@ -6,6 +6,7 @@
 #include <map>
 #include <queue>
 
+#include "tests/scratch.h"
 #include "tests/support.h"
 
 using namespace heed;
@@ -22,16 +23,6 @@ Pairs pairs_of(const Csr& a) {
   return out;
 }
 
-template <class F>
-std::string message(F f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "accepted";
-}
-
 }  // namespace
 
 TEST_SUITE_BEGIN("graph");
@@ -45,8 +36,8 @@ TEST_CASE("check names the row and the id") {
     return of(a);
   };
   const std::string offsets = "pattern of 3 rows: offsets must be rows + 1 numbers from 0 to the edge count";
-  CHECK(of(good) == "accepted");
-  CHECK(of({}) == "accepted");
+  CHECK(of(good) == "");
+  CHECK(of({}) == "");
   CHECK(with([](Csr& a) { a.cols = -1; }) == "pattern has a negative shape: 3 x -1");
   CHECK(with([](Csr& a) { a.rows = -3; }) == "pattern has a negative shape: -3 x 4");
   CHECK(with([](Csr& a) { a.offsets.pop_back(); }) == offsets);
@@ -113,7 +104,7 @@ TEST_CASE("set algebra, composition and membership against sets of pairs") {
         if (k == l) chained.emplace(i, j);
     for (const auto& [result, expected] : {std::pair(unite(a, b), either), std::pair(intersect(a, b), both),
                                            std::pair(subtract(a, b), without), std::pair(compose(a, c), chained)}) {
-      CHECK(message([&] { check(result); }) == "accepted");
+      CHECK(message([&] { check(result); }) == "");
       CHECK(result.rows == rows);
       CHECK(pairs_of(result) == expected);
     }

@@ -4,6 +4,7 @@
 
 #include <functional>
 
+#include "tests/scratch.h"
 #include "tests/support.h"
 
 using namespace heed;
@@ -82,9 +83,9 @@ struct Case {  // one call with everything it reads, and all its gradients
   }
   double loss() {
     forward();
-    double sum = 0;
+    long double sum = 0;  // long: the rounding of so many additions would show in a difference
     for (Offset t = 0; t < y.size(); ++t) sum += static_cast<double>(y.data()[t]) * static_cast<double>(dy.data()[t]);
-    return sum;
+    return static_cast<double>(sum);
   }
 };
 
@@ -108,7 +109,9 @@ Case<T> make_case(const Score& score, const Normaliser& normaliser, Mask mask, i
     for (T& x : mask == Mask::hub ? c.k : c.q) x *= T(0.2);
     for (T& x : mask == Mask::hub ? c.q : c.k) x += x > 0 ? T(2) : T(-2);
   }
-  if (score.reads_vector) c.a = random_matrix<T>(1, channels, random);
+  // A hub's scores are much alike: small ones, lest all weights lie where a sigmoid is flat and differences are noise.
+  if (score.reads_vector)
+    c.a = random_matrix<T>(1, channels, random, mask == Mask::hub || mask == Mask::hub_key ? 0.2 : 1);
   if (score.scalars > 0) c.p = random_matrix<T>(score.scalars, heads, random);
   if (mask == Mask::features) {
     c.e = random_matrix<T>(c.pattern->edges(), channels, random);
@@ -234,7 +237,7 @@ TEST_CASE("attention: dense reference and central differences, in double") {
             worst_value = std::max(worst_value, value);
             c.backward();
             int steps = hub ? 2 : 12;
-            auto check = [&](const char* name, Matrix<double>& x, const Matrix<double>& gradient) {
+            auto check = [&](const std::string& name, Matrix<double>& x, const Matrix<double>& gradient) {
               if (x.empty()) return;
               CAPTURE(name);
               double error = check_gradient(
@@ -399,14 +402,9 @@ TEST_CASE("attention: shapes that do not fit are named") {
   auto message = [&](auto break_it) {
     auto c = make_case<float>(score_named("gatv2"), normaliser_named("softmax"), Mask::list, 2, 4, 4, random);
     break_it(c);
-    try {
-      c.forward();
-    } catch (const Error& error) {
-      return std::string(error.what());
-    }
-    return std::string("accepted");
+    return test::message([&] { c.forward(); });
   };
-  CHECK(message([](auto&) {}) == "accepted");
+  CHECK(message([](auto&) {}) == "");
   CHECK(message([](auto& c) { c.k.resize(8, 8); }) == "attention: k is 8 x 8, expected 9 x 8");
   CHECK(message([](auto& c) { c.heads = 3; }).find("do not divide into 3 heads") != std::string::npos);
   CHECK(message([](auto& c) { c.dropout.rate = 1; }).find("below 1") != std::string::npos);

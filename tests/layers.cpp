@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "layers/models.h"
+#include "tests/scratch.h"
 #include "tests/tape.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -57,16 +58,6 @@ namespace {
 void with_threads(int n, const std::function<void()>& body) {
   tbb::global_control limit(tbb::global_control::max_allowed_parallelism, static_cast<std::size_t>(n));
   body();
-}
-
-template <class F>
-std::string message(F f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "accepted";
 }
 
 Matrix<double> away_from_zero(Offset rows, Offset cols, Random& random) {

@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "sampling/mask.h"
+#include "tests/scratch.h"
 #include "tests/support.h"
 
 using namespace heed;
@@ -13,16 +14,6 @@ using namespace heed::test;
 namespace {
 
 using Pairs = std::set<std::pair<Id, Id>>;
-
-template <class F>
-std::string message(F f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "accepted";
-}
 
 // What one direction of a pattern visits, block by block; fails where a pair is visited twice.
 Pairs visited(const Rows& rows, int chunk = kChunk) {

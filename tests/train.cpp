@@ -4,6 +4,7 @@
 
 #include "datasets/karate.h"
 #include "datasets/sbm.h"
+#include "tests/scratch.h"
 #include "tests/support.h"
 #include "train/recipes.h"
 
@@ -30,12 +31,7 @@ bool same_bits(const Run& a, const Run& b) {
 }
 
 std::string message_of(const Dataset& data, const TrainOptions& o) {
-  try {
-    train(mlp({.classes = data.classes}), data, o);
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "accepted";
+  return message([&] { train(mlp({.classes = data.classes}), data, o); });
 }
 
 }  // namespace
@@ -98,7 +94,8 @@ TEST_CASE("gradient descent with momentum, and clipping, follow their formulas")
       free.step(0.5);
       bound.step(0.5);
       for (int i = 0; i < 2; ++i) {
-        CHECK(difference(clipped[i].value, plain[i].value) <= 1e-12);
+        // Adam divides by the gradient's own size, so what a gradient loses where decay cancels it stays visible.
+        CHECK(difference(clipped[i].value, plain[i].value) <= (rule == Rule::adam ? 1e-9 : 1e-12));
         if (rule == Rule::sgd) CHECK(difference(plain[i].value, x[i]) <= 1e-12);
       }
     }
@@ -273,7 +270,7 @@ TEST_CASE("on the generated graph attention beats a perceptron by 30 points") {
 
 TEST_CASE("options out of range and datasets without a split are refused") {
   Dataset data = karate();
-  CHECK(message_of(data, {.epochs = 2}) == "accepted");
+  CHECK(message_of(data, {.epochs = 2}) == "");
   CHECK(message_of(data, {.epochs = 0}) == "epochs must be at least 1");
   CHECK(message_of(data, {.runs = 0}) == "runs must be at least 1");
   CHECK(message_of(data, {.patience = -1}) == "patience must be at least 0");
@@ -282,13 +279,13 @@ TEST_CASE("options out of range and datasets without a split are refused") {
   CHECK(message_of(data, {.class_weights = "1,2,3"}) == "3 class weights for 2 classes");
   CHECK(message_of(data, {.class_weights = "1,zero"}).find("not '1,zero'") != std::string::npos);
   CHECK(message_of(data, {.class_weights = "1,"}).find("not '1,'") != std::string::npos);
-  CHECK(message_of(data, {.epochs = 2, .class_weights = "balanced"}) == "accepted");
+  CHECK(message_of(data, {.epochs = 2, .class_weights = "balanced"}) == "");
   CHECK(message_of(data, {.loss = Loss::binary_cross_entropy}).find("the model gives 2 logits") == 0);
   CHECK(message_of(data, {.split = 5}).find("split 5 of 'karate'") == 0);
   CHECK(message_of(data, {.epochs = 300, .rate = 1e30}).find("training diverged") == 0);
   Dataset alone = data;
   alone.classes = 1;
-  CHECK(message_of(alone, {}) == "dataset 'karate' has 1 classes; training needs 2");
+  CHECK(message_of(alone, {}) == "dataset 'karate': training needs at least 2 classes, not 1");
   data.splits.clear();
   CHECK(message_of(data, {}).find("no split") != std::string::npos);
 }

@@ -3,8 +3,6 @@
 // (tests/fuzz/corpus).
 #pragma once
 
-#include <unistd.h>
-
 #include <filesystem>
 #include <functional>
 
@@ -17,6 +15,7 @@
 #include "datasets/text.h"
 #include "kernels/random.h"
 #include "tests/bytes.h"
+#include "tests/scratch.h"
 #include "train/safetensors.h"
 
 namespace heed::test {
@@ -85,18 +84,6 @@ inline Dataset random_dataset(Random& random, Id most = 30) {
   }
   return d;
 }
-
-// A folder of the test's own, gone with it.
-struct Scratch {
-  std::filesystem::path path;
-  Scratch() {
-    std::string name = (std::filesystem::temp_directory_path() / "heed-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("no folder for temporary files");
-    path = name;
-  }
-  Scratch(const Scratch&) = delete;
-  ~Scratch() { std::filesystem::remove_all(path); }
-};
 
 // What a writer of a folder makes of a dataset.
 inline std::map<std::string, std::string> written(const Dataset& d, const std::string& format) {
