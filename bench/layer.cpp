@@ -188,7 +188,7 @@ void add_bench(CLI::App& app) {
   c->add_option("--score", o->score, "gat, gatv2 or dot");
   c->add_option("--graph", o->graph, "rmat or uniform");
   c->add_option("--nodes", o->nodes, "Of the graph")->check(cli::whole_number(2, 1 << 30));
-  c->add_option("--edges", o->edges, "Of the graph, directed")->check(cli::whole_number(1));
+  c->add_option("--edges", o->edges, "Of the graph, directed")->check(cli::whole_number(1, 1'000'000'000'000));
   c->add_option("--in", o->in, "Input channels")->check(cli::whole_number(1, 65536));
   c->add_option("--heads", o->heads, "Heads")->check(cli::whole_number(1, 4096));
   c->add_option("--channels", o->channels, "Channels of a head")->check(cli::whole_number(1, 65536));

@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <atomic>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,20 +27,33 @@ void print(const std::string& text);
 // To standard error; a program that nobody listens to goes on.
 void note(const std::string& text);
 
-// All options of fields(), and DATASET in front. What is given goes into `settings`, in order; `names` says of the
-// dataset and the model what they may be.
-void add_fields(CLI::App& command, std::vector<Setting>& settings, const std::string& names);
+// Where datasets come from: --data and --offline.
+struct Source {
+  std::string data;
+  bool offline = false;
+};
+void add_data(CLI::App& command, std::string& data, const std::string& group = "Options");
+void add_source(CLI::App& command, Source& source, const std::string& group = "Options");
+
+// What is given of fields(): on the command line, with DATASET in front, and in the file of --config. `names` says of
+// the dataset and the model what they may be.
+struct Given {
+  std::vector<Setting> typed;
+  std::optional<std::string> config;
+  Source source;
+
+  std::vector<Setting> settings() const;  // the file's, then those typed, each in order
+};
+void add_fields(CLI::App& command, Given& given, const std::string& names);
 
 // Becomes true at the first SIGINT or SIGTERM after the first call; the second one ends the program as usual.
 const std::atomic<bool>& interrupted();
 
-// node,class,p0,p1,... and a line for each node; or arrays `class`, nodes, and `probabilities`, nodes x classes.
+// node,class,p0,p1,... and a line for each node.
 std::string predictions_csv(const Matrix<float>& logits, Loss loss);
-std::string predictions_npz(const Matrix<float>& logits, Loss loss);
 
-// What an option takes, checked before it is read: a whole number (decimal), or any finite number.
-CLI::Validator whole_number(std::int64_t low, std::int64_t high = INT64_MAX);
-CLI::Validator number();
+// What an option takes, checked before it is read: a whole number (decimal), or any text.
+CLI::Validator whole_number(std::int64_t low, std::int64_t high);
 CLI::Validator not_empty();
 
 }  // namespace heed::cli

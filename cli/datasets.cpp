@@ -15,8 +15,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr const char* kData = "Folder with the datasets' files; then $HEED_DATA and the cache are searched";
-
 std::string count(Offset n) {  // 1 234 567
   std::string out = std::to_string(n);
   for (std::size_t at = out.size(); at > 3; at -= 3) out.insert(at - 3, " ");
@@ -39,8 +37,9 @@ void list_datasets(const std::string& data, bool json) {
 }
 
 struct InfoOptions {
-  std::string dataset, data;
-  bool json = false, offline = false;
+  std::string dataset;
+  Source source;
+  bool json = false;
   std::uint64_t seed = 1;
 };
 
@@ -111,8 +110,8 @@ std::string page(const Dataset& d, const Statistics& s) {
 }
 
 struct ConvertOptions {
-  std::string from, to, data, format;
-  bool offline = false;
+  std::string from, to, format;
+  Source source;
   std::uint64_t seed = 1;
 };
 
@@ -130,7 +129,7 @@ void add_datasets(CLI::App& app) {
   };
   auto o = std::make_shared<Options>();
   auto* c = app.add_subcommand("datasets", "Show the datasets and where their files are");
-  c->add_option("--data", o->data, kData)->check(not_empty());
+  add_data(*c, o->data);
   c->add_flag("--json", o->json, "A JSON array on standard output");
   c->callback([o] { list_datasets(o->data, o->json); });
 }
@@ -145,12 +144,11 @@ void add_info(CLI::App& app) {
   c->add_option("dataset", o->dataset, "A name (heed datasets), or a folder or file of any format")
       ->required()
       ->check(not_empty());
-  c->add_option("--data", o->data, kData)->check(not_empty());
-  c->add_flag("--offline", o->offline, "Never download");
+  add_source(*c, o->source);
   c->add_option("--seed", o->seed, "Of generated data")->check(whole_number(0, INT64_MAX - 1));
   c->add_flag("--json", o->json, "One JSON object on standard output");
   c->callback([o] {
-    const Dataset d = load_dataset({.dataset = o->dataset, .train = {.seed = o->seed}}, o->data, o->offline, false);
+    const Dataset d = load_dataset({.dataset = o->dataset, .train = {.seed = o->seed}}, o->source, false);
     const Statistics s = statistics(d);
     print(o->json ? to_json(d, s).dump(2, ' ', false, Json::error_handler_t::replace) + "\n" : page(d, s));
   });
@@ -172,12 +170,11 @@ void add_convert(CLI::App& app) {
       ->check(not_empty());
   c->add_option("to", o->to, "Where it shall be: nothing may be there yet")->required()->check(not_empty());
   c->add_option("--format", o->format, "Default: graphml for *.graphml, otherwise heed")->check(not_empty());
-  c->add_option("--data", o->data, kData)->check(not_empty());
-  c->add_flag("--offline", o->offline, "Never download");
+  add_source(*c, o->source);
   c->add_option("--seed", o->seed, "Of generated data")->check(whole_number(0, INT64_MAX - 1));
   c->callback([o] {
     format_named(format_of(*o));
-    write_dataset(load_dataset({.dataset = o->from, .train = {.seed = o->seed}}, o->data, o->offline, false), o->to,
+    write_dataset(load_dataset({.dataset = o->from, .train = {.seed = o->seed}}, o->source, false), o->to,
                   format_of(*o));
   });
 }

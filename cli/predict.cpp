@@ -1,10 +1,12 @@
 // heed predict: what a trained model says of every node, on the data it was trained on or on others.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <charconv>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <span>
 
 #include "cli/command.h"
 #include "cli/progress.h"
@@ -17,34 +19,48 @@ namespace heed::cli {
 namespace {
 
 struct Options {
-  std::vector<Setting> settings;
-  std::string weights, data;
-  std::optional<std::string> config, out, format;
-  bool offline = false;
+  Given given;
+  std::string weights;
+  std::optional<std::string> out, format;
 };
 
-std::string predictions_json(const Recipe& recipe, const Dataset& data, const Matrix<float>& logits) {
-  nlohmann::ordered_json out{{"dataset", recipe.dataset}, {"model", recipe.model}, {"nodes", data.nodes()}};
-  auto classes = nlohmann::json::array(), probability = nlohmann::json::array();
-  for (Id i = 0; i < data.nodes(); ++i) {
-    classes.push_back(predicted(logits, i));
-    auto row = nlohmann::json::array();
-    for (double p : probabilities(logits, i, recipe.train.loss)) row.push_back(static_cast<float>(p));
-    probability.push_back(std::move(row));
+struct Predictions {
+  Offset nodes, classes;
+  std::vector<std::int32_t> predicted;  // a node
+  std::vector<float> probabilities;     // nodes x classes
+
+  Predictions(const Matrix<float>& logits, Loss loss)
+      : nodes(logits.rows()), classes(std::max<Offset>(logits.cols(), 2)) {
+    for (Id i = 0; i < nodes; ++i) {
+      predicted.push_back(heed::predicted(logits, i));
+      for (double p : heed::probabilities(logits, i, loss)) probabilities.push_back(static_cast<float>(p));
+    }
   }
-  out["class"] = std::move(classes);
-  out["probabilities"] = std::move(probability);
+  std::span<const float> of(Offset node) const {
+    return std::span(probabilities)
+        .subspan(static_cast<std::size_t>(node * classes), static_cast<std::size_t>(classes));
+  }
+};
+
+std::string predictions_json(const Recipe& recipe, const Predictions& p) {
+  nlohmann::ordered_json out{
+      {"dataset", recipe.dataset}, {"model", recipe.model}, {"nodes", p.nodes}, {"class", p.predicted}};
+  auto& rows = out["probabilities"] = nlohmann::json::array();
+  for (Offset i = 0; i < p.nodes; ++i) rows.push_back(p.of(i));
   return out.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+}
+
+std::string predictions_npz(const Predictions& p) {
+  return to_npz({{"class", to_npy<std::int32_t>({p.nodes}, p.predicted)},
+                 {"probabilities", to_npy<float>({p.nodes, p.classes}, p.probabilities)}});
 }
 
 // How good the predictions are where the labels are known, a line a part of the split.
 std::string judgement(const Recipe& recipe, const Dataset& data, const Matrix<float>& logits) {
   if (data.splits.empty() || data.classes > std::max<Offset>(logits.cols(), 2)) return "";
-  const std::size_t split = recipe.train.split < 0 ? 0 : static_cast<std::size_t>(recipe.train.split);
-  if (split >= data.splits.size()) return "";
   const std::string metric = metric_names()[static_cast<std::size_t>(recipe.train.metric)];
   std::string out;
-  const Split& s = data.splits[split];
+  const Split& s = data.splits[static_cast<std::size_t>(std::max(recipe.train.split, 0))];
   for (const auto& [part, nodes] : {std::pair{"training", &s.train}, {"validation", &s.valid}, {"test", &s.test}})
     if (!nodes->empty())
       out += fmt::format("{} {:.2f} % of {} {} nodes\n", metric,
@@ -66,13 +82,11 @@ void run(const Options& o) {
   std::vector<Setting> settings;
   if (auto at = weights.metadata.find("heed.config"); at != weights.metadata.end())
     settings = parse_toml(at->second, o.weights + ": heed.config");
-  else if (!o.config && std::none_of(o.settings.begin(), o.settings.end(), [](auto& s) { return s.name == "model"; }))
+  else if (!o.given.config && std::ranges::none_of(o.given.typed, [](auto& s) { return s.name == "model"; }))
     fail(o.weights + ": holds no options; --model and the options that shape the model are needed");
-  if (o.config)
-    for (auto& s : read_toml(*o.config)) settings.push_back(std::move(s));
-  settings.insert(settings.end(), o.settings.begin(), o.settings.end());
+  for (auto& s : o.given.settings()) settings.push_back(std::move(s));
   const Recipe recipe = resolve(settings);
-  const Dataset data = load_dataset(recipe, o.data, o.offline, false);
+  const Dataset data = load_dataset(recipe, o.given.source, false);
   // Whoever asks may not know the labels, so the number of classes is that of the training.
   Id classes = data.classes;
   if (auto at = weights.metadata.find("heed.classes"); at != weights.metadata.end()) {
@@ -84,9 +98,10 @@ void run(const Options& o) {
          std::to_string(data.splits.size()));
   const Matrix<float> logits = predict(make_model(recipe, classes), data.graph, features_for(recipe, data), weights);
 
-  std::string text = format == "json"  ? predictions_json(recipe, data, logits)
-                     : format == "npz" ? predictions_npz(logits, recipe.train.loss)
-                                       : predictions_csv(logits, recipe.train.loss);
+  const Predictions p(logits, recipe.train.loss);
+  const std::string text = format == "json"  ? predictions_json(recipe, p)
+                           : format == "npz" ? predictions_npz(p)
+                                             : predictions_csv(logits, recipe.train.loss);
   if (o.out)
     write_file(*o.out, text);
   else
@@ -97,28 +112,12 @@ void run(const Options& o) {
 }  // namespace
 
 std::string predictions_csv(const Matrix<float>& logits, Loss loss) {
+  const Predictions p(logits, loss);
   std::string out = "node,class";
-  const Offset classes = std::max<Offset>(logits.cols(), 2);
-  for (Offset c = 0; c < classes; ++c) out += fmt::format(",p{}", c);
+  for (Offset c = 0; c < p.classes; ++c) out += fmt::format(",p{}", c);
   out += '\n';
-  for (Id i = 0; i < logits.rows(); ++i) {
-    out += fmt::format("{},{}", i, predicted(logits, i));
-    for (double p : probabilities(logits, i, loss)) out += fmt::format(",{}", static_cast<float>(p));
-    out += '\n';
-  }
+  for (Offset i = 0; i < p.nodes; ++i) out += fmt::format("{},{},{}\n", i, p.predicted[i], fmt::join(p.of(i), ","));
   return out;
-}
-
-std::string predictions_npz(const Matrix<float>& logits, Loss loss) {
-  std::vector<std::int32_t> classes;
-  std::vector<float> probability;
-  for (Id i = 0; i < logits.rows(); ++i) {
-    classes.push_back(predicted(logits, i));
-    for (double p : probabilities(logits, i, loss)) probability.push_back(static_cast<float>(p));
-  }
-  const Offset nodes = logits.rows(), width = std::max<Offset>(logits.cols(), 2);
-  return to_npz({{"class", to_npy<std::int32_t>({nodes}, classes)},
-                 {"probabilities", to_npy<float>({nodes, width}, probability)}});
 }
 
 void add_predict(CLI::App& app) {
@@ -128,7 +127,7 @@ void add_predict(CLI::App& app) {
       "A file that heed wrote knows its options; weights from elsewhere need --model and the options that shape it.\n\n"
       "Examples:\n"
       "  heed predict --weights runs/cora-gat-1.safetensors              the data it was trained on\n"
-      "  heed predict citeseer2 --weights model.safetensors --out p.npz  other data with the same features\n"
+      "  heed predict ./other --weights model.safetensors --out p.npz    other data with as many features\n"
       "  heed predict cora --weights pyg.safetensors --model gat --hidden 8 --heads 8");
   c->add_option("--weights", o->weights, "Safetensors file with the model's parameters")
       ->required()
@@ -137,16 +136,7 @@ void add_predict(CLI::App& app) {
                 "File for the predictions, by its ending .csv, .json or .npz; otherwise they are printed")
       ->check(not_empty());
   c->add_option("--format", o->format, "csv (default), json or npz, whatever the file's ending")->check(not_empty());
-  add_fields(*c, o->settings, "A name (heed list) or a path");
-  c->add_option("--config", o->config,
-                "TOML file with these options, under their names without --; those given here count more")
-      ->check(not_empty())
-      ->group("Data");
-  c->add_option("--data", o->data, "Folder with the datasets' files; then $HEED_DATA and the cache are searched")
-      ->check(not_empty())
-      ->group("Data");
-  c->add_flag("--offline", o->offline, "Never download; otherwise a public dataset that is found nowhere is")
-      ->group("Data");
+  add_fields(*c, o->given, "A name (heed list) or a path");
   c->callback([o] { run(*o); });
 }
 

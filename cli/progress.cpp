@@ -109,9 +109,10 @@ void DownloadBar::show(const std::string& what, std::uint64_t bytes, std::uint64
   said_ = what;
 }
 
-Dataset load_dataset(const Recipe& recipe, const std::string& data, bool offline, bool quiet) {
+Dataset load_dataset(const Recipe& recipe, const Source& source, bool quiet) {
   DownloadBar bar(quiet);
-  return load(recipe, {.data = data, .download = !offline, .progress = [&](auto... x) { bar.show(x...); }});
+  return load(recipe,
+              {.data = source.data, .download = !source.offline, .progress = [&](auto... x) { bar.show(x...); }});
 }
 
 }  // namespace heed::cli

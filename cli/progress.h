@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include "cli/command.h"
 #include "train/recipes.h"
 
 namespace heed::cli {
@@ -41,6 +42,6 @@ class DownloadBar {
 };
 
 // The dataset of a recipe, downloaded where it is found nowhere and that is allowed.
-Dataset load_dataset(const Recipe& recipe, const std::string& data, bool offline, bool quiet);
+Dataset load_dataset(const Recipe& recipe, const Source& source, bool quiet);
 
 }  // namespace heed::cli

@@ -18,11 +18,10 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 struct Options {
-  std::vector<Setting> settings;  // those of the command line
-  std::string data;
-  std::optional<std::string> config, save, out;
+  Given given;
+  std::optional<std::string> save, out;
   int every = 50;
-  bool resume = false, offline = false, json = false, markdown = false, quiet = false, profile = false;
+  bool resume = false, json = false, markdown = false, quiet = false, profile = false;
 };
 
 Json to_json(const Recipe& recipe, const Report& r) {
@@ -91,11 +90,9 @@ std::string file_name(std::string name) {
 }
 
 std::vector<Job> jobs_of(const Options& o) {
-  std::vector<Setting> settings = o.config ? read_toml(*o.config) : std::vector<Setting>{};
-  settings.insert(settings.end(), o.settings.begin(), o.settings.end());
   Setting datasets{"dataset", "sbm", "dataset"}, models{"model", "gat", "--model"};
   std::vector<Setting> others;
-  for (const Setting& s : settings)
+  for (const Setting& s : o.given.settings())
     (s.name == "dataset" ? datasets : s.name == "model" ? models : others.emplace_back()) = s;
   for (const auto& dataset : names_in(datasets.value)) check_name(dataset);
   std::vector<Job> out;
@@ -106,7 +103,7 @@ std::vector<Job> jobs_of(const Options& o) {
       std::vector<Setting> all{{"dataset", dataset, datasets.place}, {"model", model, models.place}};
       all.insert(all.end(), others.begin(), others.end());
       Recipe r = resolve(all);
-      if (!plain) plain = std::make_shared<const Dataset>(load_dataset(r, o.data, o.offline, o.quiet));
+      if (!plain) plain = std::make_shared<const Dataset>(load_dataset(r, o.given.source, o.quiet));
       if (r.normalise && !normalised) {
         auto copy = std::make_shared<Dataset>(*plain);
         copy->features = features_for(r, *plain);
@@ -182,16 +179,7 @@ void add_train(CLI::App& app) {
       "  heed train cora --heads 4 --hidden 16 --dropout 0.5 --seed 7 --json\n"
       "  heed train cora --save runs                       runs/cora-gat-1.safetensors, for heed predict\n"
       "  heed train cora --save runs --resume              goes on with a run that was interrupted");
-  add_fields(*c, o->settings, "Names, separated by commas (heed list)");
-  c->add_option("--config", o->config,
-                "TOML file with these options, under their names without --; those given here count more")
-      ->check(not_empty())
-      ->group("Data");
-  c->add_option("--data", o->data, "Folder with the datasets' files; then $HEED_DATA and the cache are searched")
-      ->check(not_empty())
-      ->group("Data");
-  c->add_flag("--offline", o->offline, "Never download; otherwise a public dataset that is found nowhere is")
-      ->group("Data");
+  add_fields(*c, o->given, "Names, separated by commas (heed list)");
 
   const char* output = "Output";
   c->add_option("--save", o->save,

@@ -5,7 +5,6 @@
 #include <signal.h>
 
 #include <charconv>
-#include <cmath>
 
 #include "cli/command.h"
 
@@ -20,20 +19,7 @@ CLI::Validator whole_number(std::int64_t low, std::int64_t high) {
         const std::size_t digits = text.find_first_not_of('-');
         const bool octal = digits != std::string::npos && text[digits] == '0' && text.size() > digits + 1;
         if (error == std::errc{} && at == end && !octal && value >= low && value <= high) return std::string{};
-        return high == INT64_MAX ? fmt::format("must be a whole number, at least {}, not '{}'", low, text)
-                                 : fmt::format("must be a whole number, {} to {}, not '{}'", low, high, text);
-      },
-      "", "");
-}
-
-CLI::Validator number() {
-  return CLI::Validator(
-      [](std::string& text) {
-        double value = 0;
-        const char* end = text.data() + text.size();
-        const auto [at, error] = std::from_chars(text.data(), end, value);
-        if (error == std::errc{} && at == end && std::isfinite(value)) return std::string{};
-        return fmt::format("must be a number, not '{}'", text);
+        return fmt::format("must be a whole number, {} to {}, not '{}'", low, high, text);
       },
       "", "");
 }
@@ -42,20 +28,44 @@ CLI::Validator not_empty() {
   return CLI::Validator([](std::string& text) { return text.empty() ? "must not be empty" : std::string{}; }, "", "");
 }
 
-void add_fields(CLI::App& command, std::vector<Setting>& settings, const std::string& names) {
+void add_data(CLI::App& command, std::string& data, const std::string& group) {
+  command.add_option("--data", data, "Folder with the datasets' files; then $HEED_DATA and the cache are searched")
+      ->check(CLI::ExistingDirectory)
+      ->group(group);
+}
+
+void add_source(CLI::App& command, Source& source, const std::string& group) {
+  add_data(command, source.data, group);
+  command.add_flag("--offline", source.offline, "Never download; otherwise a public dataset that is found nowhere is")
+      ->group(group);
+}
+
+void add_fields(CLI::App& command, Given& given, const std::string& names) {
   for (const Field& f : fields()) {
     const std::string name = f.name;
     const bool positional = name == "dataset";
     auto* option = command.add_option_function<std::string>(
         positional ? name : "--" + name,
-        [&settings, name, place = positional ? name : "--" + name](const std::string& value) {
-          settings.push_back({name, value, place});
+        [&given, name, place = positional ? name : "--" + name](const std::string& value) {
+          given.typed.push_back({name, value, place});
         },
         positional        ? names + "; default sbm, which is generated"
         : name == "model" ? names + "; default gat"
                           : std::string(f.about));
     if (!positional) option->group(f.group);
   }
+  command
+      .add_option("--config", given.config,
+                  "TOML file with these options, under their names without --; those given here count more")
+      ->check(not_empty())
+      ->group("Data");
+  add_source(command, given.source, "Data");
+}
+
+std::vector<Setting> Given::settings() const {
+  std::vector<Setting> out = config ? read_toml(*config) : std::vector<Setting>{};
+  out.insert(out.end(), typed.begin(), typed.end());
+  return out;
 }
 
 namespace {

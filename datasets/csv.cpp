@@ -198,6 +198,7 @@ struct Edges {
 Edges read_edges(const Files& files, const std::string& name, const std::optional<Id>& nodes) {
   Edges out;
   const std::string text = files.read(name);
+  if (text.empty()) fail(files.place(name) + ": is empty; a graph without edges has a header: from,to");
   Table table(text, files.place(name));
   const auto& header = table.header();
   if (header.size() >= 2 && header[0] == "from" && header[1] == "to")

@@ -51,8 +51,8 @@ void append(std::string& text, float x) {
 Table::Table(std::string_view text, std::string file) : text_(text), file_(std::move(file)) {
   if (text_.starts_with("\xef\xbb\xbf")) text_.remove_prefix(3);
   if (!fetch()) return;
-  float number = 0;
-  pending_ = parse(fields_[0], number);
+  double number = 0;
+  pending_ = from_chars(fields_[0], number) != std::errc::invalid_argument;
   width_ = fields_.size();
   if (!pending_)
     for (auto field : fields_) header_.push_back(lower(field));
@@ -102,6 +102,7 @@ bool Table::fetch() {
     ++line_;
     if (line.empty()) continue;
     if (line[0] != '#' && line[0] != '%') {
+      if (line.find('\r') != std::string_view::npos) wrong("lines end in LF or CR LF, not in CR alone");
       split(line);
       return true;
     }

@@ -157,11 +157,12 @@ class Training {
     run_.weights = weights_of(network_);
     if (o.checkpoints.folder.empty()) return;
     file_ = checkpoint_path(o.checkpoints, state_.seed);
+    fingerprint_ = fingerprint(data_, split_);
+    if (o.checkpoints.config) config_ = o.checkpoints.config(state_.seed);
     curve_.emplace(std::filesystem::path(file_).replace_extension(".jsonl"));
     if (is_there(file_)) restore();
     if (!state_.done) curve_->keep(state_.epoch);
-    if (o.checkpoints.config)
-      write_file(std::filesystem::path(file_).replace_extension(".toml"), o.checkpoints.config(state_.seed));
+    if (!config_.empty()) write_file(std::filesystem::path(file_).replace_extension(".toml"), config_);
   }
 
   Offset parameter_count() const { return network_.parameter_count(); }
@@ -243,9 +244,9 @@ class Training {
     std::map<std::string, std::string> metadata{{"format", "heed"},
                                                 {"heed.version", HEED_VERSION},
                                                 {"heed.classes", std::to_string(data_.classes)},
-                                                {"heed.data", fingerprint(data_, split_)},
+                                                {"heed.data", fingerprint_},
                                                 {"heed.state", to_text(state_)}};
-    if (o_.checkpoints.config) metadata["heed.config"] = o_.checkpoints.config(state_.seed);
+    if (!config_.empty()) metadata["heed.config"] = config_;
     o_.checkpoints.write(file_, to_safetensors(all, metadata));
   }
 
@@ -258,9 +259,9 @@ class Training {
       if (at == file.metadata.end()) fail(name + ": no checkpoint of a training, it lacks the metadata '" + key + "'");
       return at->second;
     };
-    if (o_.checkpoints.config) same_lines(name, metadata("heed.config"), o_.checkpoints.config(state_.seed));
-    if (const auto now = fingerprint(data_, split_); metadata("heed.data") != now)
-      fail(name + ": made on other data: " + printable(metadata("heed.data")) + "; these are " + now);
+    if (!config_.empty()) same_lines(name, metadata("heed.config"), config_);
+    if (metadata("heed.data") != fingerprint_)
+      fail(name + ": made on other data: " + printable(metadata("heed.data")) + "; these are " + fingerprint_);
     const std::uint64_t seed = state_.seed;
     state_ = state_from(metadata("heed.state"), name);
     if (state_.seed != seed) fail(name + ": made with seed " + std::to_string(state_.seed));
@@ -307,6 +308,7 @@ class Training {
   TrainState state_;
   Run run_;
   std::filesystem::path file_;  // empty: no checkpoints
+  std::string fingerprint_, config_;
   std::optional<Curve> curve_;
 };
 
@@ -334,7 +336,7 @@ void check(const Dataset& data, const TrainOptions& o) {
   if (!(o.schedule.factor > 0 && o.schedule.factor <= 1)) fail("the schedule's factor must be above 0 and at most 1");
   if (!(o.label_smoothing >= 0 && o.label_smoothing < 1)) fail("label smoothing must be at least 0 and below 1");
   if (data.classes < 2)
-    fail("dataset '" + data.name + "' has " + std::to_string(data.classes) + " classes; training needs 2");
+    fail("dataset '" + data.name + "': training needs at least 2 classes, not " + std::to_string(data.classes));
   if (o.seed > static_cast<std::uint64_t>(INT64_MAX) - static_cast<std::uint64_t>(o.runs))
     fail("the seed of the last run is above " + std::to_string(INT64_MAX));
   if (data.splits.empty())
