@@ -640,11 +640,57 @@ void attention_gradient(const Attention<T>& x, View<const T> y, View<const T> dy
   }
 }
 
+namespace {
+
+// Scores of all listed edges, chunk by chunk: use(i, ids, position, n) finds them in the scratch.
+template <class T, class Use>
+void list_scores(const Plan<T>& plan, Use use) {
+  const Attention<T>& x = plan.x;
+  const Rows& rows = x.pattern->by_query;
+  parallel_pieces(static_cast<Offset>(rows.blocks.size()), 1, [&](Offset b, Offset) {
+    const Block& block = rows.blocks[static_cast<std::size_t>(b)];
+    Scratch<T>& w = scratch<T>();
+    for (Id i = block.first; i < block.last; ++i) {
+      const bool part = block.part >= 0;
+      for_each_chunk(rows, i, part ? block.begin : 0, part ? block.end : rows.length(i), kChunk, w.ids,
+                     [&](const Id* ids, Offset position, int n) {
+                       point(w.other, x.k, ids, n);
+                       score_chunk<true>(plan, w, i, n, [&](int j) { return position + j; });
+                       use(w, i, ids, position, n);
+                     });
+    }
+  });
+}
+
+// Checks a call whose result is listed, edges x heads.
+template <class T>
+void check_listed(const Attention<T>& x, const char* what, View<T> to) {
+  check<T>(x, {x.q.data, x.pattern->queries(), x.v.cols, 0});
+  if (!x.pattern->is_listed())
+    fail(std::string("attention: ") + what + " can be listed only under a mask that is a list");
+  expect(what, to, x.pattern->edges(), x.heads);
+}
+
+}  // namespace
+
+template <class T>
+void attention_scores(const Attention<T>& in, View<T> scores) {
+  Attention<T> x = in;
+  x.v = x.k, x.ev = {};
+  check_listed(x, "scores", scores);
+  if (in_head_groups(x, [&](const Attention<T>& part, int first, int count) {
+        attention_scores(part, scores.columns(first, count));
+      }))
+    return;
+  const Plan<T> plan(x);
+  list_scores(plan, [&](Scratch<T>& w, Id, const Id*, Offset position, int n) {
+    for (int j = 0; j < n; ++j) std::copy_n(w.s + j * plan.padded, plan.heads, scores.row(position + j));
+  });
+}
+
 template <class T>
 void attention_weights(const Attention<T>& x, const AttentionState<T>& state, View<T> weights) {
-  check<T>(x, {x.q.data, x.pattern->queries(), x.v.cols, 0});
-  if (!x.pattern->is_listed()) fail("attention: weights can be listed only under a mask that is a list");
-  expect("weights", weights, x.pattern->edges(), x.heads);
+  check_listed(x, "weights", weights);
   if (in_head_groups(x, [&](const Attention<T>& part, int first, int count) {
         AttentionState<T> own;
         own.tau.resize(state.tau.rows(), count);
@@ -653,21 +699,12 @@ void attention_weights(const Attention<T>& x, const AttentionState<T>& state, Vi
       }))
     return;
   const Plan<T> plan(x);
-  const Rows& rows = x.pattern->by_query;
-  parallel_pieces(rows.rows, 64, [&](Offset begin, Offset end) {
-    Scratch<T>& w = scratch<T>();
+  list_scores(plan, [&](Scratch<T>& w, Id i, const Id* ids, Offset position, int n) {
     alignas(64) T tau[kHeadBuffer], delta[kHeadBuffer] = {};
-    for (Id i = static_cast<Id>(begin); i < end; ++i) {
-      stages::spread(state.tau.row(i), plan.heads, plan.padded, tau);
-      for_each_chunk(rows, i, 0, rows.length(i), kChunk, w.ids, [&](const Id* ids, Offset position, int n) {
-        point(w.other, x.k, ids, n);
-        score_chunk<true>(plan, w, i, n, [&](int j) { return position + j; });
-        std::fill_n(w.dw, n * plan.padded, T(0));
-        gradient_chunk<true>(plan, w, i, ids, n, tau, delta);
-        for (int j = 0; j < n; ++j)
-          for (int h = 0; h < plan.heads; ++h) weights(position + j, h) = w.s[j * plan.padded + h];
-      });
-    }
+    stages::spread(state.tau.row(i), plan.heads, plan.padded, tau);
+    std::fill_n(w.dw, n * plan.padded, T(0));
+    gradient_chunk<true>(plan, w, i, ids, n, tau, delta);
+    for (int j = 0; j < n; ++j) std::copy_n(w.s + j * plan.padded, plan.heads, weights.row(position + j));
   });
 }
 
@@ -726,6 +763,7 @@ void weighted_sum(const Rows& rows, std::span<const T> weights, std::span<const 
   template void attention(const Attention<T>&, View<T>, AttentionState<T>&);                               \
   template void attention_gradient(const Attention<T>&, View<const T>, View<const T>, AttentionState<T>&,  \
                                    const AttentionGradient<T>&);                                           \
+  template void attention_scores(const Attention<T>&, View<T>);                                            \
   template void attention_weights(const Attention<T>&, const AttentionState<T>&, View<T>);                 \
   template void weighted_sum(const Rows&, std::span<const T>, std::span<const Offset>, std::span<const T>, \
                              View<const T>, Sink<T>, Matrix<T>&);

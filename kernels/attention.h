@@ -77,6 +77,10 @@ void attention_gradient(const Attention<T>& x, View<const T> y, View<const T> dy
 template <class T>
 void attention_weights(const Attention<T>& x, const AttentionState<T>& state, View<T> weights);
 
+// The scores s_ij alone, edges x heads (of dot: the sampled product of two dense matrices). v is not read.
+template <class T>
+void attention_scores(const Attention<T>& x, View<T> scores);
+
 // y (+)= sum_j weight_ij x_j over the columns j of each row: the sparse product. `weights` holds one number per entry
 // of rows.list (empty: all 1), picked through `edge` where it is given; `scale` one number per row (empty: all 1).
 template <class T>

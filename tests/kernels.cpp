@@ -384,6 +384,38 @@ TEST_CASE("attention: weights on request are the ones it used") {
   }
 }
 
+TEST_CASE("attention: scores on request are what the papers say, and the weights come from them") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  for (const Score& score : scores_under_test())
+    for (int heads : {3, 40}) {  // 40 run as two groups
+      CAPTURE(score.name);
+      auto c = make_case<double>(score, normaliser_named("softmax"), Mask::features, heads, 4, 4, random);
+      c.forward();
+      Matrix<double> s(c.pattern->edges(), heads), w(c.pattern->edges(), heads);
+      attention_scores(c.call(), s.view());
+      attention_weights(c.call(), c.state, w.view());
+      Matrix<double> expected(s.rows(), heads), weights(s.rows(), heads);
+      const Csr& csr = *c.pattern->by_query.list;
+      for (Id i = 0; i < csr.rows; ++i)
+        for (int h = 0; h < heads; ++h) {
+          double total = 0;
+          for (Offset t = csr.offsets[i]; t < csr.offsets[i + 1]; ++t) {
+            double& sum = expected(t, h);
+            for (int x = h * c.score_width; x < (h + 1) * c.score_width; ++x)
+              sum += reference_sum(score, c.q(i, x), c.k(csr.ids[t], x), c.e(t, x), c.a.empty() ? 0 : c.a(0, x));
+            if (score.name == "tempered") sum = sum * c.p(0, h) + 1 / (1 + std::exp(-sum * c.p(1, h)));
+            sum += c.bias(t, h);
+            total += weights(t, h) = std::exp(s(t, h));
+          }
+          for (Offset t = csr.offsets[i]; t < csr.offsets[i + 1]; ++t) weights(t, h) /= total;
+        }
+      CHECK(difference(s, expected) <= 1e-12);
+      CHECK(difference(w, weights) <= 1e-12);
+    }
+}
+
 TEST_CASE("attention: dropout keeps its rate, and every head and edge draws for itself") {
   Dropout dropout{0.3f, 12345};
   int dropped = 0, together = 0, trials = 0;
