@@ -2,16 +2,73 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/attention.h"
 
 namespace heed::bench {
 
-void add_bench(CLI::App& app);
+void add_bench(CLI::App& app);    // the kernels
+void add_layer(CLI::App& bench);  // one layer with its linear maps
 
-// What memory gives, measured now, in GB/s, with all threads.
-struct Floors {
-  double copy;    // of a large array: bytes read and written
-  double gather;  // of random rows from a table
+// What memory gives, measured now with the threads of the moment, in GB/s.
+double copy_bandwidth();                                       // of a large array: bytes read and written
+double gather_bandwidth(Offset table_rows, Offset row_bytes);  // of random rows from a table
+
+// The seconds of one call, and what several of them say.
+double seconds(const std::function<void()>& f);
+struct Times {
+  double ms = 0;      // the median
+  double spread = 0;  // from the first to the third quartile, over the median
 };
-Floors measure_floors(long table_rows, long row_bytes);
+Times times_of(std::vector<double> seconds);
+
+// What a pass must move at the least: rows gathered at random from tables, and arrays streamed.
+struct Traffic {
+  struct Gather {
+    double rows = 0;  // how many
+    Offset table = 1, row_bytes = 0;
+  };
+  std::vector<Gather> gathers;
+  double streamed = 0;  // bytes, read or written
+};
+
+// One kernel on one input. Outputs are made at the first call of a pass.
+struct Work {
+  std::function<void()> forward, backward;  // backward may be missing; it comes after forward
+  std::function<void()> verify;             // after both; throws Error where a result is wrong
+  Traffic moved_forward, moved_backward;
+  Offset edges = 0;            // that a pass visits
+  std::shared_ptr<void> data;  // everything it reads and writes
+};
+
+struct Input {
+  std::shared_ptr<const Pattern> pattern;
+  Score score;
+  Normaliser normaliser;
+  int heads = 1;
+  Offset channels = 1;  // of a head
+  std::uint64_t seed = 1;
+};
+
+// A new kernel is one more entry in the list in kernels.cpp.
+struct Kernel {
+  const char* name;
+  const char* about;
+  bool scores, normalisers;  // a row for each
+  bool ranges;               // runs on masks that are no lists, too
+  Work (*make)(const Input&);
+};
+const std::vector<Kernel>& kernels();
+
+// rmat, uniform, grid, star, all, or a dataset's name or path; as a pattern, queries x keys.
+std::shared_ptr<const Pattern> pattern_of(const std::string& name, Id nodes, Offset edges, std::uint64_t seed,
+                                          const std::string& data);
+
+// Rows of two reports, told apart beyond noise. Throws Error where a file is none.
+std::string compare(const std::string& before, const std::string& now);
 
 }  // namespace heed::bench

@@ -4,47 +4,52 @@
 
 #include "bench/bench.h"
 #include "kernels/lanes.h"
-#include "kernels/matrix.h"
 #include "kernels/parallel.h"
 
 namespace heed::bench {
 namespace {
 
-template <class F>
-double best_seconds(int repeats, F f) {
+double best_seconds(int repeats, const std::function<void()>& f) {
   double best = 1e30;
-  for (int r = 0; r < repeats; ++r) {
-    const auto start = std::chrono::steady_clock::now();
-    f();
-    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  }
+  for (int r = 0; r < repeats; ++r) best = std::min(best, seconds(f));
   return best;
 }
 
 }  // namespace
 
-Floors measure_floors(long table_rows, long row_bytes) {
-  constexpr Offset kPiece = 1 << 16;
-  Floors out{};
-  {
-    const Offset n = Offset{1} << 25;  // 128 MiB each
-    Matrix<float> from(1, n), to(1, n);
-    from.fill(1), to.fill(2);
-    double seconds = best_seconds(7, [&] {
-      parallel_pieces(n, kPiece, [&](Offset begin, Offset end) {
-        std::copy(from.data() + begin, from.data() + end, to.data() + begin);
-      });
+double seconds(const std::function<void()>& f) {
+  const auto start = std::chrono::steady_clock::now();
+  f();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+Times times_of(std::vector<double> x) {
+  std::sort(x.begin(), x.end());
+  const double median = x[x.size() / 2];
+  return {1e3 * median, (x[3 * (x.size() - 1) / 4] - x[(x.size() - 1) / 4]) / median};
+}
+
+double copy_bandwidth() {
+  const Offset n = Offset{1} << 25;  // 128 MiB each
+  Matrix<float> from(1, n), to(1, n);
+  from.fill(1), to.fill(2);
+  const double best = best_seconds(7, [&] {
+    parallel_pieces(n, 1 << 16, [&](Offset begin, Offset end) {
+      std::copy(from.data() + begin, from.data() + end, to.data() + begin);
     });
-    out.copy = 2.0 * static_cast<double>(n) * sizeof(float) / seconds * 1e-9;
-  }
+  });
+  return 2.0 * static_cast<double>(n) * sizeof(float) / best * 1e-9;
+}
+
+double gather_bandwidth(Offset table_rows, Offset row_bytes) {
   const Offset width = std::max<Offset>(8, row_bytes / static_cast<Offset>(sizeof(float)));
-  const Offset rows = std::max<long>(table_rows, 1), fetches = Offset{1} << 22;
+  const Offset rows = std::max<Offset>(table_rows, 1), fetches = std::max<Offset>((Offset{1} << 26) / width, 1 << 16);
   Matrix<float> table(rows, width);
   table.fill(1);
   std::vector<Id> ids(static_cast<std::size_t>(fetches));
   for (Offset e = 0; e < fetches; ++e) ids[e] = static_cast<Id>(uniform(7, e) * static_cast<double>(rows));
   Matrix<float> sums(fetches / 4096 + 1, 8);
-  double seconds = best_seconds(5, [&] {
+  const double best = best_seconds(5, [&] {
     parallel_pieces(fetches, 4096, [&](Offset begin, Offset end) {
       Vec<float, 8> sum = 0.0f;
       for (Offset e = begin; e < end; ++e) {
@@ -56,8 +61,7 @@ Floors measure_floors(long table_rows, long row_bytes) {
       sum.store(sums.row(begin / 4096));
     });
   });
-  out.gather = static_cast<double>(fetches * width) * sizeof(float) / seconds * 1e-9;
-  return out;
+  return static_cast<double>(fetches * width) * sizeof(float) / best * 1e-9;
 }
 
 }  // namespace heed::bench

@@ -389,4 +389,47 @@ TEST_CASE("names from files stay names, and what cannot be trained or said is re
   CHECK(contents(base + "/c/karate-gat-1.jsonl").find("karate") == std::string::npos);
 }
 
+TEST_CASE("heed bench verifies, times and compares") {
+  Scratch folder;
+  const std::string base = folder.path.string();
+  Result r =
+      run("bench --graphs rmat,star,all --nodes 300 --edges 3000 --shapes 3x5 --threads 1,2 --repeat 1 "
+          "--normalisers softmax --json --out " +
+          base + "/a.json");
+  REQUIRE_MESSAGE(r.code == 0, r.err);
+  CHECK(contents(base + "/a.json") == r.out);
+  const auto rows = nlohmann::json::parse(r.out);
+  int ranges = 0, backward = 0;
+  for (const auto& row : rows) {
+    CHECK(row["verified"] == true);
+    CHECK(row["ms"].get<double>() > 0);
+    CHECK(row["floor_ms"].get<double>() > 0);
+    CHECK(row["share"].get<double>() == doctest::Approx(row["floor_ms"].get<double>() / row["ms"].get<double>()));
+    CHECK(row["peak_mb"].get<double>() >= 0);
+    CHECK((row["threads"] == 1 || row["threads"] == 2));
+    if (row["graph"] == "star") CHECK(row["nodes"] == 751);
+    ranges += row["graph"] == "all" && row["kernel"] == "attention";
+    backward += row["pass"] == "forward + backward";
+  }
+  CHECK(ranges > 0);
+  CHECK(backward > ranges);
+
+  auto faster = rows;
+  for (auto& row : faster) row["spread"] = 0.01;
+  folder.write("b.json", faster.dump());
+  faster[0]["ms"] = faster[0]["ms"].get<double>() / 3;
+  folder.write("c.json", faster.dump());
+  r = run("bench --compare " + base + "/b.json " + base + "/c.json");
+  CHECK(r.code == 0);
+  CHECK(has(r.out, "3.00 faster"));
+  CHECK(has(r.out, "1 rows changed beyond noise, " + std::to_string(rows.size() - 1) + " did not; 0 are"));
+  folder.write("d.json", "[{\"kernel\": \"spmm\"}]");
+  refused("bench --compare " + base + "/b.json " + base + "/d.json", "d.json: row 0 lacks a proper 'score'");
+  refused("bench --compare " + base + "/b.json " + base + "/none.json", "none.json");
+  refused("bench --kernels spm", "spmm");
+  refused("bench --shapes 4", "'4' is not heads x channels");
+  refused("bench --shapes 0x4", "'0' is not a whole number of 1 to 4096");
+  refused("bench --threads x", "'x' is not a whole number");
+}
+
 TEST_SUITE_END();

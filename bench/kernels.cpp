@@ -1,0 +1,435 @@
+// The kernels that heed bench times, each with the result that it must have and the bytes that it must move; and beside
+// them what others would run: Eigen's sparse product, and attention in plain steps that store a number per edge and
+// head.
+#include "bench/bench.h"
+
+#include <Eigen/SparseCore>
+#include <cmath>
+
+#include "kernels/dense.h"
+#include "kernels/parallel.h"
+#include "kernels/sparse.h"
+
+namespace heed::bench {
+namespace {
+
+constexpr double kFloat = sizeof(float);
+
+template <class T>
+Matrix<T> random_matrix(Offset rows, Offset cols, std::uint64_t key) {
+  Matrix<T> out(rows, cols);
+  parallel_pieces(out.size(), kElementGrain, [&](Offset begin, Offset end) {
+    for (Offset t = begin; t < end; ++t) out.data()[t] = static_cast<T>(static_cast<float>(normal(key, t)));
+  });
+  return out;
+}
+
+// Throws Error where two results differ by more than float's rounding over long sums.
+template <class T>
+void expect_near(const char* what, const Matrix<float>& x, const Matrix<T>& expected) {
+  double error = 0, norm = 0;
+  for (Offset t = 0; t < expected.size(); ++t) {
+    const double want = static_cast<double>(expected.data()[t]), d = static_cast<double>(x.data()[t]) - want;
+    error += d * d, norm += want * want;
+  }
+  if (x.size() != expected.size() || !(error <= 1e-8 * norm))
+    fail(std::string("verification failed: ") + what + " is off by " + std::to_string(std::sqrt(error / norm)));
+}
+
+const Csr& list_of(const Input& in) { return *in.pattern->by_query.list; }
+double bytes_of_list(const Rows& rows) {
+  return rows.listed() ? static_cast<double>(rows.list->edges()) * sizeof(Id) + 8.0 * rows.rows : 0;
+}
+
+// ---- attention, and its single steps ------------------------------------------------------------------------------
+
+template <class T>
+struct Operands {
+  Score score;
+  Normaliser normaliser;
+  std::shared_ptr<const Pattern> pattern;
+  int heads;
+  bool shared;  // key and value are one table (GATv2)
+  Matrix<T> q, k, v, a, p, y, dy, dq, dk, dv, da, dp;
+  AttentionState<T> state;
+
+  explicit Operands(const Input& in)
+      : score(in.score),
+        normaliser(in.normaliser),
+        pattern(in.pattern),
+        heads(in.heads),
+        shared(in.score.name == "gatv2") {
+    const Offset width = in.heads * in.channels, score_width = score.contracts ? in.heads : width;
+    q = random_matrix<T>(pattern->queries(), score_width, mix(in.seed, 1));
+    k = random_matrix<T>(pattern->keys(), score_width, mix(in.seed, 2));
+    // Scores of unit size, whatever the width: what is far out is weighed 0 by any normaliser.
+    const T scale = static_cast<T>(1 / std::sqrt(static_cast<double>(score_width / heads)));
+    for (T& x : q) x *= score.contracts ? T(1) : scale;
+    if (!shared) v = random_matrix<T>(pattern->keys(), width, mix(in.seed, 3));
+    dy = random_matrix<T>(pattern->queries(), width, mix(in.seed, 4));
+    if (score.reads_vector) a = random_matrix<T>(1, score_width, mix(in.seed, 5));
+    for (T& x : a) x *= scale;
+    if (score.scalars > 0) p = random_matrix<T>(score.scalars, in.heads, mix(in.seed, 6));
+  }
+  const Matrix<T>& value() const { return shared ? k : v; }
+
+  Attention<T> call() const {
+    auto view = [](const Matrix<T>& x) { return x.empty() ? View<const T>{} : x.view(); };
+    return {.pattern = pattern.get(),
+            .score = &score,
+            .normaliser = &normaliser,
+            .heads = heads,
+            .q = q.view(),
+            .k = k.view(),
+            .v = value().view(),
+            .a = view(a),
+            .p = view(p),
+            .e = {},
+            .bias = {},
+            .ev = {},
+            .dropout = {}};
+  }
+  void forward() {
+    y.resize(dy.rows(), dy.cols());
+    attention(call(), y.view(), state);
+  }
+  void backward() {
+    AttentionGradient<T> g;
+    auto sink = [](Matrix<T>& d, const Matrix<T>& value) {
+      d.resize(value.rows(), value.cols());
+      return value.empty() ? Sink<T>{} : Sink<T>{d.view(), false};
+    };
+    g.dq = sink(dq, q), g.dk = sink(dk, k), g.da = sink(da, a), g.dp = sink(dp, p);
+    g.dv = shared ? Sink<T>{dk.view(), true} : sink(dv, v);
+    attention_gradient(call(), std::as_const(y).view(), std::as_const(dy).view(), state, g);
+  }
+};
+
+// Rows of keys gathered by each pair in forward; again, and rows of queries, in the two passes of backward.
+Work make_attention(const Input& in) {
+  auto x = std::make_shared<Operands<float>>(in);
+  Work out{.forward = [x] { x->forward(); }, .backward = [x] { x->backward(); }, .data = x};
+  out.verify = [x, in] {
+    Operands<double> y(in);
+    y.forward(), y.backward();
+    expect_near("y", x->y, y.y), expect_near("dq", x->dq, y.dq), expect_near("dk", x->dk, y.dk);
+    expect_near("dv", x->dv, y.dv);
+  };
+  const double queries = in.pattern->queries(), keys = in.pattern->keys();
+  const Offset row = static_cast<Offset>(in.heads * in.channels * kFloat),
+               score_row = x->score.contracts ? static_cast<Offset>(in.heads * kFloat) : row;
+  const Offset pair = x->shared ? row : row + score_row;
+  out.edges = in.pattern->edges();
+  const auto edges = static_cast<double>(out.edges);
+  out.moved_forward.streamed = bytes_of_list(in.pattern->by_query) + queries * static_cast<double>(row + score_row);
+  out.moved_backward.streamed = bytes_of_list(in.pattern->by_query) + bytes_of_list(in.pattern->by_key) +
+                                queries * static_cast<double>(3 * row + 2 * score_row) +
+                                keys * static_cast<double>(2 * pair);
+  if (!in.pattern->is_listed()) {  // every row of keys again and again from the cache
+    out.moved_forward.streamed += keys * static_cast<double>(pair);
+    return out;
+  }
+  out.moved_forward.gathers = {{edges, in.pattern->keys(), pair}};
+  out.moved_backward.gathers = {
+      {edges, in.pattern->keys(), pair},
+      {edges, in.pattern->queries(), row + score_row + static_cast<Offset>(2 * in.heads * kFloat)}};
+  return out;
+}
+
+Work make_sddmm(const Input& in) {
+  struct Data {
+    Operands<float> x;
+    Matrix<float> s;
+  };
+  auto d = std::make_shared<Data>(Data{Operands<float>(in), {}});
+  d->x.v = {}, d->x.dy = {};
+  Work out{.forward =
+               [d, in] {
+                 d->s.resize(in.pattern->edges(), in.heads);
+                 attention_scores(d->x.call(), d->s.view());
+               },
+           .backward = {},
+           .edges = in.pattern->edges(),
+           .data = d};
+  out.verify = [d, in] {
+    Operands<double> x(in);
+    Matrix<double> s(in.pattern->edges(), in.heads);
+    attention_scores(x.call(), s.view());
+    expect_near("s", d->s, s);
+  };
+  const auto edges = static_cast<double>(out.edges);
+  const auto row = static_cast<Offset>(static_cast<double>(d->x.k.cols()) * kFloat);
+  out.moved_forward = {{{edges, in.pattern->keys(), row}},
+                       bytes_of_list(in.pattern->by_query) + static_cast<double>(in.pattern->queries() * row) +
+                           edges * in.heads * kFloat};
+  return out;
+}
+
+// s -> w, edges x heads, row by row: softmax.
+void row_softmax(const Csr& list, const Matrix<float>& s, Matrix<float>& w) {
+  w.resize(s.rows(), s.cols());
+  const Offset heads = s.cols();
+  parallel_pieces(list.rows, 64, [&](Offset begin, Offset end) {
+    for (Offset i = begin; i < end; ++i)
+      for (Offset h = 0; h < heads; ++h) {
+        float top = -__builtin_inff(), total = 0;
+        for (Offset e = list.offsets[i]; e < list.offsets[i + 1]; ++e) top = std::max(top, s(e, h));
+        for (Offset e = list.offsets[i]; e < list.offsets[i + 1]; ++e) total += w(e, h) = std::exp(s(e, h) - top);
+        for (Offset e = list.offsets[i]; e < list.offsets[i + 1]; ++e) w(e, h) /= total;
+      }
+  });
+}
+
+Work make_row_softmax(const Input& in) {
+  struct Data {
+    std::shared_ptr<const Pattern> pattern;
+    Matrix<float> s, w;
+  };
+  auto d = std::make_shared<Data>(Data{in.pattern, random_matrix<float>(in.pattern->edges(), in.heads, in.seed), {}});
+  Work out{.forward = [d] { row_softmax(*d->pattern->by_query.list, d->s, d->w); },
+           .backward = {},
+           .edges = in.pattern->edges(),
+           .data = d};
+  out.verify = [d, in] {
+    Matrix<double> w(d->s.rows(), d->s.cols());
+    const Csr& list = list_of(in);
+    for (Id i = 0; i < list.rows; ++i)
+      for (Offset h = 0; h < w.cols(); ++h) {
+        double total = 0;
+        for (Offset e = list.offsets[i]; e < list.offsets[i + 1]; ++e)
+          total += w(e, h) = std::exp(static_cast<double>(d->s(e, h)));
+        for (Offset e = list.offsets[i]; e < list.offsets[i + 1]; ++e) w(e, h) /= total;
+      }
+    expect_near("w", d->w, w);
+  };
+  out.moved_forward.streamed = 8.0 * list_of(in).rows + 2 * static_cast<double>(d->s.size()) * kFloat;
+  return out;
+}
+
+// What the fused operator saves: scores, weights and the sum one after the other, with an array of edges x heads.
+Work make_plain(const Input& in) {
+  struct Data {
+    Operands<float> x;
+    Matrix<float> s, w, y;
+  };
+  auto d = std::make_shared<Data>(Data{Operands<float>(in), {}, {}, {}});
+  d->x.dy = {};
+  Work out = make_attention(in);  // for what it must move
+  out.backward = {}, out.moved_backward = {}, out.data = d;
+  out.forward = [d, in] {
+    const Csr& list = list_of(in);
+    d->s.resize(in.pattern->edges(), in.heads);
+    attention_scores(d->x.call(), d->s.view());
+    if (in.normaliser.name == "softmax") {
+      row_softmax(list, d->s, d->w);
+    } else {
+      d->w.resize(d->s.rows(), d->s.cols());
+      parallel_pieces(d->s.size(), kElementGrain, [&](Offset begin, Offset end) {
+        for (Offset t = begin; t < end; ++t) d->w.data()[t] = 1 / (1 + std::exp(-d->s.data()[t]));
+      });
+    }
+    const Matrix<float>& v = d->x.value();
+    d->y.resize(list.rows, v.cols());
+    parallel_pieces(list.rows, 64, [&](Offset begin, Offset end) {
+      for (Offset i = begin; i < end; ++i) {
+        float* y = d->y.row(i);
+        std::fill_n(y, v.cols(), 0.0f);
+        for (Offset e = list.offsets[i]; e < list.offsets[i + 1]; ++e)
+          for (int h = 0; h < in.heads; ++h)
+            for (Offset c = h * in.channels; c < (h + 1) * in.channels; ++c) y[c] += d->w(e, h) * v(list.ids[e], c);
+      }
+    });
+  };
+  out.verify = [d, in] {
+    Operands<double> x(in);
+    x.forward();
+    expect_near("y", d->y, x.y);
+  };
+  return out;
+}
+
+// ---- products -----------------------------------------------------------------------------------------------------
+
+struct Product {  // y = A x, A the pattern with weights
+  std::shared_ptr<const Pattern> pattern;
+  Matrix<float> x, y, parts;
+  std::vector<float> weights;
+
+  explicit Product(const Input& in)
+      : pattern(in.pattern), x(random_matrix<float>(in.pattern->keys(), in.heads * in.channels, mix(in.seed, 1))) {
+    for (Offset e = 0; e < in.pattern->edges(); ++e) weights.push_back(static_cast<float>(uniform(in.seed, e)));
+  }
+  void verify() const {
+    const Csr& list = *pattern->by_query.list;
+    Matrix<double> want(list.rows, x.cols());
+    for (Id i = 0; i < list.rows; ++i)
+      for (Offset e = list.offsets[i]; e < list.offsets[i + 1]; ++e)
+        for (Offset c = 0; c < x.cols(); ++c) want(i, c) += static_cast<double>(weights[e]) * x(list.ids[e], c);
+    expect_near("y", y, want);
+  }
+};
+
+Work product_work(const Input& in, const std::shared_ptr<Product>& d, std::function<void()> forward) {
+  const auto edges = static_cast<double>(in.pattern->edges());
+  const auto row = static_cast<Offset>(static_cast<double>(d->x.cols()) * kFloat);
+  return {.forward = std::move(forward),
+          .backward = {},
+          .verify = [d] { d->verify(); },
+          .moved_forward = {{{edges, in.pattern->keys(), row}},
+                            bytes_of_list(in.pattern->by_query) + edges * kFloat +
+                                static_cast<double>(in.pattern->queries() * row)},
+          .moved_backward = {},
+          .edges = in.pattern->edges(),
+          .data = d};
+}
+
+Work make_spmm(const Input& in) {
+  auto d = std::make_shared<Product>(in);
+  return product_work(in, d, [d] {
+    d->y.resize(d->pattern->queries(), d->x.cols());
+    weighted_sum<float>(d->pattern->by_query, d->weights, {}, {}, std::as_const(d->x).view(), {d->y.view(), false},
+                        d->parts);
+  });
+}
+
+Work make_eigen_spmm(const Input& in) {
+  using Dense = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  auto d = std::make_shared<Product>(in);
+  auto a =
+      std::make_shared<Eigen::SparseMatrix<float, Eigen::RowMajor, Offset>>(in.pattern->queries(), in.pattern->keys());
+  const Csr& list = list_of(in);
+  a->reserve(list.edges());
+  for (Id i = 0; i < list.rows; ++i) {
+    a->startVec(i);
+    for (Offset e = list.offsets[i]; e < list.offsets[i + 1]; ++e) a->insertBack(i, list.ids[e]) = d->weights[e];
+  }
+  a->finalize();
+  return product_work(in, d, [d, a] {
+    d->y.resize(d->pattern->queries(), d->x.cols());
+    Eigen::Map<const Dense> x(d->x.data(), d->x.rows(), d->x.cols());
+    Eigen::Map<Dense>(d->y.data(), d->y.rows(), d->y.cols()).noalias() = *a * x;
+  });
+}
+
+// Sparse features (2048 channels, about 20 a node) times a weight, and the weight's gradient.
+Work make_sparse_dense(const Input& in) {
+  constexpr Id kChannels = 2048, kFilled = 20;
+  struct Data {
+    Sparse x;
+    Matrix<float> w, y, dy, dw, parts, more;
+  };
+  const Id nodes = in.pattern->queries();
+  auto list = std::make_shared<Csr>(Csr{.rows = nodes, .cols = kChannels});
+  std::vector<float> values;
+  for (Id i = 0; i < nodes; ++i) {
+    Id c = -1;
+    for (int t = 0; t < kFilled; ++t) {  // steps of 1 to 203, so that they rise
+      c += 1 + static_cast<Id>(uniform(in.seed, Offset{i} * kFilled + t) * 2 * kChannels / (kFilled + 1));
+      if (c >= kChannels) break;
+      list->ids.push_back(c);
+      values.push_back(static_cast<float>(normal(mix(in.seed, 1), Offset{i} * kFilled + t)));
+    }
+    list->offsets.push_back(list->edges());
+  }
+  const Offset width = in.heads * in.channels;
+  auto d = std::make_shared<Data>(Data{Sparse(list, values),
+                                       random_matrix<float>(kChannels, width, mix(in.seed, 2)),
+                                       {},
+                                       random_matrix<float>(nodes, width, mix(in.seed, 3)),
+                                       {},
+                                       {},
+                                       {}});
+  Work out{.forward =
+               [d] {
+                 d->y.resize(d->x.rows(), d->w.cols());
+                 weighted_sum<float>(d->x.by_row, d->x.values, {}, {}, std::as_const(d->w).view(), {d->y.view(), false},
+                                     d->parts);
+               },
+           .backward =
+               [d] {
+                 d->dw.resize(d->w.rows(), d->w.cols());
+                 weighted_sum<float>(d->x.by_column, d->x.values, d->x.edge, {}, std::as_const(d->dy).view(),
+                                     {d->dw.view(), false}, d->more);
+               },
+           .edges = list->edges(),
+           .data = d};
+  out.verify = [d] {
+    const Csr& list = d->x.pattern();
+    Matrix<double> y(d->y.rows(), d->y.cols()), dw(d->dw.rows(), d->dw.cols());
+    for (Id i = 0; i < list.rows; ++i)
+      for (Offset e = list.offsets[i]; e < list.offsets[i + 1]; ++e)
+        for (Offset c = 0; c < y.cols(); ++c) {
+          y(i, c) += static_cast<double>(d->x.values[e]) * d->w(list.ids[e], c);
+          dw(list.ids[e], c) += static_cast<double>(d->x.values[e]) * d->dy(i, c);
+        }
+    expect_near("y", d->y, y), expect_near("dw", d->dw, dw);
+  };
+  const auto edges = static_cast<double>(list->edges());
+  const auto row = static_cast<Offset>(static_cast<double>(width) * kFloat);
+  const double listed = edges * (sizeof(Id) + kFloat), rows = static_cast<double>(nodes * row);
+  out.moved_forward = {{{edges, kChannels, row}}, listed + rows};
+  out.moved_backward = {{{edges, nodes, row}}, listed + edges * sizeof(Offset) + static_cast<double>(kChannels * row)};
+  return out;
+}
+
+// 64 channels a node times a weight, and both gradients.
+Work make_dense(const Input& in) {
+  constexpr Offset kIn = 64;
+  struct Data {
+    Matrix<float> x, w, y, dy, dx, dw, parts;
+  };
+  const Offset nodes = in.pattern->queries(), width = in.heads * in.channels;
+  auto d = std::make_shared<Data>(Data{random_matrix<float>(nodes, kIn, mix(in.seed, 1)),
+                                       random_matrix<float>(kIn, width, mix(in.seed, 2)),
+                                       {},
+                                       random_matrix<float>(nodes, width, mix(in.seed, 3)),
+                                       {},
+                                       {},
+                                       {}});
+  Work out{.forward =
+               [d] {
+                 d->y.resize(d->x.rows(), d->w.cols());
+                 product<float>(std::as_const(d->x).view(), std::as_const(d->w).view(), {d->y.view(), false});
+               },
+           .backward =
+               [d] {
+                 d->dx.resize(d->x.rows(), d->x.cols()), d->dw.resize(d->w.rows(), d->w.cols());
+                 const auto dy = std::as_const(d->dy).view();
+                 product_by_transpose<float>(dy, std::as_const(d->w).view(), {d->dx.view(), false});
+                 product_of_transpose<float>(std::as_const(d->x).view(), dy, {d->dw.view(), false}, d->parts);
+               },
+           .data = d};
+  out.verify = [d] {
+    Matrix<double> y(d->y.rows(), d->y.cols()), dx(d->x.rows(), d->x.cols()), dw(d->w.rows(), d->w.cols());
+    for (Offset i = 0; i < y.rows(); ++i)
+      for (Offset k = 0; k < kIn; ++k)
+        for (Offset c = 0; c < y.cols(); ++c) {
+          y(i, c) += static_cast<double>(d->x(i, k)) * d->w(k, c);
+          dx(i, k) += static_cast<double>(d->dy(i, c)) * d->w(k, c);
+          dw(k, c) += static_cast<double>(d->x(i, k)) * d->dy(i, c);
+        }
+    expect_near("y", d->y, y), expect_near("dx", d->dx, dx), expect_near("dw", d->dw, dw);
+  };
+  out.moved_forward.streamed = static_cast<double>(nodes * (kIn + width)) * kFloat;
+  out.moved_backward.streamed = 2 * out.moved_forward.streamed;
+  return out;
+}
+
+}  // namespace
+
+const std::vector<Kernel>& kernels() {
+  static const std::vector<Kernel> list{
+      {"attention", "the fused operator", true, true, true, make_attention},
+      {"plain", "attention in plain steps that store edges x heads, forward only", true, true, false, make_plain},
+      {"sddmm", "the scores alone, edges x heads", true, false, false, make_sddmm},
+      {"row_softmax", "softmax over the rows of an array of edges x heads", false, false, false, make_row_softmax},
+      {"spmm", "a sparse matrix times a dense one", false, false, false, make_spmm},
+      {"eigen_spmm", "the same by Eigen, which uses one thread", false, false, false, make_eigen_spmm},
+      {"sparse_dense", "sparse features (2048 channels, 20 of them filled) times a weight; its gradient", false, false,
+       true, make_sparse_dense},
+      {"dense", "64 channels a node times a weight; both gradients", false, false, true, make_dense},
+  };
+  return list;
+}
+
+}  // namespace heed::bench
