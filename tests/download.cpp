@@ -75,6 +75,9 @@ class Server {
 
  private:
   void run() {
+    sigset_t pipe;  // OpenSSL writes to connections that the client has closed
+    sigemptyset(&pipe), sigaddset(&pipe, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &pipe, nullptr);
     for (int client; (client = accept(socket_, nullptr, nullptr)) >= 0; close(client)) {
       if (tls_) {
         SSL* ssl = SSL_new(tls_);
