@@ -389,9 +389,18 @@ TEST_CASE("attention: scores on request are what the papers say, and the weights
   CAPTURE(seed);
   Random random(seed);
   for (const Score& score : scores_under_test())
-    for (int heads : {3, 40}) {  // 40 run as two groups
-      CAPTURE(score.name);
-      auto c = make_case<double>(score, normaliser_named("softmax"), Mask::features, heads, 4, 4, random);
+    for (auto [mask, heads] : {std::pair{Mask::features, 3}, {Mask::features, 40}, {Mask::hub, 3}}) {
+      CAPTURE(score.name);  // 40 heads run as two groups, a hub's row as two parts
+      auto c = make_case<double>(score, normaliser_named("softmax"), mask, heads, 4, 4, random);
+      if (mask == Mask::hub) {
+        Csr all{.rows = 2, .cols = kHub};
+        for (Id i = 0; i < 2; ++i) {
+          for (Id j = 0; j < kHub; ++j) all.ids.push_back(j);
+          all.offsets.push_back(all.edges());
+        }
+        c.pattern = Pattern::listed(std::make_shared<Csr>(std::move(all)));
+        REQUIRE(c.pattern->by_query.parts == 4);
+      }
       c.forward();
       Matrix<double> s(c.pattern->edges(), heads), w(c.pattern->edges(), heads);
       attention_scores(c.call(), s.view());
@@ -404,9 +413,10 @@ TEST_CASE("attention: scores on request are what the papers say, and the weights
           for (Offset t = csr.offsets[i]; t < csr.offsets[i + 1]; ++t) {
             double& sum = expected(t, h);
             for (int x = h * c.score_width; x < (h + 1) * c.score_width; ++x)
-              sum += reference_sum(score, c.q(i, x), c.k(csr.ids[t], x), c.e(t, x), c.a.empty() ? 0 : c.a(0, x));
+              sum += reference_sum(score, c.q(i, x), c.k(csr.ids[t], x), c.e.empty() ? 0 : c.e(t, x),
+                                   c.a.empty() ? 0 : c.a(0, x));
             if (score.name == "tempered") sum = sum * c.p(0, h) + 1 / (1 + std::exp(-sum * c.p(1, h)));
-            sum += c.bias(t, h);
+            if (!c.bias.empty()) sum += c.bias(t, h);
             total += weights(t, h) = std::exp(s(t, h));
           }
           for (Offset t = csr.offsets[i]; t < csr.offsets[i + 1]; ++t) weights(t, h) /= total;

@@ -71,7 +71,8 @@ TEST_CASE("gradient descent with momentum, and clipping, follow their formulas")
     Random random(seed);
     std::deque<Parameter<double>> clipped(2), plain(2);
     for (int i = 0; i < 2; ++i) clipped[i].value = plain[i].value = random_matrix<double>(40 * i + 2, 900, random);
-    OptimiserOptions o{.rule = rule, .rate = 0.1, .decay = 0.01, .momentum = 0.8};
+    // Adam divides by the gradient's own size: where decay cancels it, what is left is rounding.
+    OptimiserOptions o{.rule = rule, .rate = 0.1, .decay = rule == Rule::adam ? 0 : 0.01, .momentum = 0.8};
     Optimiser<double> free(plain, o);
     o.clip = 3;
     Optimiser<double> bound(clipped, o);
@@ -94,8 +95,7 @@ TEST_CASE("gradient descent with momentum, and clipping, follow their formulas")
       free.step(0.5);
       bound.step(0.5);
       for (int i = 0; i < 2; ++i) {
-        // Adam divides by the gradient's own size, so what a gradient loses where decay cancels it stays visible.
-        CHECK(difference(clipped[i].value, plain[i].value) <= (rule == Rule::adam ? 1e-9 : 1e-12));
+        CHECK(difference(clipped[i].value, plain[i].value) <= 1e-12);
         if (rule == Rule::sgd) CHECK(difference(plain[i].value, x[i]) <= 1e-12);
       }
     }
