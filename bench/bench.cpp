@@ -7,14 +7,11 @@
 #include <malloc.h>
 #include <oneapi/tbb/global_control.h>
 #include <oneapi/tbb/info.h>
-#include <unistd.h>
 
-#include <charconv>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <sstream>
 
 #include "cli/command.h"
 #include "graph/files.h"
@@ -40,25 +37,17 @@ struct Shape {
   int heads = 1, channels = 1;
 };
 
-std::vector<std::string> parts_of(const std::string& list) {
-  std::vector<std::string> out;
-  std::istringstream in(list);
-  for (std::string part; std::getline(in, part, ',');) out.push_back(part);
-  return out;
-}
-
-int number(const char* what, const std::string& text, int low, int high) {
-  int value = 0;
-  const char* end = text.data() + text.size();
-  const auto [at, error] = std::from_chars(text.data(), end, value);
-  if (error != std::errc{} || at != end || value < low || value > high)
-    fail(fmt::format("{}: '{}' is not a whole number of {} to {}", what, text, low, high));
-  return value;
+int number(const char* option, const std::string& text, int low, int high) {
+  try {
+    return static_cast<int>(whole(text, low, high));
+  } catch (const Error& e) {
+    fail(fmt::format("{}: {}", option, e.what()));
+  }
 }
 
 std::vector<Shape> shapes_of(const std::string& list) {
   std::vector<Shape> out;
-  for (const auto& text : parts_of(list)) {
+  for (const auto& text : cli::names_in(list)) {
     const auto x = text.find('x');
     if (x == std::string::npos) fail("--shapes: '" + text + "' is not heads x channels, as in 4x16");
     out.push_back({number("--shapes", text.substr(0, x), 1, 4096), number("--shapes", text.substr(x + 1), 1, 65536)});
@@ -73,7 +62,7 @@ auto chosen(const char* what, const std::string& list, const Menu& menu) {
   for (const auto& entry : menu) names.emplace_back(entry.name);
   Menu out;
   if (list == "all") return menu;
-  for (const auto& name : parts_of(list)) out.push_back(menu[choose(what, name, names)]);
+  for (const auto& name : cli::names_in(list)) out.push_back(menu[choose(what, name, names)]);
   return out;
 }
 
@@ -84,12 +73,12 @@ double resident_mb(const char* field) {
     if (line.starts_with(field)) return std::strtod(line.c_str() + line.find(':') + 1, nullptr) / 1024;
   return 0;
 }
-double added_mb(const std::function<void()>& f) {
+Json added_mb(const std::function<void()>& f) {  // null: not known here
   malloc_trim(0);
-  std::ofstream("/proc/self/clear_refs") << "5";
+  const bool cleared = static_cast<bool>(std::ofstream("/proc/self/clear_refs") << "5" << std::flush);
   const double before = resident_mb("VmRSS");
   f();
-  return std::max(0.0, resident_mb("VmHWM") - before);
+  return cleared ? Json(std::max(0.0, resident_mb("VmHWM") - before)) : Json();
 }
 
 class Machine {  // bandwidths, each measured once for a number of threads
@@ -123,8 +112,7 @@ double bytes_of(const Traffic& t) {
 class Report {
  public:
   explicit Report(const Options& o) : o_(o) {
-    o_.threads = "";
-    for (const auto& text : parts_of(o.threads)) {
+    for (const auto& text : cli::names_in(o.threads)) {
       const int n = number("--threads", text, 0, 4096);
       threads_.push_back(n > 0 ? n : tbb::info::default_concurrency());
     }
@@ -143,8 +131,9 @@ class Report {
       work.verify();
     }
     Work work = kernel.make(in);
-    const double peak_forward = added_mb(work.forward);
-    const double peak_both = work.backward ? std::max(peak_forward, peak_forward + added_mb(work.backward)) : 0;
+    const Json peak_forward = added_mb(work.forward);
+    Json peak_both = work.backward ? added_mb(work.backward) : Json();
+    if (peak_both.is_number()) peak_both = peak_both.get<double>() + peak_forward.get<double>();  // what forward keeps
     for (int threads : threads_) {
       tbb::global_control limit(tbb::global_control::max_allowed_parallelism, static_cast<std::size_t>(threads));
       std::vector<double> forward, both;
@@ -152,7 +141,7 @@ class Report {
         const double f = seconds(work.forward), b = work.backward ? seconds(work.backward) : 0;
         if (r >= 0) forward.push_back(f), both.push_back(f + b);
       }
-      auto row = [&](const char* pass, const std::vector<double>& times, const Traffic& moved, double peak) {
+      auto row = [&](const char* pass, const std::vector<double>& times, const Traffic& moved, const Json& peak) {
         const Times t = times_of(times);
         const double floor = machine_.floor_ms(moved, threads);
         Json j{{"kernel", kernel.name},
@@ -198,7 +187,8 @@ class Report {
                      r["threads"].dump(), fmt::format("{:.3f}", real("ms")),
                      fmt::format("{:.0f} %", 100 * real("spread")), fmt::format("{:.3f}", real("floor_ms")),
                      fmt::format("{:.0f} %", 100 * real("share")), fmt::format("{:.1f}", 1e-6 * real("edges_per_s")),
-                     fmt::format("{:.1f}", real("gb_per_s")), fmt::format("{:.1f}", real("peak_mb"))});
+                     fmt::format("{:.1f}", real("gb_per_s")),
+                     r["peak_mb"].is_null() ? "-" : fmt::format("{:.1f}", real("peak_mb"))});
     }
     return cli::table(out, o_.markdown);
   }
@@ -222,7 +212,7 @@ void run(Options o) {
   const auto normalisers = chosen("normaliser", o.normalisers, normaliser_menu());
   const auto shapes = shapes_of(o.shapes);
   Report report(o);
-  for (const auto& graph : parts_of(o.graphs)) {
+  for (const auto& graph : cli::names_in(o.graphs)) {
     Input in{.pattern = pattern_of(graph, o.nodes, o.edges, o.seed, o.data),
              .score = scores.at(0),
              .normaliser = normalisers.at(0),
@@ -256,7 +246,8 @@ void add_bench(CLI::App& app) {
   c->add_option("--kernels", o->kernels, "Names, separated by commas; default all");
   c->add_option("--scores", o->scores, "Names (heed list); default all");
   c->add_option("--normalisers", o->normalisers, "Names (heed list); default all");
-  c->add_option("--graphs", o->graphs, "rmat (default), uniform, grid, star, all (each node sees each), or datasets");
+  c->add_option("--graphs", o->graphs,
+                "rmat (default), uniform, grid, star, all (each node sees each: --nodes 8000), or datasets");
   c->add_option("--shapes", o->shapes, "Heads x channels of a head; default 4x16");
   c->add_option("--threads", o->threads, "Numbers, separated by commas; 0 (default): all");
   c->add_option("--nodes", o->nodes, "Of a generated graph; default 100000")->check(cli::whole_number(2, 1 << 30));

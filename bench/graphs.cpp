@@ -1,5 +1,7 @@
 // The graphs that kernels are timed on.
+#include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "bench/bench.h"
 #include "datasets/dataset.h"
@@ -21,7 +23,7 @@ Graph grid(Id nodes) {  // each node sees its neighbours right, left, above and 
 
 // A hub with half of all edges, as many in as out; the other half lies anywhere.
 Graph star(Id nodes, Offset edges, std::uint64_t seed) {
-  const auto arms = static_cast<Id>(edges / 4);
+  const auto arms = static_cast<Id>(std::min<Offset>(edges / 4, std::numeric_limits<Id>::max() - 1));
   nodes = std::max(nodes, arms + 1);
   std::vector<Edge> list = edges_of(uniform_graph(nodes, edges - 2 * Offset{arms}, seed));
   for (Id i = 1; i <= arms; ++i) list.push_back({0, i}), list.push_back({i, 0});

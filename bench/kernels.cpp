@@ -105,6 +105,30 @@ struct Operands {
   }
 };
 
+// y and dv once more, by plain loops in double from the scores of the pairs.
+void verify_plainly(const Input& in, const Operands<float>& x, const Operands<double>& exact) {
+  const Csr& list = list_of(in);
+  Matrix<double> w(list.edges(), in.heads), y(x.y.rows(), x.y.cols()), dv(x.dv.rows(), x.dv.cols());
+  attention_scores(exact.call(), w.view());
+  for (Id i = 0; i < list.rows; ++i)
+    for (int h = 0; h < in.heads; ++h) {
+      double top = -__builtin_inf(), total = 0;
+      for (Offset e = list.offsets[i]; e < list.offsets[i + 1]; ++e) top = std::max(top, w(e, h));
+      for (Offset e = list.offsets[i]; e < list.offsets[i + 1]; ++e) {
+        w(e, h) = in.normaliser.name == "sigmoid" ? 1 / (1 + std::exp(-w(e, h))) : std::exp(w(e, h) - top);
+        total += w(e, h);
+      }
+      for (Offset e = list.offsets[i]; e < list.offsets[i + 1]; ++e) {
+        if (in.normaliser.name != "sigmoid") w(e, h) /= total;
+        for (Offset c = h * in.channels; c < (h + 1) * in.channels; ++c) {
+          y(i, c) += w(e, h) * exact.value()(list.ids[e], c);
+          if (!dv.empty()) dv(list.ids[e], c) += w(e, h) * exact.dy(i, c);
+        }
+      }
+    }
+  expect_near("y beside plain loops", x.y, y), expect_near("dv beside plain loops", x.dv, dv);
+}
+
 // Rows of keys gathered by each pair in forward; again, and rows of queries, in the two passes of backward.
 Work make_attention(const Input& in) {
   auto x = std::make_shared<Operands<float>>(in);
@@ -113,7 +137,8 @@ Work make_attention(const Input& in) {
     Operands<double> y(in);
     y.forward(), y.backward();
     expect_near("y", x->y, y.y), expect_near("dq", x->dq, y.dq), expect_near("dk", x->dk, y.dk);
-    expect_near("dv", x->dv, y.dv);
+    expect_near("dv", x->dv, y.dv), expect_near("da", x->da, y.da), expect_near("dp", x->dp, y.dp);
+    if (in.pattern->is_listed()) verify_plainly(in, *x, y);
   };
   const double queries = in.pattern->queries(), keys = in.pattern->keys();
   const Offset row = static_cast<Offset>(in.heads * in.channels * kFloat),

@@ -56,4 +56,7 @@ std::string predictions_csv(const Matrix<float>& logits, Loss loss);
 CLI::Validator whole_number(std::int64_t low, std::int64_t high);
 CLI::Validator not_empty();
 
+// Words separated by commas; at least one.
+std::vector<std::string> names_in(const std::string& list);
+
 }  // namespace heed::cli

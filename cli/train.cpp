@@ -4,7 +4,6 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
-#include <sstream>
 
 #include "cli/command.h"
 #include "cli/progress.h"
@@ -55,14 +54,6 @@ std::string profile_table(const Profile& profile, int epochs) {
     rows.push_back({name, fmt::format("{:.3f}", 1e3 * time[0] / epochs), fmt::format("{:.3f}", 1e3 * time[1] / epochs),
                     fmt::format("{:.0f} %", 100 * (time[0] + time[1]) / total)});
   return table(rows, false);
-}
-
-std::vector<std::string> names_in(const std::string& list) {
-  std::vector<std::string> out;
-  std::istringstream in(list);
-  for (std::string name; std::getline(in, name, ',');) out.push_back(name);
-  if (out.empty()) fail("no name given");
-  return out;
 }
 
 // A training to be done: everything that can be wrong with it is found before the first one begins.

@@ -4,7 +4,7 @@
 
 #include <signal.h>
 
-#include <charconv>
+#include <sstream>
 
 #include "cli/command.h"
 
@@ -13,15 +13,22 @@ namespace heed::cli {
 CLI::Validator whole_number(std::int64_t low, std::int64_t high) {
   return CLI::Validator(
       [=](std::string& text) {
-        std::int64_t value = 0;
-        const char* end = text.data() + text.size();
-        const auto [at, error] = std::from_chars(text.data(), end, value);
-        const std::size_t digits = text.find_first_not_of('-');
-        const bool octal = digits != std::string::npos && text[digits] == '0' && text.size() > digits + 1;
-        if (error == std::errc{} && at == end && !octal && value >= low && value <= high) return std::string{};
-        return fmt::format("must be a whole number, {} to {}, not '{}'", low, high, text);
+        try {
+          whole(text, low, high);
+        } catch (const Error& e) {
+          return std::string(e.what());
+        }
+        return std::string{};
       },
       "", "");
+}
+
+std::vector<std::string> names_in(const std::string& list) {
+  std::vector<std::string> out;
+  std::istringstream in(list);
+  for (std::string name; std::getline(in, name, ',');) out.push_back(name);
+  if (out.empty()) fail("no name given");
+  return out;
 }
 
 CLI::Validator not_empty() {

@@ -428,8 +428,9 @@ TEST_CASE("heed bench verifies, times and compares") {
   refused("bench --compare " + base + "/b.json " + base + "/none.json", "none.json");
   refused("bench --kernels spm", "spmm");
   refused("bench --shapes 4", "'4' is not heads x channels");
-  refused("bench --shapes 0x4", "'0' is not a whole number of 1 to 4096");
-  refused("bench --threads x", "'x' is not a whole number");
+  refused("bench --shapes 0x4", "--shapes: must be a whole number, 1 to 4096, not '0'");
+  refused("bench --scores \"\"", "no name given");
+  refused("bench --threads x", "--threads: must be a whole number, 0 to 4096, not 'x'");
 }
 
 TEST_SUITE_END();

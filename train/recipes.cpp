@@ -68,19 +68,6 @@ Recipe for_others(const std::string& model, const std::string& dataset) {
 
 // Values from text and back.
 
-template <class N>
-N whole(const std::string& text, N low, N high) {
-  N value = 0;
-  const char* end = text.data() + text.size();
-  const auto [at, error] = std::from_chars(text.data(), end, value);
-  const std::size_t digits = text.find_first_not_of('-');
-  const bool octal = digits != std::string::npos && text[digits] == '0' && text.size() > digits + 1;
-  if (error == std::errc{} && at == end && !octal && value >= low && value <= high) return value;
-  const bool open = static_cast<std::uint64_t>(high) >= static_cast<std::uint64_t>(INT64_MAX);
-  fail("must be a whole number, " + std::string(open ? "at least " : "") + std::to_string(low) +
-       (open ? "" : " to " + std::to_string(high)) + ", not '" + printable(text) + "'");
-}
-
 enum class Bound { not_negative, positive, share, share_or_minus };  // share: at least 0 and below 1
 
 double number(const std::string& text, Bound bound) {
@@ -131,7 +118,7 @@ std::string name_of(E value, const std::vector<std::string>& names) {
 #define HEED_SET(statement) [](Recipe& r, const std::string& text) { statement; }
 // An option that is a member of the recipe.
 #define HEED_WHOLE(member, low, high) \
-  HEED_GET(std::to_string(r.member)), HEED_SET(r.member = whole<decltype(r.member)>(text, low, high))
+  HEED_GET(std::to_string(r.member)), HEED_SET(r.member = static_cast<decltype(r.member)>(whole(text, low, high)))
 #define HEED_NUMBER(member, bound) HEED_GET(text_of(r.member)), HEED_SET(r.member = number(text, Bound::bound))
 #define HEED_TRUTH(member) HEED_GET(r.member ? "true" : "false"), HEED_SET(r.member = truth(text))
 #define HEED_TEXT(member) HEED_GET(r.member), HEED_SET(r.member = words(text))
@@ -141,6 +128,18 @@ constexpr int kMost = 1'000'000'000;
 constexpr int kWidest = 65536;
 
 }  // namespace
+
+std::int64_t whole(const std::string& text, std::int64_t low, std::int64_t high) {
+  std::int64_t value = 0;
+  const char* end = text.data() + text.size();
+  const auto [at, error] = std::from_chars(text.data(), end, value);
+  const std::size_t digits = text.find_first_not_of('-');
+  const bool octal = digits != std::string::npos && text[digits] == '0' && text.size() > digits + 1;
+  if (error == std::errc{} && at == end && !octal && value >= low && value <= high) return value;
+  const bool open = high == std::numeric_limits<std::int64_t>::max();
+  fail("must be a whole number, " + std::string(open ? "at least " : "") + std::to_string(low) +
+       (open ? "" : " to " + std::to_string(high)) + ", not '" + printable(text) + "'");
+}
 
 const std::vector<Field>& fields() {
   constexpr const char *data = "Data", *training = "Training", *model = "Model";

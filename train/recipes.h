@@ -37,6 +37,9 @@ struct Field {
 const std::vector<Field>& fields();
 const Field& field_named(const std::string& name);  // throws Error with the nearest names
 
+// A whole number of low to high, in decimal and without leading zeros. Throws Error otherwise.
+std::int64_t whole(const std::string& text, std::int64_t low, std::int64_t high);
+
 // name = value, one line an option, in the order of fields().
 std::string to_toml(const Recipe& recipe);
 
