@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/batch.h"
 #include "kernels/parallel.h"
 
 namespace heed {
@@ -10,23 +11,25 @@ namespace {
 
 using stages::Chunk;
 using stages::ChunkGradient;
-using stages::kLanes;
+using stages::kBuffer;
+using stages::kHeadBuffer;
+using stages::kMaxHeads;
 using stages::RowState;
+using stages::Target;
 
-constexpr int kMaxHeads = 32;  // more heads run as several calls over strided views
-constexpr int kBuffer = kChunk * kMaxHeads;
-constexpr int kHeadBuffer = kMaxHeads + kLanes;
 constexpr int kMaxScalars = 3;
 
-// A chunk's rows should stay in the first-level cache between the stages that read them.
-int chunk_edges(Offset bytes_per_edge) {
+// A batch's rows should stay in the first-level cache between the stages that read them, beside those of the next one.
+int batch_edges(Offset bytes_per_edge) {
   return static_cast<int>(std::clamp<Offset>(Offset{16384} / std::max<Offset>(bytes_per_edge, 1) / 8 * 8, 16, kChunk));
 }
 
 template <class T>
-using AddRows = void (*)(T*, const T*, const T* const*, int, int, int, int);
+using AddRows = void (*)(const Target<T>*, const T*, const T*, View<const T>, const Offset*, const Batch&, const Batch*,
+                         int, int, int);
 template <class T>
-using Dots = void (*)(const T*, const T* const*, int, int, int, int, bool, T*);
+using Dots = void (*)(View<const T>, const Id*, View<const T>, const Offset*, const Batch&, const Batch*, int, int,
+                      bool, T*);
 
 template <class T>
 AddRows<T> add_rows_for(int width) {
@@ -70,56 +73,72 @@ void expect(const char* what, const View<T>& x, Offset rows, Offset cols) {
     fail(std::string("attention: ") + what + " is " + shape(x.rows, x.cols) + ", expected " + shape(rows, cols));
 }
 
+template <class T>
+RowState<T> begin_state(T* at, int round) {
+  std::fill_n(at, round, T(-__builtin_inff()));
+  std::fill_n(at + round, round, T(0));
+  std::fill_n(at + 2 * round, round, T(1));
+  return {at, at + round, at + 2 * round};
+}
+template <class T>
+RowState<T> state_at(T* at, int round) {
+  return {at, at + round, at + 2 * round};
+}
+
 // What does not change from row to row.
 template <class T>
 struct Plan {
   const Attention<T>& x;
-  int heads, padded, score_width, width;
+  int heads, padded, round, score_width, width, limit;
   AddRows<T> add_values;
   Dots<T> dot_values;
   int score_index;
   T spread_p[kMaxScalars * kHeadBuffer];
+  T tau_of_none[kHeadBuffer];  // tau of a row without edges
 
   explicit Plan(const Attention<T>& in)
       : x(in),
         heads(in.heads),
         padded(stages::padded_heads(in.heads)),
+        round(stages::period(padded) * kLanes),
         score_width(static_cast<int>(in.q.cols / in.heads)),
         width(static_cast<int>(in.v.cols / in.heads)),
+        limit(batch_edges((in.k.cols + in.v.cols) * static_cast<Offset>(sizeof(T)))),
         add_values(add_rows_for<T>(width)),
         dot_values(dots_for<T>(width)),
         score_index(width_index(score_width)) {
-    int round = stages::period(padded) * kLanes;
     for (int i = 0; i < x.score->scalars; ++i) stages::spread(x.p.row(i), heads, padded, spread_p + i * round);
+    T state[3 * kHeadBuffer], factor[kHeadBuffer];
+    normaliser().close(begin_state(state, round), padded, tau_of_none, factor);
   }
 
   const ScoreStages<T>& score() const { return x.score->template stages<T>(); }
   const NormaliserStages<T>& normaliser() const { return x.normaliser->template stages<T>(); }
+  // The next batch, whose values are to be fetched; none where they are the keys, which are on their way.
+  const Batch* next_values(const Batch& batch) const { return x.v.data == x.k.data ? nullptr : batch.next; }
+  bool reads_edges() const { return x.e || x.bias || x.ev; }
 };
 
+// The rows of a block's first batch, and those of the next one for which the stages, busy with this one, have no turn.
 template <class T>
-void point(const T** to, std::type_identity_t<View<const T>> table, const Id* ids, int n) {
-  Offset bytes = table.cols * static_cast<Offset>(sizeof(T));
-  for (int j = 0; j < n; ++j) {
-    to[j] = table.row(ids[j]);
-    for (Offset at = 0; at < bytes; at += 64) __builtin_prefetch(reinterpret_cast<const char*>(to[j]) + at);
+void prefetch(const Batch& batch, std::initializer_list<View<const T>> tables) {
+  for (View<const T> table : tables) {
+    if (batch.first)
+      for (int t = 0; t < batch.n; ++t) prefetch_row(table, batch.ids[t]);
+    if (batch.next)
+      for (int t = batch.n; t < batch.next->n; ++t) prefetch_row(table, batch.next->ids[t]);
   }
 }
 
-// One row's scores: pointers of the chunk's rows, and the first stage's buffers.
 template <class T>
-struct Scratch {
-  Id ids[kChunk];
-  const T* other[kChunk];  // keys' k in a row pass, queries' q in a column pass
-  const T* value[kChunk];  // keys' v, or queries' dy
-  const T* edge[kChunk];
-  const T* edge_value[kChunk];
-  T* dedge[kChunk];
-  const T* tau_rows[kChunk];
+struct Scratch {  // a thread's own
+  std::array<Batch, 2> batches;
+  Offset entry[kChunk];
+  Target<T> down[kChunk], value[kChunk];
   alignas(64) T s[kBuffer], sums[kBuffer], dw[kBuffer], keep[kBuffer], tau[kBuffer], delta[kBuffer];
-  alignas(64) T state[3 * kHeadBuffer], other_state[3 * kHeadBuffer];
-  alignas(64) T dp[kMaxScalars * kHeadBuffer];
-  Matrix<T> rows;  // accumulators
+  alignas(64) T own[kBuffer], edge[kBuffer], other[kBuffer];
+  alignas(64) T state[3 * kHeadBuffer];
+  Matrix<T> sum;  // of a row that is cut
 };
 
 template <class T>
@@ -128,79 +147,85 @@ Scratch<T>& scratch() {
   return mine;
 }
 
+// Dropout's factors of a batch. In a row pass its rows are queries and its columns keys; in a column pass the reverse.
 template <class T>
-RowState<T> row_state(T* at, int padded) {
-  int round = stages::period(padded) * kLanes;
-  return {at, at + round, at + 2 * round};
-}
-
-template <class T>
-void begin_state(const RowState<T>& state, int padded) {
-  for (int l = 0; l < stages::period(padded) * kLanes; ++l) {
-    state.shift[l] = -__builtin_inff();
-    state.total[l] = T(0);
-    state.rescale[l] = T(1);
-  }
-}
-
-// Dropout's factors of a chunk. In a row pass `row` is the query and `ids` are keys; in a column pass the reverse.
-template <class T>
-void fill_keep(const Dropout& dropout, bool row_is_query, Id row, const Id* ids, int n, int padded, T* keep) {
+void fill_keep(const Dropout& dropout, bool row_is_query, const Batch& batch, int padded, T* keep) {
   const std::uint32_t threshold = dropout.threshold();
   const T scale = static_cast<T>(dropout.scale());
   Words low{}, high{}, column{}, head{};
-  if (row_is_query) {
-    const std::uint64_t key = dropout.row_key(row);
-    low += static_cast<std::uint32_t>(key), high += static_cast<std::uint32_t>(key >> 32);
-  } else {
-    column += static_cast<std::uint32_t>(row);
-  }
   for (int l = 0; l < kLanes; ++l) head[l] = l % padded;
   const int edges = padded < kLanes ? kLanes / padded : 1;  // in one vector
-  for (int j = 0, at = 0; j < n; j += edges) {
+  for (int g = 0; g < batch.segments; ++g) {
+    const Segment& s = batch.segment[g];
     if (row_is_query) {
-      if (edges == 1)
-        column = Words{} + static_cast<std::uint32_t>(ids[j]);
-      else
-        for (int l = 0; l < kLanes; ++l) column[l] = ids[std::min(j + l / padded, n - 1)];
+      const std::uint64_t key = dropout.row_key(s.row);
+      low = Words{} + static_cast<std::uint32_t>(key), high = Words{} + static_cast<std::uint32_t>(key >> 32);
     } else {
-      for (int i = 0; i < edges; ++i) {
-        const std::uint64_t key = dropout.row_key(ids[std::min(j + i, n - 1)]);
-        const auto key_low = static_cast<std::uint32_t>(key), key_high = static_cast<std::uint32_t>(key >> 32);
-        if (edges == 1)
-          low = Words{} + key_low, high = Words{} + key_high;
-        else
-          for (int l = i * padded; l < (i + 1) * padded; ++l) low[l] = key_low, high[l] = key_high;
-      }
+      column = Words{} + static_cast<std::uint32_t>(s.row);
     }
-    Words h = head;
-    for (int first = 0; first < std::max(padded, kLanes); first += kLanes, at += kLanes, h += kLanes)
-      drop_factors<T>(low, high, column, h, threshold, scale).store(keep + at);
+    T* to = keep + s.vector * kLanes;
+    for (int t = s.begin; t < s.end; t += edges) {
+      if (row_is_query) {
+        if (edges == 1)
+          column = Words{} + static_cast<std::uint32_t>(batch.ids[t]);
+        else
+          for (int l = 0; l < kLanes; ++l) column[l] = batch.ids[std::min(t + l / padded, s.end - 1)];
+      } else {
+        for (int i = 0; i < edges; ++i) {
+          const std::uint64_t key = dropout.row_key(batch.ids[std::min(t + i, s.end - 1)]);
+          const auto key_low = static_cast<std::uint32_t>(key), key_high = static_cast<std::uint32_t>(key >> 32);
+          if (edges == 1)
+            low = Words{} + key_low, high = Words{} + key_high;
+          else
+            for (int l = i * padded; l < (i + 1) * padded; ++l) low[l] = key_low, high[l] = key_high;
+        }
+      }
+      Words h = head;
+      for (int first = 0; first < std::max(padded, kLanes); first += kLanes, to += kLanes, h += kLanes)
+        drop_factors<T>(low, high, column, h, threshold, scale).store(to);
+    }
   }
 }
 
-// The first stage: scores of a chunk into w.s, the raw sums into w.sums where the score has a finish.
-// `entry` numbers the chunk's edges: entry(j).
-template <bool row_is_query, class T, class Entry>
-void score_chunk(const Plan<T>& plan, Scratch<T>& w, Id row, int n, Entry entry) {
+// Which of the edges' arrays belongs to each edge of the batch.
+template <bool row_is_query, class T>
+const Offset* entries(const Plan<T>& plan, const Batch& batch, Scratch<T>& w) {
+  if (row_is_query || !plan.reads_edges()) return batch.entry;
+  const Offset* edges = plan.x.pattern->edge_of_entry().data();
+  for (int t = 0; t < batch.n; ++t) w.entry[t] = edges[batch.entry[t]];
+  return w.entry;
+}
+
+template <bool row_is_query, class T>
+Chunk<T> chunk_of(const Plan<T>& plan, const Batch& batch, Scratch<T>& w, const Offset* entry) {
+  const Attention<T>& x = plan.x;
+  return {&batch,
+          batch.next,
+          plan.heads,
+          plan.padded,
+          plan.score_width,
+          row_is_query ? x.q : x.k,
+          row_is_query ? x.k : x.q,
+          x.e,
+          entry,
+          x.a.data,
+          w.own,
+          w.other,
+          w.edge};
+}
+
+// The first stage: the scores of a batch into w.s, the raw sums into w.sums where the score has a finish.
+template <bool row_is_query, class T>
+void score_batch(const Plan<T>& plan, const Batch& batch, Scratch<T>& w, const Offset* entry) {
   const Attention<T>& x = plan.x;
   const auto& score = plan.score();
-  if (x.e)
-    for (int j = 0; j < n; ++j) w.edge[j] = x.e.row(entry(j));
-  Chunk<T> chunk{n,
-                 plan.heads,
-                 plan.padded,
-                 plan.score_width,
-                 row_is_query ? x.q.row(row) : x.k.row(row),
-                 w.other,
-                 x.e ? w.edge : nullptr,
-                 x.a.data};
   T* sums = score.finish ? w.sums : w.s;
-  score.sums[row_is_query][plan.score_index](x.score->self.get(), chunk, sums);
-  if (score.finish) score.finish(x.score->self.get(), sums, plan.spread_p, n, plan.padded, w.s);
+  if (score.finish) stages::clear_tails(batch, plan.padded, sums);
+  score.sums[row_is_query][plan.score_index](x.score->self.get(), chunk_of<row_is_query>(plan, batch, w, entry), sums);
+  if (score.finish) score.finish(x.score->self.get(), sums, plan.spread_p, batch.vectors, plan.padded, w.s);
   if (x.bias)
-    for (int j = 0; j < n; ++j)
-      for (int h = 0; h < plan.heads; ++h) w.s[j * plan.padded + h] += x.bias(entry(j), h);
+    for (int t = 0; t < batch.n; ++t)
+      for (int h = 0; h < plan.heads; ++h) w.s[batch.at[t] + h] += x.bias(entry[t], h);
 }
 
 template <class T>
@@ -209,29 +234,37 @@ void scale_heads(T* acc, const T* factor, int heads, int width) {
     for (int c = 0; c < width; ++c) acc[h * width + c] *= factor[h];
 }
 
-// Weighted sums of the part [begin, end) of a row into acc (heads*width, zero before); the state takes it in.
+// The rows of a block: y and tau of those that end in it. What a row that is cut has so far lies in `sum` (zero before)
+// and `state`.
 template <class T>
-void forward_part(const Plan<T>& plan, Scratch<T>& w, Id i, Offset begin, Offset end, int step,
-                  const RowState<T>& state, T* acc) {
+void forward_block(const Plan<T>& plan, Scratch<T>& w, const Block& block, const RowState<T>& state, T* sum, View<T> y,
+                   Matrix<T>& tau) {
   const Attention<T>& x = plan.x;
-  bool first = true;
-  for_each_chunk(x.pattern->by_query, i, begin, end, step, w.ids, [&](const Id* ids, Offset position, int n) {
-    point(w.other, x.k, ids, n);
-    point(w.value, x.v, ids, n);
-    auto entry = [&](int j) { return position + j; };
-    score_chunk<true>(plan, w, i, n, entry);
-    plan.normaliser().raw(w.s, n, plan.padded, state);
-    if (!first && x.normaliser->couples) scale_heads(acc, state.rescale, plan.heads, plan.width);
+  auto empty = [&](Id i) {
+    if (block.part >= 0) return;
+    std::copy_n(plan.tau_of_none, plan.heads, tau.row(i));
+    std::fill_n(y.row(i), y.cols, T(0));
+  };
+  for_each_batch(x.pattern->by_query, block, plan.limit, plan.padded, w.batches, empty, [&](const Batch& batch) {
+    prefetch<T>(batch, {x.k, x.v});
+    score_batch<true>(plan, batch, w, batch.entry);
+    plan.normaliser().raw(w.s, batch, plan.padded, state, w.tau, w.delta);
+    if (!batch.segment[0].starts && x.normaliser->couples) scale_heads(sum, state.rescale, plan.heads, plan.width);
     if (x.dropout.rate > 0) {
-      fill_keep(x.dropout, true, i, ids, n, plan.padded, w.keep);
-      for (int l = 0; l < n * plan.padded; ++l) w.s[l] *= w.keep[l];
+      fill_keep(x.dropout, true, batch, plan.padded, w.keep);
+      for (int l = 0; l < batch.vectors * kLanes; ++l) w.s[l] *= w.keep[l];
     }
-    plan.add_values(acc, w.s, w.value, n, plan.heads, plan.padded, plan.width);
+    for (int g = 0; g < batch.segments; ++g) {
+      const Segment& s = batch.segment[g];
+      w.value[g] = {s.starts ? nullptr : sum, s.ends ? y.row(s.row) : sum};
+      if (s.ends) std::copy_n(w.tau + g * plan.round, plan.heads, tau.row(s.row));
+    }
+    plan.add_values(w.value, x.ev ? nullptr : w.delta, w.s, x.v, nullptr, batch, plan.next_values(batch), plan.heads,
+                    plan.padded, plan.width);
     if (x.ev) {
-      for (int j = 0; j < n; ++j) w.edge_value[j] = x.ev.row(entry(j));
-      plan.add_values(acc, w.s, w.edge_value, n, plan.heads, plan.padded, plan.width);
+      for (int g = 0; g < batch.segments; ++g) w.value[g].from = w.value[g].to;
+      plan.add_values(w.value, w.delta, w.s, x.ev, batch.entry, batch, nullptr, plan.heads, plan.padded, plan.width);
     }
-    first = false;
   });
 }
 
@@ -359,39 +392,27 @@ void attention(const Attention<T>& x, View<T> y, AttentionState<T>& state) {
 
   const Plan<T> plan(x);
   const Rows& rows = x.pattern->by_query;
-  const int step = chunk_edges((x.k.cols + x.v.cols) * static_cast<Offset>(sizeof(T)));
   const Offset total = lane_round(x.v.cols);
-  const Offset state_size = 3 * stages::period(plan.padded) * kLanes;
-  state.parts.resize(rows.parts, rows.parts > 0 ? total + state_size : 0);
+  state.parts.resize(rows.parts, rows.parts > 0 ? total + 3 * plan.round : 0);
 
   for_each_block(
       rows,
       [&](std::size_t b) {
         Scratch<T>& w = scratch<T>();
-        w.rows.resize(1, total);
-        auto row = row_state(w.state, plan.padded);
-        const Block& block = rows.blocks[b];
-        for (Id i = block.first; i < block.last; ++i) {
-          begin_state(row, plan.padded);
-          std::fill_n(w.rows.data(), total, T(0));
-          forward_part(plan, w, i, 0, rows.length(i), step, row, w.rows.data());
-          finish_row(plan, row, w.rows.data(), i, y, state.tau);
-        }
+        w.sum.resize(1, total);
+        forward_block(plan, w, rows.blocks[b], state_at(w.state, plan.round), w.sum.data(), y, state.tau);
       },
       [&](std::size_t b) {
-        const Block& block = rows.blocks[b];
-        T* acc = state.parts.row(block.part);
-        auto row = row_state(acc + total, plan.padded);
-        begin_state(row, plan.padded);
-        std::fill_n(acc, total, T(0));
-        forward_part(plan, scratch<T>(), block.first, block.begin, block.end, step, row, acc);
+        T* sum = state.parts.row(rows.blocks[b].part);
+        std::fill_n(sum, total, T(0));
+        forward_block(plan, scratch<T>(), rows.blocks[b], begin_state(sum + total, plan.round), sum, y, state.tau);
       },
       [&](std::size_t first, std::size_t last) {
         T* acc = state.parts.row(rows.blocks[first].part);
-        auto into = row_state(acc + total, plan.padded);
+        auto into = state_at(acc + total, plan.round);
         for (std::size_t b = first + 1; b < last; ++b) {
           T* more = state.parts.row(rows.blocks[b].part);
-          auto from = row_state(more + total, plan.padded);
+          auto from = state_at(more + total, plan.round);
           plan.normaliser().merge(into, from, plan.padded);
           for (int h = 0; h < plan.heads; ++h)
             for (int c = h * plan.width; c < (h + 1) * plan.width; ++c)
@@ -409,11 +430,15 @@ template <class T>
 void fill_delta(const Plan<T>& plan, View<const T> y, View<const T> dy, AttentionState<T>& state) {
   state.tau_delta.resize(y.rows, 2 * plan.heads);
   parallel_pieces(y.rows, 256, [&](Offset begin, Offset end) {
-    for (Offset i = begin; i < end; ++i) {
-      const T* row = dy.row(i);
-      T* to = state.tau_delta.row(i);
-      std::copy_n(state.tau.row(i), plan.heads, to);
-      plan.dot_values(y.row(i), &row, 1, plan.heads, plan.heads, plan.width, false, to + plan.heads);
+    Batch& batch = scratch<T>().batches[0];
+    for (Offset i = begin; i < end; i += kChunk) {
+      batch.n = static_cast<int>(std::min<Offset>(kChunk, end - i));
+      for (int t = 0; t < batch.n; ++t) {
+        batch.rows[t] = batch.ids[t] = static_cast<Id>(i + t), batch.at[t] = t * 2 * plan.heads;
+        std::copy_n(state.tau.row(i + t), plan.heads, state.tau_delta.row(i + t));
+      }
+      plan.dot_values(y, batch.rows, dy, nullptr, batch, nullptr, plan.heads, plan.width, false,
+                      state.tau_delta.row(i) + plan.heads);
     }
   });
 }
@@ -426,98 +451,108 @@ void put(T* to, const T* from, Offset n, bool add) {
     std::copy_n(from, n, to);
 }
 
-// The middle of backward, alike in both directions: from scores and <dy, v> to weights (w.s) and ds (w.dw).
-// tau and delta are spread over a row's heads, or per edge.
-template <bool row_is_query, class T>
-void gradient_chunk(const Plan<T>& plan, Scratch<T>& w, Id row, const Id* ids, int n, const T* tau, const T* delta) {
-  const Attention<T>& x = plan.x;
-  for (int j = 0; j < n; ++j)
-    for (int h = plan.heads; h < plan.padded; ++h) w.dw[j * plan.padded + h] = w.s[j * plan.padded + h] = T(0);
-  for (int l = n * plan.padded; l < stages::vectors(n, plan.padded) * kLanes; ++l) w.dw[l] = w.s[l] = T(0);
-  if (x.dropout.rate > 0) fill_keep(x.dropout, row_is_query, row, ids, n, plan.padded, w.keep);
-  plan.normaliser().gradient(w.s, w.dw, tau, delta, !row_is_query, x.dropout.rate > 0 ? w.keep : nullptr, n,
-                             plan.padded);
+// Where the sums over the batch's segments go: into the gradient of a row that ends here, else into `sum`, where it
+// goes on. The parts of a hub begin at 0.
+template <class T>
+void aim(const Batch& batch, const Sink<T>& sink, bool part, T* sum, Target<T>* targets) {
+  for (int g = 0; g < batch.segments; ++g) {
+    const Segment& s = batch.segment[g];
+    T* row = sink ? sink.to.row(s.row) : sum;
+    targets[g] = {!s.starts ? sum : sink && sink.add && !part ? row : nullptr, s.ends ? row : sum};
+  }
+}
+template <class T>
+void clear_row(const Sink<T>& sink, Id i) {  // a row without edges
+  if (sink && !sink.add) std::fill_n(sink.to.row(i), sink.to.cols, T(0));
 }
 
-// Row pass over the part [begin, end) of query i; `down` (heads*score_width), `da` and `dp` are added to.
+// The middle of backward, alike in both directions: from scores and <dy, v> to weights (w.s) and ds (w.dw).
+template <bool row_is_query, class T>
+void gradient_batch(const Plan<T>& plan, const Batch& batch, Scratch<T>& w) {
+  const Dropout& dropout = plan.x.dropout;
+  if (dropout.rate > 0) fill_keep(dropout, row_is_query, batch, plan.padded, w.keep);
+  plan.normaliser().gradient(w.s, w.dw, w.tau, w.delta, dropout.rate > 0 ? w.keep : nullptr, batch, plan.padded);
+}
+
 template <class T>
-void row_part(const Plan<T>& plan, Scratch<T>& w, const AttentionState<T>& state, View<const T> dy, Id i, Offset begin,
-              Offset end, int step, const AttentionGradient<T>& g, T* down, T* da, T* dp) {
+void gather_thresholds(const Plan<T>& plan, const Batch& batch, Scratch<T>& w, const AttentionState<T>& state,
+                       const Id* queries) {
+  const View<const T> both = state.tau_delta.view();
+  stages::gather(both, queries, batch.at, batch.n, plan.padded, w.tau, queries == batch.ids ? batch.next : nullptr);
+  stages::gather(both.columns(plan.heads, plan.heads), queries, batch.at, batch.n, plan.padded, w.delta);
+}
+
+// Row pass over a block: dq, or `sum` (heads*score_width, zero before) of a row that is cut; da and dp are added to.
+template <class T>
+void row_block(const Plan<T>& plan, Scratch<T>& w, const Block& block, const AttentionState<T>& state,
+               View<const T> dy, const AttentionGradient<T>& g, T* sum, T* da, T* dp) {
   const Attention<T>& x = plan.x;
   const auto& score = plan.score();
-  alignas(64) T tau[kHeadBuffer], delta[kHeadBuffer];
-  stages::spread(state.tau_delta.row(i), plan.heads, plan.padded, tau);
-  stages::spread(state.tau_delta.row(i) + plan.heads, plan.heads, plan.padded, delta);
-  for_each_chunk(x.pattern->by_query, i, begin, end, step, w.ids, [&](const Id* ids, Offset position, int n) {
-    point(w.other, x.k, ids, n);
-    point(w.value, x.v, ids, n);
-    auto entry = [&](int j) { return position + j; };
-    score_chunk<true>(plan, w, i, n, entry);
-    plan.dot_values(dy.row(i), w.value, n, plan.heads, plan.padded, plan.width, false, w.dw);
-    if (x.ev) {
-      for (int j = 0; j < n; ++j) w.edge_value[j] = x.ev.row(entry(j));
-      plan.dot_values(dy.row(i), w.edge_value, n, plan.heads, plan.padded, plan.width, true, w.dw);
-    }
-    gradient_chunk<true>(plan, w, i, ids, n, tau, delta);
+  auto empty = [&](Id i) {
+    if (block.part < 0) clear_row(g.dq, i);
+  };
+  for_each_batch(x.pattern->by_query, block, plan.limit, plan.padded, w.batches, empty, [&](const Batch& batch) {
+    prefetch<T>(batch, {x.k, x.v});
+    score_batch<true>(plan, batch, w, batch.entry);
+    plan.dot_values(dy, batch.rows, x.v, nullptr, batch, plan.next_values(batch), plan.heads, plan.width, false, w.dw);
+    if (x.ev) plan.dot_values(dy, batch.rows, x.ev, batch.entry, batch, nullptr, plan.heads, plan.width, true, w.dw);
+    gather_thresholds(plan, batch, w, state, batch.rows);
+    gradient_batch<true>(plan, batch, w);
     if (g.dbias)
-      for (int j = 0; j < n; ++j)
+      for (int t = 0; t < batch.n; ++t)
         for (int h = 0; h < plan.heads; ++h) {
-          T& to = g.dbias.to(entry(j), h);
-          to = (g.dbias.add ? to : T(0)) + w.dw[j * plan.padded + h];
+          T& to = g.dbias.to(batch.entry[t], h);
+          to = (g.dbias.add ? to : T(0)) + w.dw[batch.at[t] + h];
         }
-    if (score.finish) score.finish_gradient(x.score->self.get(), w.sums, plan.spread_p, n, plan.padded, w.dw, dp);
-    Chunk<T> chunk{n, plan.heads, plan.padded, plan.score_width, x.q.row(i), w.other, x.e ? w.edge : nullptr, x.a.data};
-    if (g.de)
-      for (int j = 0; j < n; ++j) w.dedge[j] = g.de.to.row(entry(j));
-    score.gradient[1][plan.score_index](x.score->self.get(), chunk, {w.dw, down, da, g.de ? w.dedge : nullptr});
+    if (score.finish)
+      score.finish_gradient(x.score->self.get(), w.sums, plan.spread_p, batch.vectors, plan.padded, w.dw, dp);
+    aim(batch, g.dq, block.part >= 0, sum, w.down);
+    score.gradient[1][plan.score_index](x.score->self.get(), chunk_of<true>(plan, batch, w, batch.entry),
+                                        {w.dw, w.down, da, g.de.to});
     // After de: where one table is feature and value at once, dev is added to it.
     if (g.dev)
-      for (int j = 0; j < n; ++j)
+      for (int t = 0; t < batch.n; ++t)
         for (int h = 0; h < plan.heads; ++h)
           for (int c = h * plan.width; c < (h + 1) * plan.width; ++c) {
-            T& to = g.dev.to(entry(j), c);
-            T value = w.s[j * plan.padded + h] * dy(i, c);
+            T& to = g.dev.to(batch.entry[t], c);
+            T value = w.s[batch.at[t] + h] * dy(batch.rows[t], c);
             to = g.dev.add ? to + value : value;
           }
   });
 }
 
-// Column pass over the part [begin, end) of key j: `down` (heads*score_width) and `value` (heads*width) are added to.
+// Column pass over a block: dk and dv, or `down` (heads*score_width) and `value` (heads*width), zero before, of a row
+// that is cut.
 template <class T>
-void column_part(const Plan<T>& plan, Scratch<T>& w, const AttentionState<T>& state, View<const T> dy, Id key,
-                 Offset begin, Offset end, int step, bool want_k, T* down, T* value) {
+void column_block(const Plan<T>& plan, Scratch<T>& w, const Block& block, const AttentionState<T>& state,
+                  View<const T> dy, const AttentionGradient<T>& g, T* down, T* value) {
   const Attention<T>& x = plan.x;
   const auto& score = plan.score();
-  const Rows& rows = x.pattern->by_key;
-  const Offset* edges = x.e || x.bias || x.ev ? x.pattern->edge_of_entry().data() : nullptr;
-  for_each_chunk(rows, key, begin, end, step, w.ids, [&](const Id* ids, Offset position, int n) {
-    point(w.tau_rows, state.tau_delta.view(), ids, n);
-    point(w.other, x.q, ids, n);
-    point(w.value, dy, ids, n);
-    auto entry = [&](int t) { return edges[position + t]; };
-    score_chunk<false>(plan, w, key, n, entry);
-    stages::gather(w.tau_rows, n, plan.heads, plan.padded, w.tau);
-    for (int t = 0; t < n; ++t) w.tau_rows[t] += plan.heads;
-    stages::gather(w.tau_rows, n, plan.heads, plan.padded, w.delta);
-    if (want_k) {
-      plan.dot_values(x.v.row(key), w.value, n, plan.heads, plan.padded, plan.width, false, w.dw);
-      if (x.ev)
-        for (int t = 0; t < n; ++t) {
-          const T* row = w.value[t];
-          plan.dot_values(x.ev.row(entry(t)), &row, 1, plan.heads, plan.padded, plan.width, true,
-                          w.dw + t * plan.padded);
-        }
-    } else {
-      std::fill_n(w.dw, n * plan.padded, T(0));
+  auto empty = [&](Id j) {
+    if (block.part < 0) clear_row(g.dk, j), clear_row(g.dv, j);
+  };
+  for_each_batch(x.pattern->by_key, block, plan.limit, plan.padded, w.batches, empty, [&](const Batch& batch) {
+    prefetch<T>(batch, {x.q, dy, state.tau_delta.view()});
+    const Offset* entry = entries<false>(plan, batch, w);
+    score_batch<false>(plan, batch, w, entry);
+    gather_thresholds(plan, batch, w, state, batch.ids);
+    if (g.dk) {
+      plan.dot_values(x.v, batch.rows, dy, nullptr, batch, batch.next, plan.heads, plan.width, false, w.dw);
+      if (x.ev) plan.dot_values(dy, batch.ids, x.ev, entry, batch, nullptr, plan.heads, plan.width, true, w.dw);
     }
-    gradient_chunk<false>(plan, w, key, ids, n, w.tau, w.delta);
-    if (value) plan.add_values(value, w.s, w.value, n, plan.heads, plan.padded, plan.width);
-    if (!want_k) return;
+    gradient_batch<false>(plan, batch, w);
+    if (g.dv) {
+      aim(batch, g.dv, block.part >= 0, value, w.value);
+      plan.add_values(w.value, nullptr, w.s, dy, nullptr, batch, g.dk ? nullptr : batch.next, plan.heads, plan.padded,
+                      plan.width);
+    }
+    if (!g.dk) return;
     if (score.finish)
-      score.finish_gradient(x.score->self.get(), w.sums, plan.spread_p, n, plan.padded, w.dw, static_cast<T*>(nullptr));
-    Chunk<T> chunk{n,       plan.heads, plan.padded, plan.score_width, x.k.row(key), w.other, x.e ? w.edge : nullptr,
-                   x.a.data};
-    score.gradient[0][plan.score_index](x.score->self.get(), chunk, {w.dw, down, nullptr, nullptr});
+      score.finish_gradient(x.score->self.get(), w.sums, plan.spread_p, batch.vectors, plan.padded, w.dw,
+                            static_cast<T*>(nullptr));
+    aim(batch, g.dk, block.part >= 0, down, w.down);
+    score.gradient[0][plan.score_index](x.score->self.get(), chunk_of<false>(plan, batch, w, entry),
+                                        {w.dw, w.down, nullptr, {}});
   });
 }
 
@@ -544,8 +579,7 @@ void attention_gradient(const Attention<T>& x, View<const T> y, View<const T> dy
   const Plan<T> plan(x);
   fill_delta(plan, y, dy, state);
   const Offset channels = x.q.cols, score_total = lane_round(channels), value_total = lane_round(x.v.cols);
-  const int round = stages::period(plan.padded) * kLanes;
-  const int step = chunk_edges((x.k.cols + x.v.cols) * static_cast<Offset>(sizeof(T)));
+  const int round = plan.round;
 
   const bool learned = (g.da && x.score->reads_vector) || g.dp;
   if (g.dq || learned || g.de || g.dbias || g.dev) {
@@ -565,21 +599,16 @@ void attention_gradient(const Attention<T>& x, View<const T> y, View<const T> dy
         rows,
         [&](std::size_t b) {
           Scratch<T>& w = scratch<T>();
-          w.rows.resize(1, score_total);
-          T *da, *dp, *down = w.rows.data();
+          w.sum.resize(1, score_total);
+          T *da, *dp;
           learned_sums(b, da, dp);
-          for (Id i = rows.blocks[b].first; i < rows.blocks[b].last; ++i) {
-            std::fill_n(down, score_total, T(0));
-            row_part(plan, w, state, dy, i, 0, rows.length(i), step, g, down, da, dp);
-            if (g.dq) put(g.dq.to.row(i), down, channels, g.dq.add);
-          }
+          row_block(plan, w, rows.blocks[b], state, dy, g, w.sum.data(), da, dp);
         },
         [&](std::size_t b) {
-          const Block& block = rows.blocks[b];
-          T *da, *dp, *down = state.parts.row(block.part);
+          T *da, *dp, *sum = state.parts.row(rows.blocks[b].part);
           learned_sums(b, da, dp);
-          std::fill_n(down, score_total, T(0));
-          row_part(plan, scratch<T>(), state, dy, block.first, block.begin, block.end, step, g, down, da, dp);
+          std::fill_n(sum, score_total, T(0));
+          row_block(plan, scratch<T>(), rows.blocks[b], state, dy, g, sum, da, dp);
         },
         [&](std::size_t first, std::size_t last) {
           if (!g.dq) return;
@@ -604,7 +633,6 @@ void attention_gradient(const Attention<T>& x, View<const T> y, View<const T> dy
 
   if (g.dk || g.dv) {
     const Rows& rows = x.pattern->by_key;
-    const bool want_k = static_cast<bool>(g.dk);
     const Offset total = score_total + value_total;
     if (x.e || x.bias || x.ev) x.pattern->edge_of_entry();
     state.parts.resize(rows.parts, rows.parts > 0 ? total : 0);
@@ -616,21 +644,13 @@ void attention_gradient(const Attention<T>& x, View<const T> y, View<const T> dy
         rows,
         [&](std::size_t b) {
           Scratch<T>& w = scratch<T>();
-          w.rows.resize(1, total);
-          T* down = w.rows.data();
-          for (Id j = rows.blocks[b].first; j < rows.blocks[b].last; ++j) {
-            std::fill_n(down, total, T(0));
-            column_part(plan, w, state, dy, j, 0, rows.length(j), step, want_k, down,
-                        g.dv ? down + score_total : nullptr);
-            write(j, down);
-          }
+          w.sum.resize(1, total);
+          column_block(plan, w, rows.blocks[b], state, dy, g, w.sum.data(), w.sum.data() + score_total);
         },
         [&](std::size_t b) {
-          const Block& block = rows.blocks[b];
-          T* down = state.parts.row(block.part);
-          std::fill_n(down, total, T(0));
-          column_part(plan, scratch<T>(), state, dy, block.first, block.begin, block.end, step, want_k, down,
-                      g.dv ? down + score_total : nullptr);
+          T* sum = state.parts.row(rows.blocks[b].part);
+          std::fill_n(sum, total, T(0));
+          column_block(plan, scratch<T>(), rows.blocks[b], state, dy, g, sum, sum + score_total);
         },
         [&](std::size_t first, std::size_t last) {
           T* down = state.parts.row(rows.blocks[first].part);
@@ -642,23 +662,19 @@ void attention_gradient(const Attention<T>& x, View<const T> y, View<const T> dy
 
 namespace {
 
-// Scores of all listed edges, chunk by chunk: use(i, ids, position, n) finds them in the scratch.
+// Scores of all listed edges, batch by batch: use(w) finds them in the scratch.
 template <class T, class Use>
 void list_scores(const Plan<T>& plan, Use use) {
-  const Attention<T>& x = plan.x;
-  const Rows& rows = x.pattern->by_query;
+  const Rows& rows = plan.x.pattern->by_query;
   parallel_pieces(static_cast<Offset>(rows.blocks.size()), 1, [&](Offset b, Offset) {
-    const Block& block = rows.blocks[static_cast<std::size_t>(b)];
     Scratch<T>& w = scratch<T>();
-    for (Id i = block.first; i < block.last; ++i) {
-      const bool part = block.part >= 0;
-      for_each_chunk(rows, i, part ? block.begin : 0, part ? block.end : rows.length(i), kChunk, w.ids,
-                     [&](const Id* ids, Offset position, int n) {
-                       point(w.other, x.k, ids, n);
-                       score_chunk<true>(plan, w, i, n, [&](int j) { return position + j; });
-                       use(w, i, ids, position, n);
-                     });
-    }
+    for_each_batch(
+        rows, rows.blocks[static_cast<std::size_t>(b)], plan.limit, plan.padded, w.batches, [](Id) {},
+        [&](const Batch& batch) {
+          prefetch<T>(batch, {plan.x.k});
+          score_batch<true>(plan, batch, w, batch.entry);
+          use(batch, w);
+        });
   });
 }
 
@@ -683,8 +699,8 @@ void attention_scores(const Attention<T>& in, View<T> scores) {
       }))
     return;
   const Plan<T> plan(x);
-  list_scores(plan, [&](Scratch<T>& w, Id, const Id*, Offset position, int n) {
-    for (int j = 0; j < n; ++j) std::copy_n(w.s + j * plan.padded, plan.heads, scores.row(position + j));
+  list_scores(plan, [&](const Batch& batch, Scratch<T>& w) {
+    for (int t = 0; t < batch.n; ++t) std::copy_n(w.s + batch.at[t], plan.heads, scores.row(batch.entry[t]));
   });
 }
 
@@ -699,12 +715,10 @@ void attention_weights(const Attention<T>& x, const AttentionState<T>& state, Vi
       }))
     return;
   const Plan<T> plan(x);
-  list_scores(plan, [&](Scratch<T>& w, Id i, const Id* ids, Offset position, int n) {
-    alignas(64) T tau[kHeadBuffer], delta[kHeadBuffer] = {};
-    stages::spread(state.tau.row(i), plan.heads, plan.padded, tau);
-    std::fill_n(w.dw, n * plan.padded, T(0));
-    gradient_chunk<true>(plan, w, i, ids, n, tau, delta);
-    for (int j = 0; j < n; ++j) std::copy_n(w.s + j * plan.padded, plan.heads, weights.row(position + j));
+  list_scores(plan, [&](const Batch& batch, Scratch<T>& w) {
+    stages::gather(state.tau.view(), batch.rows, batch.at, batch.n, plan.padded, w.tau);
+    gradient_batch<true>(plan, batch, w);
+    for (int t = 0; t < batch.n; ++t) std::copy_n(w.s + batch.at[t], plan.heads, weights.row(batch.entry[t]));
   });
 }
 
@@ -720,39 +734,37 @@ void weighted_sum(const Rows& rows, std::span<const T> weights, std::span<const 
   if (!rows.listed() && !weights.empty()) fail("sparse product: weights need a pattern that is a list");
   const Offset total = lane_round(x.cols);
   parts.resize(rows.parts, rows.parts > 0 ? total : 0);
-  auto sum = [&](Id i, Offset begin, Offset end, T* acc) {
+  auto run = [&](const Block& block, T* sum) {
     Scratch<T>& w = scratch<T>();
-    std::fill_n(acc, total, T(0));
-    for_each_chunk(rows, i, begin, end, kChunk, w.ids, [&](const Id* ids, Offset position, int n) {
-      point(w.value, x, ids, n);
-      for (int j = 0; j < n; ++j)
-        w.s[j] = weights.empty() ? T(1) : weights[edge.empty() ? position + j : edge[position + j]];
-      stages::add_rows<T, 0>(acc, w.s, w.value, n, 1, 1, static_cast<int>(x.cols));
+    auto empty = [&](Id i) {
+      if (block.part < 0) clear_row(y, i);
+    };
+    for_each_batch(rows, block, kChunk, 1, w.batches, empty, [&](const Batch& batch) {
+      prefetch<T>(batch, {x});
+      for (int t = 0; t < batch.n; ++t) {
+        T weight = weights.empty() ? T(1) : weights[edge.empty() ? batch.entry[t] : edge[batch.entry[t]]];
+        w.s[batch.at[t]] = scale.empty() ? weight : weight * scale[batch.rows[t]];
+      }
+      aim(batch, y, block.part >= 0, sum, w.value);
+      stages::add_rows<T, 0>(w.value, nullptr, w.s, x, nullptr, batch, batch.next, 1, 1, static_cast<int>(x.cols));
     });
-  };
-  auto write = [&](Id i, T* acc) {
-    if (!scale.empty())
-      for (Offset c = 0; c < x.cols; ++c) acc[c] *= scale[i];
-    put(y.to.row(i), acc, x.cols, y.add);
   };
   for_each_block(
       rows,
       [&](std::size_t b) {
-        Scratch<T>& w = scratch<T>();
-        w.rows.resize(1, total);
-        for (Id i = rows.blocks[b].first; i < rows.blocks[b].last; ++i) {
-          sum(i, 0, rows.length(i), w.rows.data());
-          write(i, w.rows.data());
-        }
+        Matrix<T>& sum = scratch<T>().sum;
+        sum.resize(1, total);
+        run(rows.blocks[b], sum.data());
       },
       [&](std::size_t b) {
-        const Block& block = rows.blocks[b];
-        sum(block.first, block.begin, block.end, parts.row(block.part));
+        T* sum = parts.row(rows.blocks[b].part);
+        std::fill_n(sum, total, T(0));
+        run(rows.blocks[b], sum);
       },
       [&](std::size_t first, std::size_t last) {
         T* acc = parts.row(rows.blocks[first].part);
         for (std::size_t b = first + 1; b < last; ++b) put(acc, parts.row(rows.blocks[b].part), total, true);
-        write(rows.blocks[first].first, acc);
+        put(y.to.row(rows.blocks[first].first), acc, x.cols, y.add);
       });
 }
 

@@ -25,9 +25,7 @@ struct Vec {
 
   Vec() = default;
   HEED_FN Vec(Raw raw) : v(raw) {}
-  HEED_FN Vec(T x) {
-    for (int l = 0; l < L; ++l) v[l] = x;
-  }
+  HEED_FN Vec(T x) : v(x - Raw{}) {}
   template <class S>
   requires(std::is_arithmetic_v<S> && !std::is_same_v<S, T>) HEED_FN Vec(S x) : Vec(static_cast<T>(x)) {}
 
@@ -141,14 +139,15 @@ HEED_FN T fold(Vec<T, L> a) {
 template <class T>
 HEED_FN Vec<T, 4> fold_four(Vec<T, 8> a, Vec<T, 8> b, Vec<T, 8> c, Vec<T, 8> d) {
   using V = Vec<T, 8>;
-  V ab = V(__builtin_shufflevector(a.v, b.v, 0, 1, 2, 3, 8, 9, 10, 11)) +
-         V(__builtin_shufflevector(a.v, b.v, 4, 5, 6, 7, 12, 13, 14, 15));
-  V cd = V(__builtin_shufflevector(c.v, d.v, 0, 1, 2, 3, 8, 9, 10, 11)) +
-         V(__builtin_shufflevector(c.v, d.v, 4, 5, 6, 7, 12, 13, 14, 15));
-  V all = V(__builtin_shufflevector(ab.v, cd.v, 0, 1, 4, 5, 8, 9, 12, 13)) +
-          V(__builtin_shufflevector(ab.v, cd.v, 2, 3, 6, 7, 10, 11, 14, 15));
-  return Vec<T, 4>(__builtin_shufflevector(all.v, all.v, 0, 2, 4, 6)) +
-         Vec<T, 4>(__builtin_shufflevector(all.v, all.v, 1, 3, 5, 7));
+  auto halves = [](V x, V y) {  // x's halves added in the lower half, y's in the upper one
+    return V(__builtin_shufflevector(x.v, y.v, 0, 1, 2, 3, 12, 13, 14, 15)) +
+           V(__builtin_shufflevector(x.v, y.v, 4, 5, 6, 7, 8, 9, 10, 11));
+  };
+  V ab = halves(a, b), cd = halves(c, d);
+  V pairs = V(__builtin_shufflevector(ab.v, cd.v, 0, 1, 10, 11, 4, 5, 14, 15)) +
+            V(__builtin_shufflevector(ab.v, cd.v, 2, 3, 8, 9, 6, 7, 12, 13));  // of a, c, b and d
+  V all = pairs + V(__builtin_shufflevector(pairs.v, pairs.v, 1, 0, 3, 2, 5, 4, 7, 6));
+  return Vec<T, 4>(__builtin_shufflevector(all.v, all.v, 0, 4, 2, 6));
 }
 
 // The vector with the lanes from `count` on set to `fill`.

@@ -71,36 +71,4 @@ class Pattern {
   mutable std::vector<Offset> edge_;
 };
 
-inline constexpr int kChunk = 64;  // edges that pass through the stages together
-
-// Calls visit(ids, position, n) for the columns of row i between two positions, at most kChunk at a time. `position`
-// is that of ids[0] in the list; `buffer` holds kChunk ids.
-template <class Visit>
-void for_each_chunk(const Rows& rows, Id i, Offset begin, Offset end, int chunk, Id* buffer, Visit visit) {
-  if (rows.listed()) {
-    Offset base = rows.list->offsets[i];
-    for (Offset at = begin; at < end; at += chunk)
-      visit(rows.list->ids.data() + base + at, base + at, static_cast<int>(end - at < chunk ? end - at : chunk));
-    return;
-  }
-  Id first = rows.interval(i)[0];
-  std::span<const Id> out = rows.list ? rows.list->row(i) : std::span<const Id>{};
-  std::size_t next = 0;
-  while (next < out.size() && out[next] < first + begin) ++next;
-  int n = 0;
-  for (Offset at = begin; at < end; ++at) {
-    Id j = static_cast<Id>(first + at);
-    if (next < out.size() && out[next] == j) {
-      ++next;
-      continue;
-    }
-    buffer[n++] = j;
-    if (n == chunk) {
-      visit(buffer, Offset{-1}, n);
-      n = 0;
-    }
-  }
-  if (n > 0) visit(buffer, Offset{-1}, n);
-}
-
 }  // namespace heed

@@ -49,10 +49,10 @@ struct Score {
 
 template <class T>
 struct NormaliserStages {
-  void (*raw)(T*, int, int, const stages::RowState<T>&) = nullptr;
+  void (*raw)(T*, const Batch&, int, const stages::RowState<T>&, T*, T*) = nullptr;
   void (*merge)(const stages::RowState<T>&, const stages::RowState<T>&, int) = nullptr;
   void (*close)(const stages::RowState<T>&, int, T*, T*) = nullptr;
-  void (*gradient)(T*, T*, const T*, const T*, bool, const T*, int, int) = nullptr;
+  void (*gradient)(T*, T*, const T*, const T*, const T*, const Batch&, int) = nullptr;
 };
 
 struct Normaliser {

@@ -1,26 +1,29 @@
-// The stages of the fused operator, for one chunk of at most kChunk edges of one row. The row's own vector meets the
-// vectors of its neighbours through an array of pointers; all heads of a node lie together. Scores and weights travel
-// in buffers of n x padded numbers, where `padded` is the head count rounded up to a power of two, or to a multiple of
-// 8: so elementwise stages run over whole vectors whatever the number of heads.
+// The stages of the fused operator, for one batch of edges. Each row's own vector meets the vectors of its neighbours;
+// all heads of a node lie together. Scores and weights travel in buffers of `padded` numbers an edge, where `padded` is
+// the head count rounded up to a power of two, or to a multiple of 8: so elementwise stages run over whole vectors
+// whatever the number of heads. What lies in the lanes of no head and of no edge means nothing.
 //
 // Every stage is a template over the width of a head (0: known at run time only). Widths differ in speed, never in
 // bits: lanes and order of addition are the same.
 #pragma once
 
+#include "kernels/batch.h"
 #include "kernels/jet.h"
-#include "kernels/lanes.h"
+#include "kernels/matrix.h"
 
 namespace heed::stages {
 
-inline constexpr int kLanes = 8;
 template <class T>
 using Lanes = Vec<T, kLanes>;
+
+inline constexpr int kMaxHeads = 32;  // more heads run as several calls over strided views
+inline constexpr int kBuffer = kChunk * kMaxHeads;
+inline constexpr int kHeadBuffer = kMaxHeads + kLanes;
 
 inline int padded_heads(int heads) {
   if (heads > 4) return (heads + 7) / 8 * 8;
   return heads > 2 ? 4 : heads;
 }
-inline int vectors(int n, int padded) { return (n * padded + kLanes - 1) / kLanes; }
 inline int period(int padded) { return padded < kLanes ? 1 : padded / kLanes; }  // vectors until the heads repeat
 
 // Repeats `heads` numbers so that elementwise stages can read them: period(padded) vectors.
@@ -36,34 +39,71 @@ void collect(const T* from, int heads, int padded, T* to) {
   for (int l = 0; l < count; ++l)
     if (l % padded < heads) to[l % padded] += from[l];
 }
-// n rows of `heads` numbers into an n x padded buffer whose unused lanes are 0.
+// Sets the lanes of no edge to 0, before the others are filled: what is computed there must not become NaN.
 template <class T>
-void gather(const T* const* rows, int n, int heads, int padded, T* to) {
-  for (int j = 0; j < n; ++j) {
-    for (int h = 0; h < heads; ++h) to[j * padded + h] = rows[j][h];
-    for (int h = heads; h < padded; ++h) to[j * padded + h] = T(0);
+void clear_tails(const Batch& batch, int padded, T* buffer) {
+  if (padded >= kLanes) return;
+  for (int g = 0; g < batch.segments; ++g)
+    Lanes<T>(T(0)).store(buffer + (batch.segment[g].vector + batch.segment[g].vectors - 1) * kLanes);
+}
+// The rows `ids` of a table, `padded` numbers of each, into a buffer. Past a row's end comes whatever lies there.
+template <class T>
+void gather(View<const T> table, const Id* ids, const int* at, int n, int padded, T* to, const Batch* next = nullptr) {
+  if (next)
+    for (int t = 0; t < next->n; ++t) prefetch_row(table, next->ids[t]);
+  auto run = [&]<int count>() {
+    for (int t = 0; t < n; ++t) std::memcpy(to + at[t], table.row(ids[t]), sizeof(T) * count);
+  };
+  switch (padded) {
+    case 1:
+      return run.template operator()<1>();
+    case 2:
+      return run.template operator()<2>();
+    case 4:
+      return run.template operator()<4>();
+    case 8:
+      return run.template operator()<8>();
   }
-  for (int l = n * padded; l < vectors(n, padded) * kLanes; ++l) to[l] = T(0);
+  for (int t = 0; t < n; ++t) std::memcpy(to + at[t], table.row(ids[t]), sizeof(T) * static_cast<std::size_t>(padded));
+}
+// In each vector every lane becomes the combination of those that hold the same head.
+template <class T, class Combine>
+HEED_FN Lanes<T> among_heads(Lanes<T> x, int padded, Combine combine) {
+  using V = Lanes<T>;
+  if (padded < 8) x = combine(x, V(__builtin_shufflevector(x.v, x.v, 4, 5, 6, 7, 0, 1, 2, 3)));
+  if (padded < 4) x = combine(x, V(__builtin_shufflevector(x.v, x.v, 2, 3, 0, 1, 6, 7, 4, 5)));
+  if (padded < 2) x = combine(x, V(__builtin_shufflevector(x.v, x.v, 1, 0, 3, 2, 5, 4, 7, 6)));
+  return x;
 }
 
 template <class T>
 struct Chunk {  // what the stages of a score read
-  int n = 0;    // edges
+  const Batch* batch = nullptr;
+  const Batch* next = nullptr;  // whose rows of `other` are to be fetched meanwhile; or none
   int heads = 1;
   int padded = 1;
-  int width = 1;                    // channels of a head
-  const T* own = nullptr;           // heads x width, the row's
-  const T* const* other = nullptr;  // n rows of heads x width
-  const T* const* edge = nullptr;   // n rows of heads x width, or none
-  const T* a = nullptr;             // heads x width, or none
+  int width = 1;                  // channels of a head
+  View<const T> own;              // rows x heads*width
+  View<const T> other;            // columns x heads*width
+  View<const T> edge;             // entries x heads*width, or none
+  const Offset* entry = nullptr;  // which of them belongs to each edge of the batch
+  const T* a = nullptr;           // heads x width, or none
+  // Room. With one channel a head, score_sums leaves each edge's numbers here, and score_gradient takes them up.
+  T *own_buffer = nullptr, *other_buffer = nullptr, *edge_buffer = nullptr;
 };
 
 template <class T>
-struct ChunkGradient {        // what the backward stages write
-  const T* ds = nullptr;      // n x padded
-  T* down = nullptr;          // heads x width, added to: the own side's
-  T* da = nullptr;            // heads x width, added to; may be none
-  T* const* dedge = nullptr;  // n rows of heads x width, written; may be none
+struct Target {  // where the sum over a segment goes: to = from + sum
+  const T* from = nullptr;  // none: 0
+  T* to = nullptr;          // none: not wanted
+};
+
+template <class T>
+struct ChunkGradient {              // what the backward stages write
+  T* ds = nullptr;                  // a buffer, 0 in the lanes of no edge
+  const Target<T>* down = nullptr;  // for each segment, heads x width: the own side's
+  T* da = nullptr;                  // heads x width, added to; may be none
+  View<T> dedge;                    // entries x heads*width, written; may be none
 };
 
 // ---- sums over channels -------------------------------------------------------------------------------------------
@@ -81,77 +121,128 @@ HEED_FN void for_each_vector(int width, Body body) {
   }
 }
 
-// to[j][h] = sum(j, h) for the sums of vectors of lanes, four heads at a time where that fits.
-template <class T, class Sum, class Put>
-HEED_FN void fold_heads(int n, int heads, Sum sum, Put put) {
-  for (int j = 0; j < n; ++j) {
+// to[t][h] (+)= fold(sum(rows(t), h)), the sum of a vector's lanes; four at a time, of several heads or several edges.
+template <bool add, class T, class Rows, class Sum>
+HEED_FN void fold_heads(const Batch& batch, int heads, Rows rows, Sum sum, T* to) {
+  auto put = [&](T* place, T value) { *place = add ? *place + value : value; };
+  if (heads == 1) {
+    int t = 0;
+    for (; t + 4 <= batch.n; t += 4) {
+      auto four = fold_four(sum(rows(t), 0), sum(rows(t + 1), 0), sum(rows(t + 2), 0), sum(rows(t + 3), 0));
+      for (int l = 0; l < 4; ++l) put(to + batch.at[t + l], four.v[l]);
+    }
+    for (; t < batch.n; ++t) put(to + batch.at[t], fold(sum(rows(t), 0)));
+    return;
+  }
+  for (int t = 0; t < batch.n; ++t) {
+    const auto edge = rows(t);
+    T* row = to + batch.at[t];
     int h = 0;
     for (; h + 4 <= heads; h += 4) {
-      auto four = fold_four(sum(j, h), sum(j, h + 1), sum(j, h + 2), sum(j, h + 3));
-      for (int l = 0; l < 4; ++l) put(j, h + l, four.v[l]);
+      auto four = fold_four(sum(edge, h), sum(edge, h + 1), sum(edge, h + 2), sum(edge, h + 3));
+      if constexpr (add) four = four + Vec<T, 4>::load(row + h);
+      four.store(row + h);
     }
-    for (; h < heads; ++h) put(j, h, fold(sum(j, h)));
+    for (; h < heads; ++h) put(row + h, fold(sum(edge, h)));
   }
 }
 
-// to[j][h] (+)= sum_c own[h][c] * other[j][h][c]
+// to[t][h] (+)= sum_c own[h][c] * other[h][c] over row own_ids[t] of one table and row other_ids[t] of the other; where those
+// are null, the row of the edge's column. Rows of `next` are fetched meanwhile, here and below, unless it is null.
 template <class T, int W>
-void dots(const T* own, const T* const* other, int n, int heads, int padded, int width, bool add, T* to) {
+void dots(View<const T> own, const Id* own_ids, View<const T> other, const Offset* other_ids, const Batch& batch,
+          const Batch* next, int heads, int width, bool add, T* to) {
   if constexpr (W > 0) width = W;
-  auto sum = [=](int j, int h) {
-    Lanes<T> total = T(0);
-    for_each_vector<W>(width, [&](int c, int tail) {
-      Lanes<T> product = Lanes<T>::load(own + h * width + c) * Lanes<T>::load(other[j] + h * width + c);
-      total = total + (tail < kLanes ? keep_first(product, tail) : product);
-    });
-    return total;
+  auto run = [&](auto numbered) {
+    struct Rows {
+      const T *own, *other;
+    };
+    auto rows = [=, ids = batch.ids](int t) {
+      prefetch_next(next, other, t);
+      return Rows{own.row(own_ids[t]), numbered ? other.row(other_ids[t]) : other.row(ids[t])};
+    };
+    auto sum = [width](const Rows& r, int h) {
+      Lanes<T> total = T(0);
+      for_each_vector<W>(width, [&](int c, int tail) {
+        Lanes<T> product = Lanes<T>::load(r.own + h * width + c) * Lanes<T>::load(r.other + h * width + c);
+        total = total + (tail < kLanes ? keep_first(product, tail) : product);
+      });
+      return total;
+    };
+    if (add)
+      fold_heads<true>(batch, heads, rows, sum, to);
+    else
+      fold_heads<false>(batch, heads, rows, sum, to);
   };
-  if (add)
-    fold_heads<T>(n, heads, sum, [=](int j, int h, T value) { to[j * padded + h] += value; });
+  if (other_ids)
+    run(std::true_type{});
   else
-    fold_heads<T>(n, heads, sum, [=](int j, int h, T value) { to[j * padded + h] = value; });
+    run(std::false_type{});
 }
 
-// G vectors of `to` that begin at channel c: to += sum_j w[j][head] * rows[j]
-template <class T, int W, int G>
-HEED_FN void add_group(T* to, const T* w, const T* const* rows, int n, int padded, int c, int head) {
+// G vectors that begin at channel c: to = (from + sum_t w[t][head] * row t) * factor[head]
+template <class T, int W, int G, class Row>
+HEED_FN void add_group(const Target<T>& x, const T* factor, const T* w, int n, int padded, Row row, int c, int head) {
   constexpr int lanes = W > 0 && W < kLanes ? W : kLanes;
   using V = Vec<T, lanes>;
   V sum[G];
 #pragma GCC unroll 16
-  for (int g = 0; g < G; ++g) sum[g] = V::load(to + c + g * lanes);
-  for (int j = 0; j < n; ++j) {
-    const T* x = rows[j] + c;
-    const T* wj = w + j * padded + head;
+  for (int g = 0; g < G; ++g) sum[g] = x.from ? V::load(x.from + c + g * lanes) : V(T(0));
+  for (int t = 0; t < n; ++t) {
+    const T* from = row(t, c == 0) + c;
+    const T* wt = w + t * padded + head;
 #pragma GCC unroll 16
-    for (int g = 0; g < G; ++g) sum[g] = sum[g] + V(wj[W > 0 ? g * lanes / W : 0]) * V::load(x + g * lanes);
+    for (int g = 0; g < G; ++g) sum[g] = sum[g] + V(wt[W > 0 ? g * lanes / W : 0]) * V::load(from + g * lanes);
   }
 #pragma GCC unroll 16
-  for (int g = 0; g < G; ++g) sum[g].store(to + c + g * lanes);
+  for (int g = 0; g < G; ++g) {
+    if (factor) sum[g] = sum[g] * V(factor[head + (W > 0 ? g * lanes / W : 0)]);
+    sum[g].store(x.to + c + g * lanes);
+  }
 }
 
-// to[h][c] += sum_j w[j][h] * rows[j][h][c]
+// For each segment and head: to = (from + sum_t w[t][h] * rows[t][h]) * factor[h]. `rows` are those of the batch's
+// columns, or `ids` where they are given. `factors` holds period(padded) vectors a segment, for those that end their
+// row; none: 1.
 template <class T, int W>
-void add_rows(T* to, const T* w, const T* const* rows, int n, int heads, int padded, int width) {
-  if constexpr (W > 0) {
-    constexpr int lanes = W < kLanes ? W : kLanes;
-    int total = heads * W, c = 0;
-    for (; c + 8 * lanes <= total; c += 8 * lanes) add_group<T, W, 8>(to, w, rows, n, padded, c, c / W);
-    if (c + 4 * lanes <= total) add_group<T, W, 4>(to, w, rows, n, padded, c, c / W), c += 4 * lanes;
-    if (c + 2 * lanes <= total) add_group<T, W, 2>(to, w, rows, n, padded, c, c / W), c += 2 * lanes;
-    if (c < total) add_group<T, W, 1>(to, w, rows, n, padded, c, c / W);
-  } else {
-    for (int h = 0; h < heads; ++h) {
-      int end = (h + 1) * width, c = h * width;
-      for (; c + 8 * kLanes <= end; c += 8 * kLanes) add_group<T, 0, 8>(to, w, rows, n, padded, c, h);
-      for (; c + 2 * kLanes <= end; c += 2 * kLanes) add_group<T, 0, 2>(to, w, rows, n, padded, c, h);
-      for (; c + kLanes <= end; c += kLanes) add_group<T, 0, 1>(to, w, rows, n, padded, c, h);
-      if (c < end) {
-        Lanes<T> sum = T(0);
-        for (int j = 0; j < n; ++j) sum = sum + Lanes<T>(w[j * padded + h]) * Lanes<T>::load(rows[j] + c);
-        for (int l = 0; c + l < end; ++l) to[c + l] += sum.v[l];
+void add_rows(const Target<T>* targets, const T* factors, const T* w, View<const T> rows, const Offset* ids,
+              const Batch& batch, const Batch* next, int heads, int padded, int width) {
+  auto segment = [&](const Target<T>& to, const T* factor, const T* w, int n, auto row) {
+    if constexpr (W > 0) {
+      constexpr int lanes = W < kLanes ? W : kLanes;
+      int total = heads * W, c = 0;
+      for (; c + 8 * lanes <= total; c += 8 * lanes) add_group<T, W, 8>(to, factor, w, n, padded, row, c, c / W);
+      if (c + 4 * lanes <= total) add_group<T, W, 4>(to, factor, w, n, padded, row, c, c / W), c += 4 * lanes;
+      if (c + 2 * lanes <= total) add_group<T, W, 2>(to, factor, w, n, padded, row, c, c / W), c += 2 * lanes;
+      if (c < total) add_group<T, W, 1>(to, factor, w, n, padded, row, c, c / W);
+    } else {
+      for (int h = 0; h < heads; ++h) {
+        int end = (h + 1) * width, c = h * width;
+        for (; c + 8 * kLanes <= end; c += 8 * kLanes) add_group<T, 0, 8>(to, factor, w, n, padded, row, c, h);
+        for (; c + 2 * kLanes <= end; c += 2 * kLanes) add_group<T, 0, 2>(to, factor, w, n, padded, row, c, h);
+        for (; c + kLanes <= end; c += kLanes) add_group<T, 0, 1>(to, factor, w, n, padded, row, c, h);
+        if (c < end) {
+          Lanes<T> sum = T(0);
+          if (to.from)
+            for (int l = 0; c + l < end; ++l) sum.v[l] = to.from[c + l];
+          for (int t = 0; t < n; ++t) sum = sum + Lanes<T>(w[t * padded + h]) * Lanes<T>::load(row(t, c == 0) + c);
+          if (factor) sum = sum * Lanes<T>(factor[h]);
+          for (int l = 0; c + l < end; ++l) to.to[c + l] = sum.v[l];
+        }
       }
     }
+  };
+  for (int g = 0; g < batch.segments; ++g) {
+    const Segment& s = batch.segment[g];
+    const T* ws = w + s.vector * kLanes;
+    const T* factor = factors && s.ends ? factors + g * period(padded) * kLanes : nullptr;
+    if (ids)
+      segment(targets[g], factor, ws, s.edges(), [=, first = ids + s.begin](int t, bool) { return rows.row(first[t]); });
+    else
+      segment(targets[g], factor, ws, s.edges(), [=, first = batch.ids + s.begin, begin = s.begin](int t, bool visit) {
+        if (visit) prefetch_next(next, rows, begin + t);
+        return rows.row(first[t]);
+      });
   }
 }
 
@@ -172,62 +263,69 @@ inline constexpr bool reads_vector = (partials<decltype(std::declval<S>().term(V
                                           1 &
                                       1) != 0;
 
-// to[j][h] = sum_c term(...)
+// One channel a head: the edges' numbers of a table in a buffer, so that lanes run over heads and edges.
+template <class T>
+void gather_edges(const Chunk<T>& x, T* to) {
+  for (int t = 0; t < x.batch->n; ++t)
+    std::memcpy(to + x.batch->at[t], x.edge.row(x.entry[t]), sizeof(T) * static_cast<std::size_t>(x.heads));
+}
+
+// to[t][h] = sum_c term(...)
 template <class S, class T, bool own_is_query, int W>
 void score_sums(const void* self, const Chunk<T>& x, T* to) {
   using V = Lanes<T>;
-  const S& score = *static_cast<const S*>(self);
+  const S score = *static_cast<const S*>(self);
+  const Batch& batch = *x.batch;
   auto run = [&](auto with_edge) {
     constexpr bool has_edge = decltype(with_edge)::value;
-    auto edge = [&](int j, int c) {
-      if constexpr (has_edge)
-        return V::load(x.edge[j] + c);
-      else
-        return Zero{};
-    };
-    auto learned = [&](int c) {
+    auto learned = [](const T* a) {
       if constexpr (reads_vector<S, V>)
-        return V::load(x.a + c);
+        return V::load(a);
       else
         return Zero{};
     };
-    if constexpr (W == 1) {  // one channel a head: lanes run over heads and edges
-      alignas(64) T own[256], other[kLanes], e[kLanes], a[256];
-      int count = vectors(x.n, x.padded), round = period(x.padded);
-      spread(x.own, x.heads, x.padded, own);
+    auto edge = [](const T* e) {
+      if constexpr (has_edge)
+        return V::load(e);
+      else
+        return Zero{};
+    };
+    if constexpr (W == 1) {
+      T *own = x.own_buffer, *other = x.other_buffer, *e = x.edge_buffer, a[kHeadBuffer];
+      const int round = period(x.padded);
+      for (T* buffer : {own, other, e}) clear_tails(batch, x.padded, buffer);
+      gather(x.own, batch.rows, batch.at, batch.n, x.padded, own);
+      gather(x.other, batch.ids, batch.at, batch.n, x.padded, other, x.next);
+      if constexpr (has_edge) gather_edges(x, e);
       if constexpr (reads_vector<S, V>) spread(x.a, x.heads, x.padded, a);
-      (void)other, (void)e, (void)a;
-      gather(x.other, x.n, x.heads, x.padded, to);
-      alignas(64) T edges[has_edge ? 64 * 32 : 1];
-      if constexpr (has_edge) gather(x.edge, x.n, x.heads, x.padded, edges);
-      for (int t = 0; t < count; ++t) {
-        int r = t % round * kLanes;
-        auto et = [&] {
-          if constexpr (has_edge)
-            return V::load(edges + t * kLanes);
-          else
-            return Zero{};
-        }();
-        auto at = [&] {
-          if constexpr (reads_vector<S, V>)
-            return V::load(a + r);
-          else
-            return Zero{};
-        }();
-        term<own_is_query>(score, V::load(own + r), V::load(to + t * kLanes), et, at).store(to + t * kLanes);
+      (void)a;
+      for (int i = 0; i < batch.vectors; ++i) {
+        const int at = i * kLanes;
+        V value = term<own_is_query>(score, V::load(own + at), V::load(other + at), edge(e + at),
+                                     learned(a + i % round * kLanes));
+        value.store(to + at);
       }
     } else {
       const int width = W > 0 ? W : x.width;
-      auto sum = [&](int j, int h) {
+      struct Rows {
+        const T *own, *other, *edge;
+      };
+      auto rows = [x](int t) {
+        prefetch_next(x.next, x.other, t);
+        return Rows{x.own.row(x.batch->rows[t]), x.other.row(x.batch->ids[t]),
+                    has_edge ? x.edge.row(x.entry[t]) : nullptr};
+      };
+      auto sum = [=, a = x.a](const Rows& r, int h) {
         V total = T(0);
         for_each_vector<W>(width, [&](int c, int tail) {
-          int at = h * width + c;
-          V value = term<own_is_query>(score, V::load(x.own + at), V::load(x.other[j] + at), edge(j, at), learned(at));
+          const int at = h * width + c;
+          V value = term<own_is_query>(score, V::load(r.own + at), V::load(r.other + at), edge(r.edge + at),
+                                       learned(a + at));
           total = total + (tail < kLanes ? keep_first(value, tail) : value);
         });
         return total;
       };
-      fold_heads<T>(x.n, x.heads, sum, [&](int j, int h, T value) { to[j * x.padded + h] = value; });
+      fold_heads<false>(batch, x.heads, rows, sum, to);
     }
   };
   if (x.edge)
@@ -240,7 +338,8 @@ void score_sums(const void* self, const Chunk<T>& x, T* to) {
 template <class S, class T, bool own_is_query, int W>
 void score_gradient(const void* self, const Chunk<T>& x, const ChunkGradient<T>& g) {
   using V = Lanes<T>;
-  const S& score = *static_cast<const S*>(self);
+  const S score = *static_cast<const S*>(self);
+  const Batch& batch = *x.batch;
   auto run = [&](auto with_edge) {
     constexpr bool has_edge = decltype(with_edge)::value;
     auto evaluate = [&](V own, V other, V e, V a) {
@@ -260,21 +359,20 @@ void score_gradient(const void* self, const Chunk<T>& x, const ChunkGradient<T>&
     };
     constexpr unsigned mask = decltype(evaluate(V{}, V{}, V{}, V{}))::mask;
     if constexpr (W == 1) {
-      int count = vectors(x.n, x.padded), round = period(x.padded);
-      alignas(64) T own[256], a[256], other[64 * 32], e[has_edge ? 64 * 32 : 1];
-      alignas(64) T down[256], da[256];
-      spread(x.own, x.heads, x.padded, own);
-      if constexpr (mask & 2) spread(x.a, x.heads, x.padded, a);
-      gather(x.other, x.n, x.heads, x.padded, other);
-      if constexpr (has_edge) gather(x.edge, x.n, x.heads, x.padded, e);
-      for (int l = 0; l < round * kLanes; ++l) down[l] = da[l] = T(0);
-      for (int t = 0; t < count; ++t) {
-        int r = t % round * kLanes, at = t * kLanes;
-        V et = has_edge ? V::load(e + (has_edge ? at : 0)) : V(T(0));
+      T *own = x.own_buffer, *other = x.other_buffer, *e = x.edge_buffer, a[kHeadBuffer], da[kHeadBuffer];
+      const int round = period(x.padded);
+      if constexpr (mask & 2) {
+        spread(x.a, x.heads, x.padded, a);
+        std::fill_n(da, round * kLanes, T(0));
+      }
+      for (int i = 0; i < batch.vectors; ++i) {
+        const int r = i % round * kLanes, at = i * kLanes;
+        V et = T(0);
+        if constexpr (has_edge) et = V::load(e + at);
         V av = (mask & 2) ? V::load(a + r) : V(T(0));
-        auto y = evaluate(V::load(own + r), V::load(other + at), et, av);
+        auto y = evaluate(V::load(own + at), V::load(other + at), et, av);
         V ds = V::load(g.ds + at);
-        if constexpr (mask & 1) (V::load(down + r) + ds * y.d[0]).store(down + r);
+        if constexpr (mask & 1) (ds * y.d[0]).store(own + at);
         if constexpr (mask & 2) (V::load(da + r) + ds * y.d[1]).store(da + r);
         if constexpr (has_edge) {
           if constexpr (mask & 4)
@@ -283,60 +381,104 @@ void score_gradient(const void* self, const Chunk<T>& x, const ChunkGradient<T>&
             V(T(0)).store(e + at);
         }
       }
-      if (g.down) collect(down, x.heads, x.padded, g.down);
-      if (g.da) collect(da, x.heads, x.padded, g.da);
+      for (int i = 0; i < batch.segments; ++i) {
+        const Segment& s = batch.segment[i];
+        const Target<T>& to = g.down[i];
+        for (int r = 0; r < round; ++r) {
+          V sum = T(0);
+          if constexpr (mask & 1)
+            for (int v = s.vector + r; v < s.vector + s.vectors; v += round) sum = sum + V::load(own + v * kLanes);
+          sum = among_heads(sum, x.padded, [](V p, V q) { return p + q; });
+          for (int l = 0; l < kLanes && r * kLanes + l < x.heads; ++l)
+            to.to[r * kLanes + l] = (to.from ? to.from[r * kLanes + l] : T(0)) + sum.v[l];
+        }
+      }
+      if constexpr (mask & 2)
+        if (g.da) collect(da, x.heads, x.padded, g.da);
       if constexpr (has_edge)
         if (g.dedge)
-          for (int j = 0; j < x.n; ++j)
-            for (int h = 0; h < x.heads; ++h) g.dedge[j][h] = e[j * x.padded + h];
+          for (int t = 0; t < batch.n; ++t) std::copy_n(e + batch.at[t], x.heads, g.dedge.row(x.entry[t]));
     } else {
-      const int width = W > 0 ? W : x.width;
-      constexpr int G = W >= 4 * kLanes ? 4 : W >= 2 * kLanes ? 2 : 1;  // vectors held in registers
-      for (int h = 0; h < x.heads; ++h)
-        for (int c = 0; c < width; c += G * kLanes) {
-          int at = h * width + c;
-          int tail = width - c < kLanes ? width - c : kLanes;
-          V own[G], a[G], down[G], da[G];
+      // Groups of vectors that stay in registers: of several heads where these are narrow.
+      auto group = [&]<int G>(int at, int head, int tail) {
+        V a[G], da[G];
 #pragma GCC unroll 8
-          for (int i = 0; i < G; ++i) {
-            own[i] = V::load(x.own + at + i * kLanes);
-            if constexpr (mask & 2) a[i] = V::load(x.a + at + i * kLanes);
-            down[i] = da[i] = T(0);
-          }
-          for (int j = 0; j < x.n; ++j) {
-            V ds = g.ds[j * x.padded + h];
+        for (int i = 0; i < G; ++i) {
+          a[i] = da[i] = T(0);
+          if constexpr (mask & 2) a[i] = V::load(x.a + at + i * kLanes);
+        }
+        for (int r = 0; r < batch.segments; ++r) {
+          const Segment& s = batch.segment[r];
+          const T* ds = g.ds + s.vector * kLanes + head;
+          const T* row = x.own.row(s.row) + at;
+          V own[G], down[G];
+#pragma GCC unroll 8
+          for (int i = 0; i < G; ++i) own[i] = V::load(row + i * kLanes), down[i] = T(0);
+          for (int t = s.begin; t < s.end; ++t, ds += x.padded) {
+            const T* other = x.other.row(batch.ids[t]) + at;
 #pragma GCC unroll 8
             for (int i = 0; i < G; ++i) {
-              int k = at + i * kLanes;
-              V e = T(0);
-              if constexpr (has_edge) e = V::load(x.edge[j] + k);
-              auto y = evaluate(own[i], V::load(x.other[j] + k), e, a[i]);
-              if constexpr (mask & 1) down[i] = down[i] + ds * y.d[0];
-              if constexpr (mask & 2) da[i] = da[i] + ds * y.d[1];
-              if constexpr (has_edge)
-                if (g.dedge) {
-                  V de = T(0);
-                  if constexpr (mask & 4) de = ds * y.d[2];
-                  if (tail == kLanes)
-                    de.store(g.dedge[j] + k);
-                  else
-                    for (int l = 0; l < tail; ++l) g.dedge[j][k + l] = de.v[l];
-                }
+              const int k = i * kLanes;
+              V e = T(0), d = ds[W > 0 ? k / (W > 0 ? W : 1) : 0];
+              if constexpr (has_edge) e = V::load(x.edge.row(x.entry[t]) + at + k);
+              auto y = evaluate(own[i], V::load(other + k), e, a[i]);
+              if constexpr (mask & 1) down[i] = down[i] + d * y.d[0];
+              if constexpr (mask & 2) da[i] = da[i] + d * y.d[1];
             }
           }
-          auto add = [&](T* to, const V& value) {
-            if (tail == kLanes)
-              (V::load(to) + value).store(to);
-            else
-              for (int l = 0; l < tail; ++l) to[l] += value.v[l];
-          };
+          const Target<T>& to = g.down[r];
 #pragma GCC unroll 8
           for (int i = 0; i < G; ++i) {
-            if (g.down) add(g.down + at + i * kLanes, down[i]);
-            if constexpr (mask & 2)
-              if (g.da) add(g.da + at + i * kLanes, da[i]);
+            const int k = at + i * kLanes;
+            if (tail == kLanes)
+              (to.from ? V::load(to.from + k) + down[i] : down[i]).store(to.to + k);
+            else
+              for (int l = 0; l < tail; ++l) to.to[k + l] = (to.from ? to.from[k + l] : T(0)) + down[i].v[l];
           }
         }
+        if constexpr (mask & 2)
+          if (g.da)
+#pragma GCC unroll 8
+            for (int i = 0; i < G; ++i) {
+              T* to = g.da + at + i * kLanes;
+              if (tail == kLanes)
+                (V::load(to) + da[i]).store(to);
+              else
+                for (int l = 0; l < tail; ++l) to[l] += da[i].v[l];
+            }
+      };
+      if constexpr (W > 0) {
+        const int total = x.heads * W;
+        int c = 0;
+        for (; c + 4 * kLanes <= total; c += 4 * kLanes) group.template operator()<4>(c, c / W, kLanes);
+        if (c + 2 * kLanes <= total) group.template operator()<2>(c, c / W, kLanes), c += 2 * kLanes;
+        if (c < total) group.template operator()<1>(c, c / W, kLanes);
+      } else {
+        for (int h = 0; h < x.heads; ++h)
+          for (int c = 0; c < x.width; c += kLanes)
+            group.template operator()<1>(h * x.width + c, h, std::min(x.width - c, kLanes));
+      }
+      // A loop of its own, lest products that it shares with the sums above keep them from fused multiply-adds.
+      if constexpr (has_edge && own_is_query)
+        if (g.dedge)
+          for (int t = 0; t < batch.n; ++t)
+            for (int h = 0; h < x.heads; ++h) {
+              const int width = W > 0 ? W : x.width, at = h * width;
+              const T *own = x.own.row(batch.rows[t]) + at, *other = x.other.row(batch.ids[t]) + at;
+              const T* e = x.edge.row(x.entry[t]) + at;
+              T* to = g.dedge.row(x.entry[t]) + at;
+              const V ds = g.ds[batch.at[t] + h];
+              for_each_vector<W>(width, [&](int c, int tail) {
+                V a = T(0), de = T(0);
+                if constexpr (mask & 2) a = V::load(x.a + at + c);
+                auto y = evaluate(V::load(own + c), V::load(other + c), V::load(e + c), a);
+                if constexpr (mask & 4) de = ds * y.d[2];
+                if (tail == kLanes)
+                  de.store(to + c);
+                else
+                  for (int l = 0; l < tail; ++l) to[c + l] = de.v[l];
+              });
+            }
     }
   };
   if (x.edge)
@@ -347,24 +489,24 @@ void score_gradient(const void* self, const Chunk<T>& x, const ChunkGradient<T>&
 
 // s = finish(sum, p), elementwise; `p` holds S::scalars runs of period(padded) vectors.
 template <class S, class T>
-void score_finish(const void* self, const T* sums, const T* p, int n, int padded, T* to) {
+void score_finish(const void* self, const T* sums, const T* p, int vectors, int padded, T* to) {
   using V = Lanes<T>;
   const S& score = *static_cast<const S*>(self);
-  int count = vectors(n, padded), round = period(padded);
-  for (int t = 0; t < count; ++t) {
+  const int round = period(padded);
+  for (int t = 0; t < vectors; ++t) {
     V scalar[S::scalars];
     for (int i = 0; i < S::scalars; ++i) scalar[i] = V::load(p + (i * round + t % round) * kLanes);
     score.finish(V::load(sums + t * kLanes), scalar).store(to + t * kLanes);
   }
 }
 
-// ds becomes the gradient of the sums; dp (like p) is added to. Edges at or after n must have ds = 0.
+// ds becomes the gradient of the sums; dp (like p) is added to.
 template <class S, class T>
-void score_finish_gradient(const void* self, const T* sums, const T* p, int n, int padded, T* ds, T* dp) {
+void score_finish_gradient(const void* self, const T* sums, const T* p, int vectors, int padded, T* ds, T* dp) {
   using V = Lanes<T>;
   const S& score = *static_cast<const S*>(self);
-  int count = vectors(n, padded), round = period(padded);
-  for (int t = 0; t < count; ++t) {
+  const int round = period(padded);
+  for (int t = 0; t < vectors; ++t) {
     Jet<V, 0b1111> scalar[S::scalars];
     for (int i = 0; i < S::scalars; ++i) {
       scalar[i] = Jet<V, 0b1111>(V::load(p + (i * round + t % round) * kLanes));
@@ -386,52 +528,62 @@ void score_finish_gradient(const void* self, const T* sums, const T* p, int n, i
 // ---- the normaliser's stages --------------------------------------------------------------------------------------
 
 template <class T>
-struct RowState {  // each period(padded) vectors
+struct RowState {  // of a row that is cut: what its edges so far leave to the next ones; each period(padded) vectors
   T* shift;        // running maximum, -inf at first
   T* total;        // sum of raw weights
   T* rescale;      // what the sums so far must be multiplied with
 };
 
-// Scores become raw weights, in place; the state takes them in.
+// Scores become raw weights, in place. A segment that ends its row gets tau and factor (period(padded) vectors each);
+// one that does not leaves its state, which the next one takes up.
 template <class N, class T>
-void normaliser_raw(T* s, int n, int padded, const RowState<T>& state) {
+void normaliser_raw(T* s, const Batch& batch, int padded, const RowState<T>& state, T* tau, T* factor) {
   using V = Lanes<T>;
   const N normaliser{};
-  int count = vectors(n, padded), round = period(padded);
-  int tail = n * padded - (count - 1) * kLanes;  // lanes in use in the last vector
+  const int round = period(padded);
   const T none = -__builtin_inff();
-  if (tail < kLanes) keep_first(V::load(s + (count - 1) * kLanes), tail, none).store(s + (count - 1) * kLanes);
-  for (int r = 0; r < round; ++r) {
-    V old = V::load(state.shift + r * kLanes), shift = old, use = T(0), total = T(0);
-    if constexpr (N::shifts) {
+  for (int g = 0; g < batch.segments; ++g) {
+    const Segment& segment = batch.segment[g];
+    T* const first = s + segment.vector * kLanes;
+    const int count = segment.vectors, tail = segment.tail(padded);
+    if (tail < kLanes) {
+      T* last = first + (count - 1) * kLanes;
+      keep_first(V::load(last), tail, none).store(last);
+    }
+    for (int r = 0; r < round; ++r) {
+      V old = none, before = T(0);
+      if (!segment.starts) old = V::load(state.shift + r * kLanes), before = V::load(state.total + r * kLanes);
+      V shift = old, use = T(0), total = T(0);
+      if constexpr (N::shifts) {
+        for (int t = r; t < count; t += round) {
+          V x = V::load(first + t * kLanes);
+          shift = select(x > shift, x, shift);
+        }
+        shift = among_heads(shift, padded, [](V p, V q) { return select(q > p, q, p); });
+        use = select(shift > V(none), shift, V(T(0)));
+      }
       for (int t = r; t < count; t += round) {
-        V x = V::load(s + t * kLanes);
-        shift = select(x > shift, x, shift);
+        V w = normaliser.raw(V::load(first + t * kLanes), use);
+        w.store(first + t * kLanes);
+        total = total + (t == count - 1 && tail < kLanes ? keep_first(w, tail) : w);
       }
-      // Lanes that hold the same head share the maximum.
-      for (int step = padded; step < kLanes; step *= 2) {
-        V other;
-        for (int l = 0; l < kLanes; ++l) other.v[l] = shift.v[l ^ step];
-        shift = select(other > shift, other, shift);
+      if constexpr (N::couples) {
+        total = among_heads(total, padded, [](V p, V q) { return p + q; });
+        if (!segment.starts) {
+          V rescale = T(1);
+          if constexpr (N::shifts) rescale = select(old > V(none), exp_of(old - use), V(T(0)));
+          rescale.store(state.rescale + r * kLanes);
+          total = before * rescale + total;
+        }
       }
-      use = select(shift > V(none), shift, V(T(0)));
-    }
-    for (int t = r; t < count; t += round) {
-      V w = normaliser.raw(V::load(s + t * kLanes), use);
-      w.store(s + t * kLanes);
-      total = total + (t == count - 1 && tail < kLanes ? keep_first(w, tail) : w);
-    }
-    if constexpr (N::couples) {
-      for (int step = padded; step < kLanes; step *= 2) {
-        V other;
-        for (int l = 0; l < kLanes; ++l) other.v[l] = total.v[l ^ step];
-        total = total + other;
+      if (segment.ends) {
+        auto x = normaliser.close(shift, total);
+        x.tau.store(tau + (g * round + r) * kLanes);
+        x.factor.store(factor + (g * round + r) * kLanes);
+      } else {
+        shift.store(state.shift + r * kLanes);
+        total.store(state.total + r * kLanes);
       }
-      V rescale = T(1);
-      if constexpr (N::shifts) rescale = select(old > V(none), exp_of(old - use), V(T(0)));
-      rescale.store(state.rescale + r * kLanes);
-      (V::load(state.total + r * kLanes) * rescale + total).store(state.total + r * kLanes);
-      shift.store(state.shift + r * kLanes);
     }
   }
 }
@@ -452,7 +604,7 @@ void normaliser_merge(const RowState<T>& into, const RowState<T>& from, int padd
   }
 }
 
-// tau and the factor of the finished row, `heads` numbers each; `tau` and `factor` have room for whole vectors.
+// tau and the factor of the finished row: period(padded) vectors each.
 template <class N, class T>
 void normaliser_close(const RowState<T>& state, int padded, T* tau, T* factor) {
   using V = Lanes<T>;
@@ -463,29 +615,36 @@ void normaliser_close(const RowState<T>& state, int padded, T* tau, T* factor) {
   }
 }
 
-// Scores become weights and dw becomes ds, in place. `tau` and `delta` are n x padded where `per_edge`, else one row
-// spread over period(padded) vectors. `keep` (n x padded, or none) holds dropout's factors. ds is 0 past the n edges.
+// Scores become weights and dw becomes ds, in place, from buffers of tau and delta. `keep` (or none) holds dropout's
+// factors. ds is 0 in the lanes of no edge.
 template <class N, class T>
-void normaliser_gradient(T* s, T* dw, const T* tau, const T* delta, bool per_edge, const T* keep, int n, int padded) {
+void normaliser_gradient(T* s, T* dw, const T* tau, const T* delta, const T* keep, const Batch& batch, int padded) {
   using V = Lanes<T>;
   const N normaliser{};
-  int count = vectors(n, padded), round = period(padded);
-  int tail = n * padded - (count - 1) * kLanes;
-  for (int t = 0; t < count; ++t) {
-    int at = t * kLanes, r = per_edge ? at : t % round * kLanes;
-    V w = normaliser.weight(V::load(s + at), V::load(tau + r));
-    V d = V::load(dw + at);
-    V kept = w;
-    if (keep) {
-      V factor = V::load(keep + at);
-      d = d * factor;
-      kept = w * factor;
+  auto run = [&](auto drops) {
+    for (int at = 0; at < batch.vectors * kLanes; at += kLanes) {
+      V w = normaliser.weight(V::load(s + at), V::load(tau + at));
+      V d = V::load(dw + at), kept = w;
+      if constexpr (decltype(drops)::value) {
+        V factor = V::load(keep + at);
+        d = d * factor;
+        kept = w * factor;
+      }
+      V ds = normaliser.slope(w) * d;
+      if constexpr (N::couples) ds = ds - normaliser.share(w) * V::load(delta + at);
+      kept.store(s + at);
+      ds.store(dw + at);
     }
-    V ds = normaliser.slope(w) * d;
-    if constexpr (N::couples) ds = ds - normaliser.share(w) * V::load(delta + r);
-    if (t == count - 1 && tail < kLanes) ds = keep_first(ds, tail);
-    kept.store(s + at);
-    ds.store(dw + at);
+  };
+  if (keep)
+    run(std::true_type{});
+  else
+    run(std::false_type{});
+  if (padded >= kLanes) return;
+  for (int g = 0; g < batch.segments; ++g) {
+    const Segment& segment = batch.segment[g];
+    const int tail = segment.tail(padded), at = (segment.vector + segment.vectors - 1) * kLanes;
+    if (tail < kLanes) keep_first(V::load(dw + at), tail).store(dw + at);
   }
 }
 

@@ -244,10 +244,15 @@ Var<T> contract(Var<T> x, Var<T> a, int heads) {
         Matrix<T>& Y = y.value();
         const T* weight = a.value().data();
         parallel_pieces(n, kRowGrain, [&](Offset begin, Offset end) {
-          for (Offset i = begin; i < end; ++i) {
-            const T* row = X.row(i);
-            stages::dots<T, 0>(weight, &row, 1, heads, heads, static_cast<int>(width), false, Y.row(i));
-          }
+          for (Offset i = begin; i < end; ++i)
+            for (int h = 0; h < heads; ++h) {
+              Vec<T, 8> sum = T(0);
+              stages::for_each_vector<0>(static_cast<int>(width), [&](int c, int tail) {
+                auto product = Vec<T, 8>::load(X.row(i) + h * width + c) * Vec<T, 8>::load(weight + h * width + c);
+                sum = sum + (tail < 8 ? keep_first(product, tail) : product);
+              });
+              Y(i, h) = fold(sum);
+            }
         });
       },
       [=] {

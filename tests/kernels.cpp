@@ -345,6 +345,46 @@ TEST_CASE("attention: a row that sees nothing gives 0 and takes no gradient; so 
   }
 }
 
+TEST_CASE("attention: rows of any length between empty ones, and nothing of an earlier call reaches the next") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  for (const Score& score : scores_under_test())
+    for (const Normaliser& normaliser : normaliser_menu())
+      for (int heads : {1, 2, 3, 4, 5, 8, 9}) {
+        CAPTURE(score.name);
+        CAPTURE(normaliser.name);
+        CAPTURE(heads);
+        auto c = make_case<float>(score, normaliser, Mask::list, heads, 8, 8, random);
+        Csr csr{.rows = 40, .cols = 300};
+        for (Id i = 0; i < csr.rows; ++i) {
+          std::set<Id> row;
+          for (auto n = random.below(3) == 0 ? 0 : random.below(random.below(4) == 0 ? 250 : 9); row.size() < n;)
+            row.insert(static_cast<Id>(random.below(300)));
+          csr.ids.insert(csr.ids.end(), row.begin(), row.end());
+          csr.offsets.push_back(csr.edges());
+        }
+        c.pattern = Pattern::listed(std::make_shared<Csr>(csr));
+        for (auto* x : {&c.q, &c.dy}) *x = random_matrix<float>(csr.rows, x->cols(), random, 0.5);
+        for (auto* x : {&c.k, &c.v}) *x = random_matrix<float>(csr.cols, x->cols(), random, 0.5);
+        c.dropout = {random.below(2) == 0 ? 0.0f : 0.3f, seed};
+        c.forward(), c.backward();
+        CHECK(difference(c.y, dense_reference(c)) <= 1e-5);
+        auto poison = c;
+        poison.pattern = Pattern::all(csr.rows, csr.cols);
+        poison.v.fill(NAN), poison.q.fill(NAN), poison.k.fill(NAN);
+        poison.forward(), poison.backward();
+        auto again = c;
+        again.forward(), again.backward();
+        CHECK(again.y == c.y);
+        CHECK(again.dq == c.dq);
+        CHECK(again.dk == c.dk);
+        CHECK(again.dv == c.dv);
+        CHECK(again.da == c.da);
+        CHECK(again.dp == c.dp);
+      }
+}
+
 TEST_CASE("attention: gradients are added where asked, and many heads equal groups of heads") {
   auto seed = fresh_seed();
   CAPTURE(seed);

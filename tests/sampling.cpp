@@ -1,8 +1,10 @@
 // Masks against brute-force sets of pairs, in both directions of the pattern that they become; and the blocks into
 // which a pattern's work is cut: every position once, hubs in parts, the same on any number of threads.
 #include <oneapi/tbb/global_control.h>
+
 #include <algorithm>
 #include <functional>
+#include <numeric>
 
 #include "sampling/mask.h"
 #include "tests/scratch.h"
@@ -15,25 +17,56 @@ namespace {
 
 using Pairs = std::set<std::pair<Id, Id>>;
 
-// What one direction of a pattern visits, block by block; fails where a pair is visited twice.
-Pairs visited(const Rows& rows, int chunk = kChunk) {
+// What one direction of a pattern visits, block by block and batch by batch. Fails where a pair is visited twice, a
+// segment is not where it says, or a row's edges do not follow each other from its start to its end.
+Pairs visited(const Rows& rows, int limit = kChunk, int padded = 1) {
   Pairs out;
-  Id buffer[kChunk];
-  auto visit = [&](Id i, Offset begin, Offset end) {
-    for_each_chunk(rows, i, begin, end, chunk, buffer, [&](const Id* ids, Offset position, int n) {
-      CHECK(n >= 1);
-      CHECK(n <= chunk);
-      for (int t = 0; t < n; ++t) {
-        CHECK(out.emplace(i, ids[t]).second);
-        if (rows.listed()) CHECK(rows.list->ids[position + t] == ids[t]);
-      }
-    });
-  };
-  for (const Block& block : rows.blocks)
-    if (block.part >= 0)
-      visit(block.first, block.begin, block.end);
-    else
-      for (Id i = block.first; i < block.last; ++i) visit(i, 0, rows.length(i));
+  std::array<Batch, 2> two;
+  for (const Block& block : rows.blocks) {
+    bool open = false, first = true;
+    const Batch* announced = nullptr;
+    std::vector<Id> order;  // of the rows that start, and of those without edges
+    for_each_batch(
+        rows, block, limit, padded, two, [&](Id i) { order.push_back(i); },
+        [&](const Batch& batch) {
+          CHECK(batch.first == first);
+          CHECK((first || announced == &batch));
+          announced = batch.next;
+          if (batch.next) CHECK(batch.next->n >= 1);
+          CHECK(batch.n >= 1);
+          CHECK(batch.n <= limit);
+          first = false;
+          int edge = 0, vector = 0;
+          for (int g = 0; g < batch.segments; ++g) {
+            const Segment& s = batch.segment[g];
+            CHECK(s.begin == edge);
+            CHECK(s.end > s.begin);
+            CHECK(s.vector == vector);
+            CHECK((s.vectors - 1) * kLanes < s.edges() * padded);
+            CHECK(s.vectors * kLanes >= s.edges() * padded);
+            CHECK(s.starts == !open);
+            open = !s.ends;
+            if (s.starts) order.push_back(s.row);
+            for (int t = s.begin; t < s.end; ++t) {
+              CHECK(batch.rows[t] == s.row);
+              CHECK(batch.at[t] == s.vector * kLanes + (t - s.begin) * padded);
+              CHECK(out.emplace(s.row, batch.ids[t]).second);
+              if (rows.listed()) CHECK(rows.list->ids[batch.entry[t]] == batch.ids[t]);
+            }
+            edge = s.end, vector += s.vectors;
+          }
+          CHECK(edge == batch.n);
+          CHECK(vector == batch.vectors);
+        });
+    std::sort(order.begin(), order.end());
+    CHECK(announced == nullptr);
+    if (block.part < 0) {
+      CHECK(!open);
+      std::vector<Id> expected(static_cast<std::size_t>(block.last - block.first));
+      std::iota(expected.begin(), expected.end(), block.first);
+      CHECK(order == expected);
+    }
+  }
   return out;
 }
 
@@ -293,31 +326,33 @@ TEST_CASE("block plans: every position once, hubs in parts, blocks of even cost,
   }
 }
 
-TEST_CASE("chunks: a part of a row gives its positions, whatever the chunk and whatever is left out") {
+TEST_CASE("batches: every pair once, whatever the limit, the padding, the part and what is left out") {
   auto seed = fresh_seed();
   CAPTURE(seed);
   Random random(seed);
-  Id buffer[kChunk];
-  for (int round = 0; round < 100; ++round) {
+  for (int round = 0; round < 200; ++round) {
     const Id keys = static_cast<Id>(1 + random.below(200));
     auto without = std::make_shared<Csr>(random_pattern(3, keys, 30, random));
     Id first = static_cast<Id>(random.below(static_cast<std::uint64_t>(keys)));
-    auto pattern = Pattern::sliding(keys, {{0, keys}, {first, keys}, {first, keys}}, without);
-    for (Id i = 0; i < 3; ++i) {
-      const Offset length = pattern->by_query.length(i);
-      Offset begin = static_cast<Offset>(random.below(static_cast<std::uint64_t>(length) + 1));
-      Offset end = begin + static_cast<Offset>(random.below(static_cast<std::uint64_t>(length - begin) + 1));
-      std::vector<Id> expected, seen;
-      const Id base = pattern->by_query.interval(i)[0];
-      for (Offset at = begin; at < end; ++at)
-        if (!without->contains(i, base + static_cast<Id>(at))) expected.push_back(base + static_cast<Id>(at));
-      const int chunk = static_cast<int>(1 + random.below(kChunk));
-      for_each_chunk(pattern->by_query, i, begin, end, chunk, buffer, [&](const Id* ids, Offset, int count) {
-        CHECK(count <= chunk);
-        seen.insert(seen.end(), ids, ids + count);
-      });
-      CHECK(seen == expected);
+    std::vector<Interval> intervals{{0, keys}, {first, keys}, {first, keys}};
+    auto pattern = round % 2 == 0 ? Pattern::sliding(keys, intervals, without) : Pattern::listed(without);
+    Rows rows = pattern->by_query;
+    if (rows.length(1) > 0 && round % 3 == 0) {  // the row in the middle as a hub of two parts
+      const Offset length = rows.length(1), cut = static_cast<Offset>(random.below(length));
+      rows.blocks = {{.first = 0, .last = 1},
+                     {.first = 1, .last = 2, .begin = 0, .end = cut, .part = 0},
+                     {.first = 1, .last = 2, .begin = cut, .end = length, .part = 1},
+                     {.first = 2, .last = 3}};
     }
+    const int limit = static_cast<int>(1 + random.below(kChunk));
+    const int padded = std::array{1, 2, 4, 8, 24}[random.below(5)];
+    Pairs expected;
+    for (Id i = 0; i < 3; ++i)
+      for (Id j = 0; j < keys; ++j) {
+        const bool listed = without->contains(i, j);
+        if (round % 2 == 0 ? j >= intervals[i][0] && !listed : listed) expected.emplace(i, j);
+      }
+    CHECK(visited(rows, limit, padded) == expected);
   }
 }
 

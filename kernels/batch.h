@@ -1,0 +1,140 @@
+// Batches: the edges of a block in the portions in which they pass through the stages. Short rows travel together, so
+// that what a portion costs is shared among them; a row that exceeds a portion is cut, always at the same places. What
+// becomes of a row depends on the row alone, not on those that travel with it.
+#pragma once
+
+#include <algorithm>
+#include <array>
+
+#include "kernels/lanes.h"
+#include "kernels/matrix.h"
+#include "kernels/pattern.h"
+
+namespace heed {
+
+inline constexpr int kLanes = 8;   // of the vectors in the stages' buffers
+inline constexpr int kChunk = 64;  // edges in a batch, at most
+
+// Edges of one row in a batch. In the stages' buffers a segment begins at a whole vector.
+struct Segment {
+  Id row = 0;
+  int begin = 0, end = 0;            // edges
+  int vector = 0, vectors = 0;       // in a buffer of `padded` numbers an edge
+  bool starts = false, ends = false;  // the row's first and last edges are here; a part of a hub never ends
+
+  int edges() const { return end - begin; }
+  int tail(int padded) const { return edges() * padded - (vectors - 1) * kLanes; }  // lanes of the last vector in use
+};
+
+struct Batch {
+  int n = 0;         // edges
+  int segments = 0;  // of one row each
+  int vectors = 0;   // of the buffers in use
+  Id ids[kChunk];    // the column of each edge
+  Id rows[kChunk];   // its row
+  int at[kChunk];    // where its numbers begin in a buffer
+  Offset entry[kChunk];  // its position in the list; of ranges: 0
+  Segment segment[kChunk];
+  bool first = true;            // of its block
+  const Batch* next = nullptr;  // the one that follows in the block
+
+  void clear() { n = segments = vectors = 0; }
+  void append(Id row, const Id* columns, Offset position, int count, int padded, bool starts, bool ends) {
+    Segment& s = segment[segments++];
+    s = {row, n, n + count, vectors, (count * padded + kLanes - 1) / kLanes, starts, ends};
+    for (int t = 0; t < count; ++t) {
+      ids[n + t] = columns[t];
+      rows[n + t] = row;
+      at[n + t] = vectors * kLanes + t * padded;
+      entry[n + t] = position + t;
+    }
+    n += count;
+    vectors += s.vectors;
+  }
+};
+
+// Brings a row's cache lines near.
+template <class T>
+HEED_FN void prefetch_row(View<const T> table, Id row) {
+  const char* from = reinterpret_cast<const char*>(table.row(row));
+  for (Offset at = 0; at < table.cols * static_cast<Offset>(sizeof(T)); at += 64) __builtin_prefetch(from + at);
+}
+// What a stage does for the t-th edge of the next batch while it works on this one's.
+template <class T>
+HEED_FN void prefetch_next(const Batch* next, View<const T> table, int t) {
+  if (next != nullptr && t < next->n) prefetch_row(table, next->ids[t]);
+}
+
+// Calls visit(batch) for each batch of a block, at most `limit` edges at a time, and empty(row) for rows without edges.
+// A batch is visited when the one after it is known. `two` is room for both.
+template <class Empty, class Visit>
+void for_each_batch(const Rows& rows, const Block& block, int limit, int padded, std::array<Batch, 2>& two, Empty empty,
+                    Visit visit) {
+  const bool part = block.part >= 0;
+  int open = 0;  // the batch that is being filled; the other one waits for it
+  two[0].clear(), two[1].clear();
+  two[0].first = true, two[1].first = false;
+  auto flush = [&] {
+    Batch &filled = two[open], &waiting = two[1 - open];
+    if (filled.n == 0) return;
+    filled.next = nullptr;
+    if (waiting.n > 0) {
+      waiting.next = &filled;
+      visit(waiting);
+      waiting.clear();
+      waiting.first = false;
+    }
+    open = 1 - open;
+  };
+  auto finish = [&] {
+    flush();
+    if (two[1 - open].n > 0) visit(two[1 - open]);
+  };
+  if (rows.listed()) {
+    const Csr& list = *rows.list;
+    const Offset stop = part ? list.offsets[block.first] + block.end : list.offsets[block.last];
+    for (Id i = block.first; i < block.last; ++i) {
+      const Offset first = list.offsets[i] + (part ? block.begin : 0), last = part ? stop : list.offsets[i + 1];
+      if (first == last) {
+        empty(i);
+        continue;
+      }
+      if (two[open].n + (last - first) > limit) flush();
+      for (Offset at = first; at < last;) {
+        const int count = static_cast<int>(std::min<Offset>(last - at, limit));
+        two[open].append(i, list.ids.data() + at, at, count, padded, at == first, at + count == last && !part);
+        at += count;
+        if (two[open].n == limit) flush();
+      }
+    }
+    return finish();
+  }
+  for (Id i = block.first; i < block.last; ++i) {
+    const auto [begin, end] = rows.interval(i);
+    const Id first = part ? static_cast<Id>(begin + block.begin) : begin;
+    const Id last = part ? static_cast<Id>(begin + block.end) : end;
+    std::span<const Id> out = rows.list ? rows.list->row(i) : std::span<const Id>{};
+    out = {std::lower_bound(out.begin(), out.end(), first), std::lower_bound(out.begin(), out.end(), last)};
+    Offset left = Offset{last} - first - static_cast<Offset>(out.size());
+    if (left == 0) empty(i);
+    if (two[open].n + left > limit) flush();
+    Id ids[kChunk];
+    int count = 0;
+    bool starts = true;
+    auto next = out.begin();
+    for (Id j = first; left > 0; ++j) {
+      if (next != out.end() && *next == j) {
+        ++next;
+        continue;
+      }
+      ids[count++] = j, --left;
+      if (count < limit && left > 0) continue;
+      two[open].append(i, ids, 0, count, padded, starts, left == 0 && !part);
+      starts = false, count = 0;
+      if (two[open].n == limit) flush();
+    }
+  }
+  finish();
+}
+
+}  // namespace heed
