@@ -4,11 +4,9 @@
 #include "bench/bench.h"
 
 #include <fmt/format.h>
-#include <malloc.h>
 #include <oneapi/tbb/global_control.h>
 #include <oneapi/tbb/info.h>
 
-#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -29,7 +27,7 @@ struct Options {
   int repeat = 9;
   std::uint64_t seed = 1;
   bool quick = false, json = false, markdown = false;
-  std::optional<std::string> out;
+  std::optional<std::string> out, write;
   std::vector<std::string> compare;
 };
 
@@ -66,19 +64,16 @@ auto chosen(const char* what, const std::string& list, const Menu& menu) {
   return out;
 }
 
-// Linux counts the most memory a process ever had resident, and forgets it on demand.
-double resident_mb(const char* field) {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);)
-    if (line.starts_with(field)) return std::strtod(line.c_str() + line.find(':') + 1, nullptr) / 1024;
-  return 0;
-}
-Json added_mb(const std::function<void()>& f) {  // null: not known here
-  malloc_trim(0);
-  const bool cleared = static_cast<bool>(std::ofstream("/proc/self/clear_refs") << "5" << std::flush);
-  const double before = resident_mb("VmRSS");
+struct Memory {  // MB; null: not known here
+  Json added;    // by a pass, beyond its inputs
+  Json held;     // in the pass, above what the program held at its start
+};
+Memory memory_of(const std::function<void()>& f, double at_start) {
+  const bool known = forget_peak();
+  const double before = resident_mb();
   f();
-  return cleared ? Json(std::max(0.0, resident_mb("VmHWM") - before)) : Json();
+  if (!known) return {};
+  return {std::max(0.0, peak_mb() - before), std::max(0.0, peak_mb() - at_start)};
 }
 
 class Machine {  // bandwidths, each measured once for a number of threads
@@ -111,7 +106,7 @@ double bytes_of(const Traffic& t) {
 
 class Report {
  public:
-  explicit Report(const Options& o) : o_(o) {
+  Report(const Options& o, double at_start) : o_(o), at_start_(at_start) {
     for (const auto& text : cli::names_in(o.threads)) {
       const int n = number("--threads", text, 0, 4096);
       threads_.push_back(n > 0 ? n : tbb::info::default_concurrency());
@@ -126,14 +121,19 @@ class Report {
     cli::note(name + "\n");
     {
       Work work = kernel.make(in);
+      if (o_.write && !work.write) fail(fmt::format("--write: the kernel '{}' writes nothing", kernel.name));
       work.forward();
       if (work.backward) work.backward();
       work.verify();
+      if (o_.write) work.write(*o_.write);
     }
     Work work = kernel.make(in);
-    const Json peak_forward = added_mb(work.forward);
-    Json peak_both = work.backward ? added_mb(work.backward) : Json();
-    if (peak_both.is_number()) peak_both = peak_both.get<double>() + peak_forward.get<double>();  // what forward keeps
+    const Memory in_forward = memory_of(work.forward, at_start_);
+    Memory in_both = work.backward ? memory_of(work.backward, at_start_) : Memory{};
+    if (in_both.added.is_number()) {  // what forward keeps, and the larger of both peaks
+      in_both.added = in_both.added.get<double>() + in_forward.added.get<double>();
+      in_both.held = std::max(in_both.held.get<double>(), in_forward.held.get<double>());
+    }
     for (int threads : threads_) {
       tbb::global_control limit(tbb::global_control::max_allowed_parallelism, static_cast<std::size_t>(threads));
       std::vector<double> forward, both;
@@ -141,7 +141,7 @@ class Report {
         const double f = seconds(work.forward), b = work.backward ? seconds(work.backward) : 0;
         if (r >= 0) forward.push_back(f), both.push_back(f + b);
       }
-      auto row = [&](const char* pass, const std::vector<double>& times, const Traffic& moved, const Json& peak) {
+      auto row = [&](const char* pass, const std::vector<double>& times, const Traffic& moved, const Memory& memory) {
         const Times t = times_of(times);
         const double floor = machine_.floor_ms(moved, threads);
         Json j{{"kernel", kernel.name},
@@ -162,15 +162,16 @@ class Report {
                {"gb_per_s", bytes_of(moved) / t.ms * 1e-6},
                {"copy_gb_per_s", machine_.copy(threads)},
                {"verified", true},
-               {"peak_mb", peak}};
+               {"peak_mb", memory.added},
+               {"held_mb", memory.held}};
         rows_.push_back(std::move(j));
       };
-      row("forward", forward, work.moved_forward, peak_forward);
+      row("forward", forward, work.moved_forward, in_forward);
       if (!work.backward) continue;
       Traffic all = work.moved_forward;
       all.streamed += work.moved_backward.streamed;
       all.gathers.insert(all.gathers.end(), work.moved_backward.gathers.begin(), work.moved_backward.gathers.end());
-      row("forward + backward", both, all, peak_both);
+      row("forward + backward", both, all, in_both);
     }
   }
 
@@ -195,6 +196,7 @@ class Report {
 
  private:
   Options o_;
+  double at_start_;
   std::vector<int> threads_;
   Machine machine_;
   Json rows_ = Json::array();
@@ -205,13 +207,15 @@ void run(Options o) {
     cli::print(compare(o.compare[0], o.compare[1]));
     return;
   }
+  const double at_start = resident_mb();
   if (o.out) check_writable(*o.out);
+  if (o.write) check_writable(*o.write);
   if (o.quick) o.nodes = std::min<Id>(o.nodes, 10'000), o.edges = std::min<Offset>(o.edges, 200'000), o.repeat = 5;
   const auto some = chosen("kernel", o.kernels, kernels());
   const auto scores = chosen("score", o.scores, score_menu());
   const auto normalisers = chosen("normaliser", o.normalisers, normaliser_menu());
   const auto shapes = shapes_of(o.shapes);
-  Report report(o);
+  Report report(o, at_start);
   for (const auto& graph : cli::names_in(o.graphs)) {
     Input in{.pattern = pattern_of(graph, o.nodes, o.edges, o.seed, o.data),
              .score = scores.at(0),
@@ -260,6 +264,8 @@ void add_bench(CLI::App& app) {
   c->add_flag("--quick", o->quick, "Small graphs, 5 repetitions: everything within a minute");
   c->add_option("--compare", o->compare, "Two reports, BEFORE and NOW: which rows changed beyond noise")->expected(2);
   c->add_option("--out", o->out, "Write the rows as JSON into this file, too")->check(cli::not_empty());
+  c->add_option("--write", o->write, "Write what the last row's kernel read and gave, for a peer to do the same")
+      ->check(cli::not_empty());
   c->add_flag("--json", o->json, "A JSON array of rows on standard output, and nothing else there");
   c->add_flag("--markdown", o->markdown, "The table in Markdown");
   c->require_subcommand(0, 1);

@@ -5,8 +5,10 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "graph/graph.h"
 #include "kernels/attention.h"
 
 namespace heed::bench {
@@ -26,6 +28,16 @@ struct Times {
 };
 Times times_of(std::vector<double> seconds);
 
+// Of this process: what it holds now, and the most it held since forget_peak(), which gives free memory back first and
+// is false where the system cannot forget.
+double resident_mb();
+double peak_mb();
+bool forget_peak();
+
+// A safetensors file of matrices, those that are not empty, and of a list's edges: pairs (from, to) of 32-bit ids.
+using NamedMatrix = std::pair<std::string, const Matrix<float>*>;
+void write_tensors(const std::string& file, const Csr* list, const std::vector<NamedMatrix>& matrices);
+
 // What a pass must move at the least: rows gathered at random from tables, and arrays streamed.
 struct Traffic {
   struct Gather {
@@ -38,8 +50,9 @@ struct Traffic {
 
 // One kernel on one input. Outputs are made at the first call of a pass.
 struct Work {
-  std::function<void()> forward, backward;  // backward may be missing; it comes after forward
-  std::function<void()> verify;             // after both; throws Error where a result is wrong
+  std::function<void()> forward, backward;             // backward may be missing; it comes after forward
+  std::function<void()> verify;                        // after both; throws Error where a result is wrong
+  std::function<void(const std::string& file)> write;  // after both; input and results, for a peer; may be missing
   Traffic moved_forward, moved_backward;
   Offset edges = 0;            // that a pass visits
   std::shared_ptr<void> data;  // everything it reads and writes
@@ -64,7 +77,8 @@ struct Kernel {
 };
 const std::vector<Kernel>& kernels();
 
-// rmat, uniform, grid, star, all, or a dataset's name or path; as a pattern, queries x keys.
+// rmat, uniform, grid, star, or a dataset's name or path; and `all`, too, as a pattern, queries x keys.
+Graph graph_of(const std::string& name, Id nodes, Offset edges, std::uint64_t seed, const std::string& data);
 std::shared_ptr<const Pattern> pattern_of(const std::string& name, Id nodes, Offset edges, std::uint64_t seed,
                                           const std::string& data);
 

@@ -32,21 +32,18 @@ Graph star(Id nodes, Offset edges, std::uint64_t seed) {
 
 }  // namespace
 
+Graph graph_of(const std::string& name, Id nodes, Offset edges, std::uint64_t seed, const std::string& data) {
+  if (name == "rmat") return rmat(nodes, edges, seed);
+  if (name == "uniform") return uniform_graph(nodes, edges, seed);
+  if (name == "grid") return grid(nodes);
+  if (name == "star") return star(nodes, edges, seed);
+  return load(name, {.data = data, .seed = seed}).graph;
+}
+
 std::shared_ptr<const Pattern> pattern_of(const std::string& name, Id nodes, Offset edges, std::uint64_t seed,
                                           const std::string& data) {
   if (name == "all") return Pattern::all(nodes, nodes);
-  Graph graph;
-  if (name == "rmat")
-    graph = rmat(nodes, edges, seed);
-  else if (name == "uniform")
-    graph = uniform_graph(nodes, edges, seed);
-  else if (name == "grid")
-    graph = grid(nodes);
-  else if (name == "star")
-    graph = star(nodes, edges, seed);
-  else
-    graph = load(name, {.data = data, .seed = seed}).graph;
-  return Pattern::listed(graph.adjacency);
+  return Pattern::listed(graph_of(name, nodes, edges, seed, data).adjacency);
 }
 
 }  // namespace heed::bench

@@ -140,6 +140,21 @@ Work make_attention(const Input& in) {
     expect_near("dv", x->dv, y.dv), expect_near("da", x->da, y.da), expect_near("dp", x->dp, y.dp);
     if (in.pattern->is_listed()) verify_plainly(in, *x, y);
   };
+  out.write = [x, in](const std::string& file) {
+    write_tensors(file, in.pattern->is_listed() ? &list_of(in) : nullptr,
+                  {{"q", &x->q},
+                   {"k", &x->k},
+                   {"v", &x->value()},
+                   {"a", &x->a},
+                   {"p", &x->p},
+                   {"y", &x->y},
+                   {"dy", &x->dy},
+                   {"dq", &x->dq},
+                   {"dk", &x->dk},
+                   {"dv", &x->dv},
+                   {"da", &x->da},
+                   {"dp", &x->dp}});
+  };
   const double queries = in.pattern->queries(), keys = in.pattern->keys();
   const Offset row = static_cast<Offset>(in.heads * in.channels * kFloat),
                score_row = x->score.contracts ? static_cast<Offset>(in.heads * kFloat) : row;
@@ -240,7 +255,7 @@ Work make_plain(const Input& in) {
   auto d = std::make_shared<Data>(Data{Operands<float>(in), {}, {}, {}});
   d->x.dy = {};
   Work out = make_attention(in);  // for what it must move
-  out.backward = {}, out.moved_backward = {}, out.data = d;
+  out.backward = {}, out.write = {}, out.moved_backward = {}, out.data = d;
   out.forward = [d, in] {
     const Csr& list = list_of(in);
     d->s.resize(in.pattern->edges(), in.heads);
@@ -297,15 +312,22 @@ struct Product {  // y = A x, A the pattern with weights
 Work product_work(const Input& in, const std::shared_ptr<Product>& d, std::function<void()> forward) {
   const auto edges = static_cast<double>(in.pattern->edges());
   const auto row = static_cast<Offset>(static_cast<double>(d->x.cols()) * kFloat);
-  return {.forward = std::move(forward),
-          .backward = {},
-          .verify = [d] { d->verify(); },
-          .moved_forward = {{{edges, in.pattern->keys(), row}},
-                            bytes_of_list(in.pattern->by_query) + edges * kFloat +
-                                static_cast<double>(in.pattern->queries() * row)},
-          .moved_backward = {},
-          .edges = in.pattern->edges(),
-          .data = d};
+  return {
+      .forward = std::move(forward),
+      .backward = {},
+      .verify = [d] { d->verify(); },
+      .write =
+          [d](const std::string& file) {
+            Matrix<float> weights(1, d->pattern->edges());
+            std::copy(d->weights.begin(), d->weights.end(), weights.begin());
+            write_tensors(file, d->pattern->by_query.list.get(), {{"weights", &weights}, {"x", &d->x}, {"y", &d->y}});
+          },
+      .moved_forward = {{{edges, in.pattern->keys(), row}},
+                        bytes_of_list(in.pattern->by_query) + edges * kFloat +
+                            static_cast<double>(in.pattern->queries() * row)},
+      .moved_backward = {},
+      .edges = in.pattern->edges(),
+      .data = d};
 }
 
 Work make_spmm(const Input& in) {

@@ -1,25 +1,26 @@
-// heed bench layer: one attention layer with its linear maps, forward and backward, on a generated graph; each part's
-// time beside its floor: bytes that must be streamed / copy bandwidth + gathered bytes / gather bandwidth.
+// heed bench layer: one attention layer with its linear maps, forward and backward; each part's time beside its floor:
+// bytes that must be streamed / copy bandwidth + gathered bytes / gather bandwidth. What it read and gave can be
+// written for a peer that does the same (bench/peers).
 #include <fmt/format.h>
 #include <oneapi/tbb/global_control.h>
 #include <oneapi/tbb/info.h>
-#include <sys/resource.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "bench/bench.h"
 #include "cli/command.h"
-#include "datasets/rmat.h"
 #include "graph/files.h"
+#include "kernels/parallel.h"
 #include "layers/layers.h"
-#include "train/train.h"
 
 namespace heed::bench {
 namespace {
 
 struct Options {
-  std::string score = "gat", graph = "rmat", edges_file;
+  std::string score = "gat", graph = "rmat", data;
+  std::optional<std::string> write;
   Id nodes = 100'000;
   Offset edges = 2'000'000, in = 64, channels = 16;
   int heads = 4, repeat = 9, threads = 0;
@@ -88,52 +89,74 @@ void run(const Options& o) {
   const Score score = score_named(o.score);
   if (o.score != "gat" && o.score != "gatv2" && o.score != "dot")
     unknown("score to verify", o.score, {"gat", "gatv2", "dot"});
-  if (o.graph != "rmat" && o.graph != "uniform") unknown("graph", o.graph, {"rmat", "uniform"});
-  const Graph graph = o.graph == "rmat" ? rmat(o.nodes, o.edges, o.seed) : uniform_graph(o.nodes, o.edges, o.seed);
-  if (!o.edges_file.empty()) {  // pairs of 32-bit ids: from, to
-    auto list = edges_of(graph);
-    write_file(o.edges_file, {reinterpret_cast<const char*>(list.data()), list.size() * sizeof(Edge)});
-  }
+  if (o.write) check_writable(*o.write);
+  const double at_start = resident_mb();
+  const Graph graph = graph_of(o.graph, o.nodes, o.edges, o.seed, o.data);
+  const Id n = graph.nodes();
   Random random(o.seed);
+  auto fill = [&](Matrix<float>& out) {
+    for (float& x : out) x = static_cast<float>(random.normal());
+  };
   verify(graph, score, o.heads, o.channels, random);
-  const double before = peak_rss_mb();
 
   Features features;
-  features.dense.resize(o.nodes, o.in);
-  for (float& x : features.dense) x = static_cast<float>(random.normal());
+  features.dense.resize(n, o.in);
+  fill(features.dense);
   // The input takes a gradient too, as a hidden layer's does.
   Model layer = attend({.out = o.channels,
                         .heads = o.heads,
                         .score = score,
                         .mask = local(),
                         .query_scale = o.score == "dot" ? 1 / std::sqrt(static_cast<double>(o.channels)) : 1});
-  Parameter<float> input{"x", features.dense, {}, true};
+  Parameter<float> input{"x", std::move(features.dense), {}, true};
+  features.dense.resize(n, 0);
   Model learned = [&]<class T>(Scope<T>& scope, Var<T> x) {
     if constexpr (std::is_same_v<T, float>) return layer(scope, scope.tape().parameter(input));
     return layer(scope, x);
   };
   Network<float> network(learned, graph, features, o.seed);
+  for (auto& p : network.parameters())  // biases begin at 0, where a peer's mistake would not be seen
+    if (std::all_of(p.value.begin(), p.value.end(), [](float x) { return x == 0; })) fill(p.value);
   Tape<float>& tape = network.tape();
   tape.training = true;
-  Var<float> y = network.output();
+  Var<float> y = network.output(), loss = tape.result(1, 1, {y});
+  Matrix<float> dy(n, y.cols());
+  fill(dy);
+  auto from_above = [&] {  // the gradient that the rest of a network would hand down
+    const Sink<float> to = y.sink();
+    parallel_pieces(n, 256, [&](Offset begin, Offset end) {
+      for (Offset i = begin; i < end; ++i) std::copy_n(dy.row(i), dy.cols(), to.to.row(i));
+    });
+  };
+  tape.record(
+      loss, [] {}, from_above, "loss");
+  if (o.write) {
+    tape.forward(), tape.backward(loss);
+    std::vector<NamedMatrix> all{{"x", &input.value}, {"dx", &input.grad}, {"y", &y.value()}, {"dy", &dy}};
+    for (const auto& p : network.parameters())
+      all.emplace_back(p.name, &p.value), all.emplace_back("d" + p.name, &p.grad);
+    write_tensors(*o.write, graph.adjacency.get(), all);
+  }
+  const bool peak_known = forget_peak();
   std::vector<double> forward, both;
   for (int r = 0; r < o.repeat + 2; ++r) {
-    double f = seconds([&] { tape.forward(); }), b = seconds([&] { tape.backward(y); });
+    double f = seconds([&] { tape.forward(); }), b = seconds([&] { tape.backward(loss); });
     if (r < 2) continue;
     forward.push_back(f), both.push_back(f + b);
   }
-  const double peak = peak_rss_mb();  // before the arrays that measure floors
+  // Graph, input, parameters and work, but neither the verification nor the arrays that measure floors.
+  const double held = peak_mb() - at_start;
   Profile profile;
   tape.profile = &profile;
-  for (int r = 0; r < o.repeat; ++r) tape.forward(), tape.backward(y);
+  for (int r = 0; r < o.repeat; ++r) tape.forward(), tape.backward(loss);
 
   // Floors of the attention step: rows gathered once per edge in forward, and in each of backward's two passes.
   const double row = static_cast<double>(o.heads * o.channels) * sizeof(float);
   const double score_row = score.contracts ? o.heads * sizeof(float) : row;
-  const double edges = static_cast<double>(graph.edges()), nodes = static_cast<double>(o.nodes);
+  const double edges = static_cast<double>(graph.edges()), nodes = n;
   const bool same = o.score == "gatv2";  // key and value are one row
   const double pair = same ? row : row + score_row;
-  const double copy = copy_bandwidth(), gather = gather_bandwidth(o.nodes, static_cast<Offset>(row));
+  const double copy = copy_bandwidth(), gather = gather_bandwidth(n, static_cast<Offset>(row));
   const double stream = edges * sizeof(Id) + nodes * (row + score_row);
   const double forward_floor = 1e3 * (edges * pair / gather + stream / copy) * 1e-9;
   const double back = edges * (pair + row + score_row + 2.0 * o.heads * sizeof(float));
@@ -144,15 +167,14 @@ void run(const Options& o) {
                              {"score", o.score},
                              {"normaliser", "softmax"},
                              {"graph", o.graph},
-                             {"nodes", o.nodes},
+                             {"nodes", n},
                              {"edges", graph.edges()},
                              {"heads", o.heads},
                              {"channels", o.channels},
                              {"threads", threads},
                              {"forward_ms", times_of(forward).ms},
                              {"both_ms", times_of(both).ms},
-                             {"peak_rss_mb", peak},
-                             {"before_mb", before},
+                             {"held_mb", peak_known ? nlohmann::ordered_json(held) : nlohmann::ordered_json()},
                              {"verified", true},
                              {"copy_gbs", copy},
                              {"gather_gbs", gather}};
@@ -161,10 +183,10 @@ void run(const Options& o) {
   }
   cli::print(
       fmt::format("{} layer on {} ({} nodes, {} edges), {} heads x {} channels, {} threads, median of {}\n"
-                  "forward {:.1f} ms, forward + backward {:.1f} ms, peak memory {:.0f} MB ({:.0f} before)\n"
+                  "forward {:.1f} ms, forward + backward {:.1f} ms, {:.0f} MB with graph and input\n"
                   "copy {:.1f} GB/s, gather of {:.0f}-byte rows {:.1f} GB/s\n\n",
-                  o.score, o.graph, o.nodes, graph.edges(), o.heads, o.channels, threads, o.repeat,
-                  times_of(forward).ms, times_of(both).ms, peak, before, copy, row, gather));
+                  o.score, o.graph, n, graph.edges(), o.heads, o.channels, threads, o.repeat, times_of(forward).ms,
+                  times_of(both).ms, held, copy, row, gather));
   std::vector<std::vector<std::string>> rows{{"operation", "forward ms", "backward ms", "floors ms"}};
   for (const auto& [name, time] : profile)
     rows.push_back({name, fmt::format("{:.2f}", 1e3 * time[0] / o.repeat),
@@ -179,16 +201,19 @@ void add_layer(CLI::App& bench) {
   auto o = std::make_shared<Options>();
   auto* c = bench.add_subcommand("layer", "One attention layer with its linear maps, verified and then timed");
   c->add_option("--score", o->score, "gat, gatv2 or dot");
-  c->add_option("--graph", o->graph, "rmat or uniform");
-  c->add_option("--nodes", o->nodes, "Of the graph")->check(cli::whole_number(2, 1 << 30));
-  c->add_option("--edges", o->edges, "Of the graph, directed")->check(cli::whole_number(1, 1'000'000'000'000));
+  c->add_option("--graph", o->graph, "rmat, uniform, grid, star, or a dataset, with random features");
+  c->add_option("--nodes", o->nodes, "Of a generated graph")->check(cli::whole_number(2, 1 << 30));
+  c->add_option("--edges", o->edges, "Of a generated graph, directed")->check(cli::whole_number(1, 1'000'000'000'000));
   c->add_option("--in", o->in, "Input channels")->check(cli::whole_number(1, 65536));
   c->add_option("--heads", o->heads, "Heads")->check(cli::whole_number(1, 4096));
   c->add_option("--channels", o->channels, "Channels of a head")->check(cli::whole_number(1, 65536));
   c->add_option("--repeat", o->repeat, "Timed repetitions; the median counts")->check(cli::whole_number(1, 100000));
   c->add_option("--threads", o->threads, "0: all")->check(cli::whole_number(0, 4096));
   c->add_option("--seed", o->seed, "Of the graph and the numbers");
-  c->add_option("--write-edges", o->edges_file, "Write the graph, pairs of 32-bit ids (from, to), for a peer to read");
+  cli::add_data(*c, o->data);
+  c->add_option("--write", o->write,
+                "Write edges, x, dy, y, the parameters and all gradients as safetensors, for a peer to do the same")
+      ->check(cli::not_empty());
   c->add_flag("--json", o->json, "One JSON object on standard output");
   c->callback([o] { run(*o); });
 }

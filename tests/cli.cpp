@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -431,6 +432,43 @@ TEST_CASE("heed bench verifies, times and compares") {
   refused("bench --shapes 0x4", "--shapes: must be a whole number, 1 to 4096, not '0'");
   refused("bench --scores \"\"", "no name given");
   refused("bench --threads x", "--threads: must be a whole number, 0 to 4096, not 'x'");
+}
+
+TEST_CASE("heed bench writes what a peer needs to do the same") {
+  Scratch folder;
+  const std::string file = (folder.path / "given").string();
+  auto shapes = [&](const std::string& arguments) {
+    const Result r = run("bench " + arguments + " --nodes 90 --edges 300 --repeat 1 --write " + file);
+    REQUIRE_MESSAGE(r.code == 0, r.err);
+    const std::string bytes = contents(file);
+    std::uint64_t length = 0, end = 0;
+    REQUIRE(bytes.size() > sizeof(length));
+    std::memcpy(&length, bytes.data(), sizeof(length));
+    auto header = nlohmann::json::parse(bytes.substr(sizeof(length), length));
+    header.erase("__metadata__");
+    nlohmann::json out;
+    for (const auto& [name, entry] : header.items()) {
+      out[name] = entry["shape"];
+      CHECK(entry["dtype"] == (name == "edges" ? "I32" : "F32"));
+      end = std::max(end, entry["data_offsets"][1].get<std::uint64_t>());
+    }
+    CHECK(bytes.size() == sizeof(length) + length + end);
+    return out;
+  };
+  using Json = nlohmann::json;
+  CHECK(shapes("layer --score gat --in 6 --heads 2 --channels 3") ==
+        Json::parse(R"({"edges": [300, 2], "x": [90, 6], "dx": [90, 6], "y": [90, 6], "dy": [90, 6],
+                        "weight": [6, 6], "dweight": [6, 6], "att_src": [1, 6], "datt_src": [1, 6],
+                        "att_dst": [1, 6], "datt_dst": [1, 6], "bias": [1, 6], "dbias": [1, 6]})"));
+  CHECK(shapes("--kernels spmm --shapes 2x3") ==
+        Json::parse(R"({"edges": [300, 2], "weights": [1, 300], "x": [90, 6], "y": [90, 6]})"));
+  const Json all = shapes("--kernels attention --scores dot --normalisers softmax --graphs all --shapes 2x3");
+  CHECK(all.size() == 8);
+  CHECK_FALSE(all.contains("edges"));
+  CHECK(all["dk"] == Json({90, 6}));
+  const Result none = run("bench --kernels sddmm --nodes 90 --edges 300 --repeat 1 --write " + file);
+  CHECK(none.code == 2);
+  CHECK(has(none.err, "the kernel 'sddmm' writes nothing"));
 }
 
 TEST_SUITE_END();

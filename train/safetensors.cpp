@@ -29,7 +29,7 @@ float number(const char* bytes, const std::string& dtype) {
   return static_cast<float>(Eigen::numext::bit_cast<Eigen::half>(bits));
 }
 
-std::uint64_t bytes_of(const std::string& dtype) {
+std::uint64_t width_of(const std::string& dtype) {
   if (dtype == "F64") return 8;
   if (dtype == "F32") return 4;
   return dtype == "F16" || dtype == "BF16" ? 2 : 0;
@@ -46,6 +46,10 @@ bool read_counts(const Json& list, std::vector<std::uint64_t>& out) {
 }
 
 }  // namespace
+
+std::string_view bytes_of(const Matrix<float>& x) {
+  return {reinterpret_cast<const char*>(x.data()), static_cast<std::size_t>(x.size()) * sizeof(float)};
+}
 
 const Matrix<float>* Safetensors::find(std::string_view name) const {
   for (const Weight& w : weights)
@@ -102,7 +106,7 @@ Safetensors parse_safetensors(std::string_view bytes, const std::string& file) {
         !read_counts(entry["data_offsets"], place) || place.size() != 2)
       fail(where + " lacks a dtype, a shape or two data_offsets");
     const auto dtype = entry["dtype"].get<std::string>();
-    const std::uint64_t each = bytes_of(dtype);
+    const std::uint64_t each = width_of(dtype);
     if (each == 0) fail(where + " is of type " + printable(dtype) + "; F32, F64, F16 and BF16 are read");
     if (shape.empty() || shape.size() > 2)
       fail(where + " has " + std::to_string(shape.size()) + " dimensions; 1 and 2 are read");
@@ -133,7 +137,7 @@ Safetensors parse_safetensors(std::string_view bytes, const std::string& file) {
     w.name = e.name;
     w.value.resize(e.rows, e.cols);
     for (Offset t = 0; t < w.value.size(); ++t) {
-      const float x = number(data.data() + e.begin + static_cast<std::uint64_t>(t) * bytes_of(e.dtype), e.dtype);
+      const float x = number(data.data() + e.begin + static_cast<std::uint64_t>(t) * width_of(e.dtype), e.dtype);
       if (!std::isfinite(x))
         fail(file + ": tensor '" + printable(e.name) + "': number " + std::to_string(t) + " is " + std::to_string(x));
       w.value.data()[t] = x;
@@ -142,13 +146,13 @@ Safetensors parse_safetensors(std::string_view bytes, const std::string& file) {
   return out;
 }
 
-std::string to_safetensors(const std::vector<Weight>& weights, const std::map<std::string, std::string>& metadata) {
+std::string safetensors_of(const std::vector<Tensor>& tensors, const std::map<std::string, std::string>& metadata) {
   Json header;
   header["__metadata__"] = metadata;
-  Offset at = 0;
-  for (const Weight& w : weights) {
-    const Offset end = at + w.value.size() * static_cast<Offset>(sizeof(float));
-    header[w.name] = {{"dtype", "F32"}, {"shape", {w.value.rows(), w.value.cols()}}, {"data_offsets", {at, end}}};
+  std::size_t at = 0;
+  for (const Tensor& t : tensors) {
+    const std::size_t end = at + t.bytes.size();
+    header[t.name] = {{"dtype", t.dtype}, {"shape", {t.rows, t.cols}}, {"data_offsets", {at, end}}};
     at = end;
   }
   std::string text = header.dump();
@@ -156,11 +160,16 @@ std::string to_safetensors(const std::vector<Weight>& weights, const std::map<st
   const std::uint64_t length = text.size();
   std::string out(sizeof(length), '\0');
   std::memcpy(out.data(), &length, sizeof(length));
-  out.reserve(out.size() + text.size() + static_cast<std::size_t>(at));
+  out.reserve(out.size() + text.size() + at);
   out += text;
-  for (const Weight& w : weights)
-    out.append(reinterpret_cast<const char*>(w.value.data()), static_cast<std::size_t>(w.value.size()) * sizeof(float));
+  for (const Tensor& t : tensors) out += t.bytes;
   return out;
+}
+
+std::string to_safetensors(const std::vector<Weight>& weights, const std::map<std::string, std::string>& metadata) {
+  std::vector<Tensor> tensors;
+  for (const Weight& w : weights) tensors.push_back({w.name, "F32", w.value.rows(), w.value.cols(), bytes_of(w.value)});
+  return safetensors_of(tensors, metadata);
 }
 
 }  // namespace heed

@@ -31,7 +31,17 @@ struct Safetensors {
 Safetensors read_safetensors(const std::filesystem::path& path);
 Safetensors parse_safetensors(std::string_view bytes, const std::string& file);
 
-// The bytes of such a file, of F32.
+// For writing: numbers of any type, which lie elsewhere.
+struct Tensor {
+  std::string name;
+  const char* dtype;  // F32, I32, ...
+  Offset rows = 0, cols = 0;
+  std::string_view bytes;
+};
+std::string_view bytes_of(const Matrix<float>& x);
+
+// The bytes of such a file; weights are F32.
+std::string safetensors_of(const std::vector<Tensor>& tensors, const std::map<std::string, std::string>& metadata);
 std::string to_safetensors(const std::vector<Weight>& weights, const std::map<std::string, std::string>& metadata);
 
 }  // namespace heed
