@@ -451,15 +451,22 @@ void put(T* to, const T* from, Offset n, bool add) {
     std::copy_n(from, n, to);
 }
 
-// Where the sums over the batch's segments go: into the gradient of a row that ends here, else into `sum`, where it
-// goes on. The parts of a hub begin at 0.
+// Where the sums over the batch's segments go: into the gradient of a row that is whole; else into `sum`, and from
+// there into the gradient when the row ends. A part of a hub stays in `sum`.
 template <class T>
-void aim(const Batch& batch, const Sink<T>& sink, bool part, T* sum, Target<T>* targets) {
+void aim(const Batch& batch, const Sink<T>& sink, T* sum, Target<T>* targets) {
   for (int g = 0; g < batch.segments; ++g) {
     const Segment& s = batch.segment[g];
-    T* row = sink ? sink.to.row(s.row) : sum;
-    targets[g] = {!s.starts ? sum : sink && sink.add && !part ? row : nullptr, s.ends ? row : sum};
+    if (s.starts && s.ends && sink)
+      targets[g] = {sink.add ? sink.to.row(s.row) : nullptr, sink.to.row(s.row)};
+    else
+      targets[g] = {s.starts ? nullptr : sum, sum};
   }
+}
+template <class T>
+void land(const Batch& batch, const Sink<T>& sink, const T* sum) {
+  const Segment& s = batch.segment[0];
+  if (sink && !s.starts && s.ends) put(sink.to.row(s.row), sum, sink.to.cols, sink.add);
 }
 template <class T>
 void clear_row(const Sink<T>& sink, Id i) {  // a row without edges
@@ -484,8 +491,8 @@ void gather_thresholds(const Plan<T>& plan, const Batch& batch, Scratch<T>& w, c
 
 // Row pass over a block: dq, or `sum` (heads*score_width, zero before) of a row that is cut; da and dp are added to.
 template <class T>
-void row_block(const Plan<T>& plan, Scratch<T>& w, const Block& block, const AttentionState<T>& state,
-               View<const T> dy, const AttentionGradient<T>& g, T* sum, T* da, T* dp) {
+void row_block(const Plan<T>& plan, Scratch<T>& w, const Block& block, const AttentionState<T>& state, View<const T> dy,
+               const AttentionGradient<T>& g, T* sum, T* da, T* dp) {
   const Attention<T>& x = plan.x;
   const auto& score = plan.score();
   auto empty = [&](Id i) {
@@ -506,9 +513,10 @@ void row_block(const Plan<T>& plan, Scratch<T>& w, const Block& block, const Att
         }
     if (score.finish)
       score.finish_gradient(x.score->self.get(), w.sums, plan.spread_p, batch.vectors, plan.padded, w.dw, dp);
-    aim(batch, g.dq, block.part >= 0, sum, w.down);
+    aim(batch, g.dq, sum, w.down);
     score.gradient[1][plan.score_index](x.score->self.get(), chunk_of<true>(plan, batch, w, batch.entry),
                                         {w.dw, w.down, da, g.de.to});
+    land(batch, g.dq, sum);
     // After de: where one table is feature and value at once, dev is added to it.
     if (g.dev)
       for (int t = 0; t < batch.n; ++t)
@@ -541,18 +549,21 @@ void column_block(const Plan<T>& plan, Scratch<T>& w, const Block& block, const 
       if (x.ev) plan.dot_values(dy, batch.ids, x.ev, entry, batch, nullptr, plan.heads, plan.width, true, w.dw);
     }
     gradient_batch<false>(plan, batch, w);
-    if (g.dv) {
-      aim(batch, g.dv, block.part >= 0, value, w.value);
+    if (g.dk) {
+      if (score.finish)
+        score.finish_gradient(x.score->self.get(), w.sums, plan.spread_p, batch.vectors, plan.padded, w.dw,
+                              static_cast<T*>(nullptr));
+      aim(batch, g.dk, down, w.down);
+      score.gradient[0][plan.score_index](x.score->self.get(), chunk_of<false>(plan, batch, w, entry),
+                                          {w.dw, w.down, nullptr, {}});
+      land(batch, g.dk, down);
+    }
+    if (g.dv) {  // after dk: where one table is key and value at once, dv is added to it
+      aim(batch, g.dv, value, w.value);
       plan.add_values(w.value, nullptr, w.s, dy, nullptr, batch, g.dk ? nullptr : batch.next, plan.heads, plan.padded,
                       plan.width);
+      land(batch, g.dv, value);
     }
-    if (!g.dk) return;
-    if (score.finish)
-      score.finish_gradient(x.score->self.get(), w.sums, plan.spread_p, batch.vectors, plan.padded, w.dw,
-                            static_cast<T*>(nullptr));
-    aim(batch, g.dk, block.part >= 0, down, w.down);
-    score.gradient[0][plan.score_index](x.score->self.get(), chunk_of<false>(plan, batch, w, entry),
-                                        {w.dw, w.down, nullptr, {}});
   });
 }
 
@@ -745,8 +756,9 @@ void weighted_sum(const Rows& rows, std::span<const T> weights, std::span<const 
         T weight = weights.empty() ? T(1) : weights[edge.empty() ? batch.entry[t] : edge[batch.entry[t]]];
         w.s[batch.at[t]] = scale.empty() ? weight : weight * scale[batch.rows[t]];
       }
-      aim(batch, y, block.part >= 0, sum, w.value);
+      aim(batch, y, sum, w.value);
       stages::add_rows<T, 0>(w.value, nullptr, w.s, x, nullptr, batch, batch.next, 1, 1, static_cast<int>(x.cols));
+      land(batch, y, sum);
     });
   };
   for_each_block(

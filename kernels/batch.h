@@ -18,8 +18,8 @@ inline constexpr int kChunk = 64;  // edges in a batch, at most
 // Edges of one row in a batch. In the stages' buffers a segment begins at a whole vector.
 struct Segment {
   Id row = 0;
-  int begin = 0, end = 0;            // edges
-  int vector = 0, vectors = 0;       // in a buffer of `padded` numbers an edge
+  int begin = 0, end = 0;             // edges
+  int vector = 0, vectors = 0;        // in a buffer of `padded` numbers an edge
   bool starts = false, ends = false;  // the row's first and last edges are here; a part of a hub never ends
 
   int edges() const { return end - begin; }
@@ -27,12 +27,12 @@ struct Segment {
 };
 
 struct Batch {
-  int n = 0;         // edges
-  int segments = 0;  // of one row each
-  int vectors = 0;   // of the buffers in use
-  Id ids[kChunk];    // the column of each edge
-  Id rows[kChunk];   // its row
-  int at[kChunk];    // where its numbers begin in a buffer
+  int n = 0;             // edges
+  int segments = 0;      // of one row each
+  int vectors = 0;       // of the buffers in use
+  Id ids[kChunk];        // the column of each edge
+  Id rows[kChunk];       // its row
+  int at[kChunk];        // where its numbers begin in a buffer
   Offset entry[kChunk];  // its position in the list; of ranges: 0
   Segment segment[kChunk];
   bool first = true;            // of its block

@@ -30,12 +30,17 @@ void expect(bool fits, const char* what, Offset a, Offset b) {
 }  // namespace
 
 template <class T>
-void product(View<const T> x, View<const T> w, Sink<T> y) {
+void product(View<const T> x, View<const T> w, Sink<T> y, View<const T> bias) {
   expect(x.cols == w.rows, "columns of x and rows of w", x.cols, w.rows);
   expect(y.to.rows == x.rows && y.to.cols == w.cols, "the result and its factors", y.to.cols, w.cols);
+  if (bias) expect(bias.cols == w.cols, "columns of w and of the bias", w.cols, bias.cols);
   parallel_pieces(x.rows, kTile, [&](Offset begin, Offset end) {
     auto to = map(y.to, begin, end - begin);
-    if (y.add)
+    if (bias && y.add)
+      to.rowwise() += map(bias, 0, 1).row(0);
+    else if (bias)
+      to.rowwise() = map(bias, 0, 1).row(0);
+    if (y.add || bias)
       to.noalias() += map(x, begin, end - begin) * map(w, 0, w.rows);
     else
       to.noalias() = map(x, begin, end - begin) * map(w, 0, w.rows);
@@ -56,32 +61,34 @@ void product_by_transpose(View<const T> dy, View<const T> w, Sink<T> dx) {
 }
 
 template <class T>
-void product_of_transpose(View<const T> x, View<const T> dy, Sink<T> dw, Matrix<T>& parts) {
+void product_of_transpose(View<const T> x, View<const T> dy, Sink<T> dw, Matrix<T>& parts, Sink<T> db) {
   expect(x.rows == dy.rows, "rows of x and rows of dy", x.rows, dy.rows);
   expect(dw.to.rows == x.cols && dw.to.cols == dy.cols, "the result and its factors", dw.to.rows, x.cols);
   Offset size = x.cols * dy.cols, count = (x.rows + kLong - 1) / kLong;
-  parts.resize(std::max<Offset>(count, 1), size);
+  parts.resize(std::max<Offset>(count, 1), size + dy.cols);
   parallel_pieces(x.rows, kLong, [&](Offset begin, Offset end) {
     View<T> part{parts.row(begin / kLong), x.cols, dy.cols, dy.cols};
     map(part, 0, x.cols).noalias() = map(x, begin, end - begin).transpose() * map(dy, begin, end - begin);
+    if (db) map(View<T>{part.row(x.cols), 1, dy.cols, dy.cols}, 0, 1) = map(dy, begin, end - begin).colwise().sum();
   });
+  auto merge = [&](T* to, bool add, Offset row) {
+    if (!add) std::fill_n(to, dy.cols, T(0));
+    for (Offset p = 0; p < count; ++p) {
+      const T* from = parts.row(p) + row * dy.cols;
+      for (Offset c = 0; c < dy.cols; ++c) to[c] += from[c];
+    }
+  };
   parallel_pieces(x.cols, std::max<Offset>(1, kElementGrain / std::max<Offset>(1, dy.cols)),
                   [&](Offset begin, Offset end) {
-                    for (Offset i = begin; i < end; ++i) {
-                      T* to = dw.to.row(i);
-                      if (!dw.add) std::fill_n(to, dy.cols, T(0));
-                      for (Offset p = 0; p < count; ++p) {
-                        const T* from = parts.row(p) + i * dy.cols;
-                        for (Offset c = 0; c < dy.cols; ++c) to[c] += from[c];
-                      }
-                    }
+                    for (Offset i = begin; i < end; ++i) merge(dw.to.row(i), dw.add, i);
                   });
+  if (db) merge(db.to.row(0), db.add, x.cols);
 }
 
-#define HEED_INSTANTIATE(T)                                                  \
-  template void product(View<const T>, View<const T>, Sink<T>);              \
-  template void product_by_transpose(View<const T>, View<const T>, Sink<T>); \
-  template void product_of_transpose(View<const T>, View<const T>, Sink<T>, Matrix<T>&);
+#define HEED_INSTANTIATE(T)                                                    \
+  template void product(View<const T>, View<const T>, Sink<T>, View<const T>); \
+  template void product_by_transpose(View<const T>, View<const T>, Sink<T>);   \
+  template void product_of_transpose(View<const T>, View<const T>, Sink<T>, Matrix<T>&, Sink<T>);
 HEED_INSTANTIATE(float)
 HEED_INSTANTIATE(double)
 

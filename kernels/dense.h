@@ -6,16 +6,17 @@
 
 namespace heed {
 
-// y (+)= x w                x: n x in, w: in x out, y: n x out
+// y (+)= x w + bias         x: n x in, w: in x out, y: n x out, bias: 1 x out, may be none
 template <class T>
-void product(View<const T> x, View<const T> w, Sink<T> y);
+void product(View<const T> x, View<const T> w, Sink<T> y, View<const T> bias = {});
 
 // dx (+)= dy w^T            dy: n x out, w: in x out, dx: n x in
 template <class T>
 void product_by_transpose(View<const T> dy, View<const T> w, Sink<T> dx);
 
 // dw (+)= x^T dy            x: n x in, dy: n x out, dw: in x out; `parts` is a buffer kept between calls
+// db (+)= the sums of dy's columns, 1 x out; may be none
 template <class T>
-void product_of_transpose(View<const T> x, View<const T> dy, Sink<T> dw, Matrix<T>& parts);
+void product_of_transpose(View<const T> x, View<const T> dy, Sink<T> dw, Matrix<T>& parts, Sink<T> db = {});
 
 }  // namespace heed

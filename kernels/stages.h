@@ -93,7 +93,7 @@ struct Chunk {  // what the stages of a score read
 };
 
 template <class T>
-struct Target {  // where the sum over a segment goes: to = from + sum
+struct Target {             // where the sum over a segment goes: to = from + sum
   const T* from = nullptr;  // none: 0
   T* to = nullptr;          // none: not wanted
 };
@@ -147,8 +147,9 @@ HEED_FN void fold_heads(const Batch& batch, int heads, Rows rows, Sum sum, T* to
   }
 }
 
-// to[t][h] (+)= sum_c own[h][c] * other[h][c] over row own_ids[t] of one table and row other_ids[t] of the other; where those
-// are null, the row of the edge's column. Rows of `next` are fetched meanwhile, here and below, unless it is null.
+// to[t][h] (+)= sum_c own[h][c] * other[h][c] over row own_ids[t] of one table and row other_ids[t] of the other; where
+// those are null, the row of the edge's column. Rows of `next` are fetched meanwhile, here and below, unless it is
+// null.
 template <class T, int W>
 void dots(View<const T> own, const Id* own_ids, View<const T> other, const Offset* other_ids, const Batch& batch,
           const Batch* next, int heads, int width, bool add, T* to) {
@@ -237,7 +238,8 @@ void add_rows(const Target<T>* targets, const T* factors, const T* w, View<const
     const T* ws = w + s.vector * kLanes;
     const T* factor = factors && s.ends ? factors + g * period(padded) * kLanes : nullptr;
     if (ids)
-      segment(targets[g], factor, ws, s.edges(), [=, first = ids + s.begin](int t, bool) { return rows.row(first[t]); });
+      segment(targets[g], factor, ws, s.edges(),
+              [=, first = ids + s.begin](int t, bool) { return rows.row(first[t]); });
     else
       segment(targets[g], factor, ws, s.edges(), [=, first = batch.ids + s.begin, begin = s.begin](int t, bool visit) {
         if (visit) prefetch_next(next, rows, begin + t);
@@ -319,8 +321,8 @@ void score_sums(const void* self, const Chunk<T>& x, T* to) {
         V total = T(0);
         for_each_vector<W>(width, [&](int c, int tail) {
           const int at = h * width + c;
-          V value = term<own_is_query>(score, V::load(r.own + at), V::load(r.other + at), edge(r.edge + at),
-                                       learned(a + at));
+          V value =
+              term<own_is_query>(score, V::load(r.own + at), V::load(r.other + at), edge(r.edge + at), learned(a + at));
           total = total + (tail < kLanes ? keep_first(value, tail) : value);
         });
         return total;

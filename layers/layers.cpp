@@ -5,16 +5,20 @@
 namespace heed {
 namespace {
 
+// The parameters of a linear map without bias, or with one that begins at 0; and of one that begins as PyTorch's.
 template <class T>
-Var<T> project(Scope<T> scope, Var<T> x, Offset out, Init init, bool bias) {
-  Var<T> y = linear(x, scope.parameter("weight", x.cols(), out, init));
-  return bias ? add_bias(y, scope.parameter("bias", 1, out, {})) : y;
+LinearMap<T> plain_map(Scope<T> scope, Offset in, Offset out, Init init, bool bias) {
+  Var<T> w = scope.parameter("weight", in, out, init);
+  return {w, bias ? scope.parameter("bias", 1, out, {}) : Var<T>{}};
 }
-
+template <class T>
+LinearMap<T> torch_map(Scope<T> scope, Offset in, Offset out, bool bias, double factor = 1) {
+  Var<T> w = scope.parameter("weight", in, out, kaiming(in));
+  return {w, bias ? scope.parameter("bias", 1, out, kaiming(in)) : Var<T>{}, factor};
+}
 template <class T>
 Var<T> torch_linear(Scope<T> scope, Var<T> x, Offset out, bool bias) {
-  Var<T> y = linear(x, scope.parameter("weight", x.cols(), out, kaiming(x.cols())));
-  return bias ? add_bias(y, scope.parameter("bias", 1, out, kaiming(x.cols()))) : y;
+  return linear<T>(x, {torch_map(scope, x.cols(), out, bias)});
 }
 
 // The graph's edge features in the order of a pattern's edges; pairs that are no edge of the graph get zeros.
@@ -54,20 +58,30 @@ Model attend(Attend o) {
     const auto pattern = scope.pattern(o.mask);
     const bool biased = o.projection != Projection::one;
     AttentionVars<T> in;
+    const Offset channels = x.cols();
+    const Init first = glorot(channels, total);
     switch (o.projection) {
       case Projection::by_score:
       case Projection::one:
-        in.q = in.k = in.v = project(scope, x, total, glorot(x.cols(), total), false);
+        in.q = in.k = in.v = linear<T>(x, {plain_map(scope, channels, total, first, false)});
         break;
-      case Projection::source_target:
-        in.k = in.v = project(scope.inside("source"), x, total, glorot(x.cols(), total), o.bias);
-        in.q = project(scope.inside("target"), x, total, glorot(x.cols(), total), o.bias);
+      case Projection::source_target: {
+        auto source = plain_map(scope.inside("source"), channels, total, first, o.bias);
+        auto target = plain_map(scope.inside("target"), channels, total, first, o.bias);
+        target.s = o.query_scale;
+        Var<T> both = linear<T>(x, {source, target});
+        in.k = in.v = {both, 0, total};
+        in.q = {both, total, total};
         break;
-      case Projection::separate:
-        in.q = torch_linear(scope.inside("query"), x, total, o.bias);
-        in.k = torch_linear(scope.inside("key"), x, total, o.bias);
-        in.v = torch_linear(scope.inside("value"), x, total, o.bias);
+      }
+      case Projection::separate: {
+        auto query = torch_map(scope.inside("query"), channels, total, o.bias, o.query_scale);
+        auto key = torch_map(scope.inside("key"), channels, total, o.bias);
+        auto value = torch_map(scope.inside("value"), channels, total, o.bias);
+        Var<T> all = linear<T>(x, {query, key, value});
+        in.q = {all, 0, total}, in.k = {all, total, total}, in.v = {all, 2 * total, total};
         break;
+      }
     }
     if (o.edges) {
       auto table = features_along<T>(scope.graph(), *pattern);
@@ -81,21 +95,23 @@ Model attend(Attend o) {
     }
     const Init vector = glorot(o.heads, o.out);
     if (o.score.contracts) {
-      Var<T> h = in.v;
-      in.k = contract(h, scope.parameter("att_src", 1, total, vector), o.heads);
-      in.q = contract(h, scope.parameter("att_dst", 1, total, vector), o.heads);
-      if (o.edges) in.e = contract(in.e, scope.parameter("att_edge", 1, total, vector), o.heads);
+      Var<T> source = scope.parameter("att_src", 1, total, vector);
+      Var<T> target = scope.parameter("att_dst", 1, total, vector);
+      Var<T> both = contract<T>(in.v.of, {source, target}, o.heads);
+      in.k = {both, 0, o.heads}, in.q = {both, o.heads, o.heads};
+      if (o.edges) in.e = contract(in.e.of, scope.parameter("att_edge", 1, total, vector), o.heads);
     } else if (o.score.reads_vector) {
       in.a = scope.parameter("att", 1, total, vector);
     }
     if (o.score.scalars > 0) in.p = scope.parameter("scalars", o.score.scalars, o.heads, {0, 1});
-    if (o.query_scale != 1) in.q = scale(in.q, o.query_scale);
-    in.v = dropout(in.v, o.feature_dropout);
+    if (o.query_scale != 1 && !biased) in.q = scale(columns(in.q), o.query_scale);
+    if (o.feature_dropout > 0) in.v = dropout(columns(in.v), o.feature_dropout);
     Var<T> y = attention(in, pattern, o.score, o.normaliser, o.heads, o.dropout);
     if (!o.concat && o.heads > 1) y = mean_heads(y, o.heads);
     if (o.residual)
       y = add(y, biased ? torch_linear(scope.inside("skip"), x, y.cols(), o.bias)
-                        : project(scope.inside("skip"), x, y.cols(), glorot(x.cols(), y.cols()), false));
+                        : linear<T>(x, {plain_map(scope.inside("skip"), channels, y.cols(), glorot(channels, y.cols()),
+                                                  false)}));
     // The separate projections carry the bias themselves.
     if (o.bias && o.projection != Projection::separate) y = add_bias(y, scope.parameter("bias", 1, y.cols(), {}));
     return y;

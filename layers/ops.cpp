@@ -1,5 +1,7 @@
 #include "layers/ops.h"
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <numeric>
 #include <string>
@@ -69,39 +71,103 @@ void add_to(const Sink<T>& to, View<const T> from) {  // to (+)= from
 
 constexpr Offset kRowGrain = 512;
 
+template <class T>
+void clear(View<T> x) {
+  parallel_pieces(x.rows, kRowGrain, [&](Offset begin, Offset end) {
+    for (Offset i = begin; i < end; ++i) std::fill_n(x.row(i), x.cols, T(0));
+  });
+}
+
 }  // namespace
 
+// Several maps run as one product with their weights side by side: x is read once, and its gradient written once.
 template <class T>
-Var<T> linear(Var<T> x, Var<T> w) {
-  if (x.cols() != w.rows())
-    fail("linear: x is " + shape(x.rows(), x.cols()) + ", the weight " + shape(w.rows(), w.cols()));
-  Var<T> y = x.tape->result(x.rows(), w.cols(), {x, w});
-  auto parts = std::make_shared<Matrix<T>>();
-  if (const Sparse* sparse = x.sparse()) {
-    auto entries = [=] { return std::span<const T>(x.value().data(), static_cast<std::size_t>(x.value().size())); };
-    x.tape->record(
-        y,
-        [=] {
-          weighted_sum<T>(sparse->by_row, entries(), {}, {}, w.view(), {y.value().view(), false}, *parts);
-        },
-        [=] {
-          if (Sink<T> dw = w.sink())
-            weighted_sum<T>(sparse->by_column, entries(), sparse->edge, {}, y.grad(), dw, *parts);
-        },
-        "sparse linear");
-    if (x.needs_grad()) fail("linear: a sparse value takes no gradient");
-    return y;
+Var<T> linear(Var<T> x, const std::vector<LinearMap<T>>& maps) {
+  const Sparse* sparse = x.sparse();
+  if (sparse && x.needs_grad()) fail("linear: a sparse value takes no gradient");
+  Offset total = 0;
+  bool biased = false;
+  std::vector<Var<T>> inputs{x};
+  for (const auto& [w, b, s] : maps) {
+    if (x.cols() != w.rows())
+      fail("linear: x is " + shape(x.rows(), x.cols()) + ", the weight " + shape(w.rows(), w.cols()));
+    if (b.tape) expect("linear's bias", b, 1, w.cols()), biased = true, inputs.push_back(b);
+    inputs.push_back(w);
+    total += w.cols();
   }
+  Var<T> y = x.tape->result(x.rows(), total, inputs);
+  struct Kept {
+    std::vector<LinearMap<T>> maps;
+    Matrix<T> w, b, dw, db, parts;
+  };
+  auto kept = std::make_shared<Kept>();
+  kept->maps = maps;
+  kept->b.resize(biased ? 1 : 0, total), kept->db.resize(1, total);
+  const bool plain = maps.size() == 1 && maps[0].s == 1;
+  if (!plain) kept->w.resize(x.cols(), total), kept->dw.resize(x.cols(), total);
+  auto weight = [=] { return plain ? maps[0].w.view() : std::as_const(kept->w).view(); };
+  auto entries = [=] { return std::span<const T>(x.value().data(), static_cast<std::size_t>(x.value().size())); };
   x.tape->record(
       y,
       [=] {
-        product<T>(x.view(), w.view(), {y.value().view(), false});
+        Kept& k = *kept;
+        Offset first = 0;
+        for (const auto& [w, b, s] : k.maps) {
+          const T factor = static_cast<T>(s);
+          if (!plain)
+            for (Offset i = 0; i < w.rows(); ++i)
+              for (Offset c = 0; c < w.cols(); ++c) k.w(i, first + c) = factor * w.value()(i, c);
+          if (b.tape)
+            for (Offset c = 0; c < w.cols(); ++c) k.b(0, first + c) = factor * b.value()(0, c);
+          first += w.cols();
+        }
+        View<const T> bias = biased ? std::as_const(k.b).view() : View<const T>{};
+        if (!sparse) return product<T>(x.view(), weight(), {y.value().view(), false}, bias);
+        weighted_sum<T>(sparse->by_row, entries(), {}, {}, weight(), {y.value().view(), false}, k.parts);
+        if (!bias) return;
+        parallel_pieces(y.rows(), kRowGrain, [&](Offset begin, Offset end) {
+          for (Offset i = begin; i < end; ++i)
+            for (Offset c = 0; c < total; ++c) y.value()(i, c) += k.b(0, c);
+        });
       },
       [=] {
-        if (Sink<T> dw = w.sink()) product_of_transpose<T>(x.view(), y.grad(), dw, *parts);
-        if (Sink<T> dx = x.sink()) product_by_transpose<T>(y.grad(), w.view(), dx);
+        Kept& k = *kept;
+        View<const T> dy = y.grad();
+        bool learned = false;
+        for (const auto& [w, b, s] : k.maps) learned = learned || w.needs_grad() || (b.tape && b.needs_grad());
+        Sink<T> dw, db;
+        if (learned) {
+          dw = plain ? maps[0].w.sink() : Sink<T>{k.dw.view(), false};
+          if (biased) db = {k.db.view(), false};
+          if (sparse) {
+            if (dw) weighted_sum<T>(sparse->by_column, entries(), sparse->edge, {}, dy, dw, k.parts);
+            if (db) {
+              k.db.fill(T(0));
+              ordered_sums(dy.rows, kRowGrain, total, k.db.data(), k.parts, [&](Offset begin, Offset end, T* acc) {
+                for (Offset i = begin; i < end; ++i)
+                  for (Offset c = 0; c < total; ++c) acc[c] += dy(i, c);
+              });
+            }
+          } else {
+            product_of_transpose<T>(x.view(), dy, dw, k.parts, db);
+          }
+          Offset first = 0;
+          for (const auto& [w, b, s] : k.maps) {
+            const T factor = static_cast<T>(s);
+            auto put = [&](const Sink<T>& to, const Matrix<T>& from) {
+              if (!to) return;
+              for (Offset i = 0; i < to.to.rows; ++i)
+                for (Offset c = 0; c < w.cols(); ++c)
+                  to.to(i, c) = (to.add ? to.to(i, c) : T(0)) + factor * from(i, first + c);
+            };
+            if (!plain) put(w.sink(), k.dw);
+            if (b.tape) put(b.sink(), k.db);
+            first += w.cols();
+          }
+        }
+        if (Sink<T> dx = x.sink()) product_by_transpose<T>(dy, weight(), dx);
       },
-      "linear");
+      sparse ? "sparse linear" : "linear");
   return y;
 }
 
@@ -131,6 +197,7 @@ Var<T> add_bias(Var<T> x, Var<T> b) {
               for (Offset c = 0; c < width; ++c) acc[c] += dY(i, c);
           });
         }
+        if (y.tape->pass_gradient(y, x)) return;
         if (Sink<T> dx = x.sink()) add_to(dx, y.grad());
       },
       "bias");
@@ -192,6 +259,25 @@ Var<T> concat(const std::vector<Var<T>>& parts) {
 }
 
 template <class T>
+Var<T> columns(const Columns<T>& x) {
+  if (x.count == x.of.cols()) return x.of;
+  Var<T> y = x.of.tape->result(x.rows(), x.count, {x.of});
+  x.of.tape->record(
+      y,
+      [=] {
+        add_to(Sink<T>{y.value().view(), false}, x.view());
+      },
+      [=] {
+        Sink<T> dx = x.of.sink();
+        if (!dx) return;
+        if (!dx.add) clear(dx.to);
+        add_to(Sink<T>{dx.to.columns(x.first, x.count), true}, y.grad());
+      },
+      "columns");
+  return y;
+}
+
+template <class T>
 Var<T> mean_heads(Var<T> x, int heads) {
   if (heads < 1 || x.cols() % heads != 0)
     fail("mean over heads: " + std::to_string(x.cols()) + " channels do not divide into " + std::to_string(heads) +
@@ -229,54 +315,69 @@ Var<T> mean_heads(Var<T> x, int heads) {
   return y;
 }
 
+// All vectors meet a row while it is at hand.
 template <class T>
-Var<T> contract(Var<T> x, Var<T> a, int heads) {
-  expect("contract", a, 1, x.cols());
+Var<T> contract(Var<T> x, const std::vector<Var<T>>& a, int heads) {
+  for (Var<T> vector : a) expect("contract", vector, 1, x.cols());
   if (heads < 1 || x.cols() % heads != 0)
     fail("contract: " + std::to_string(x.cols()) + " channels do not divide into " + std::to_string(heads) + " heads");
-  const Offset n = x.rows(), total = x.cols(), width = total / heads;
-  Var<T> y = x.tape->result(n, heads, {x, a});
-  auto pieces = std::make_shared<Matrix<T>>();
+  using V = Vec<T, 8>;
+  const Offset n = x.rows(), total = x.cols();
+  const int width = static_cast<int>(total / heads), count = static_cast<int>(a.size());
+  std::vector<Var<T>> inputs = a;
+  inputs.push_back(x);
+  Var<T> y = x.tape->result(n, count * heads, inputs);
+  auto pieces = std::make_shared<Matrix<T>>(), sums = std::make_shared<Matrix<T>>();
   x.tape->record(
       y,
       [=] {
-        const Matrix<T>& X = x.value();
-        Matrix<T>& Y = y.value();
-        const T* weight = a.value().data();
-        parallel_pieces(n, kRowGrain, [&](Offset begin, Offset end) {
-          for (Offset i = begin; i < end; ++i)
-            for (int h = 0; h < heads; ++h) {
-              Vec<T, 8> sum = T(0);
-              stages::for_each_vector<0>(static_cast<int>(width), [&](int c, int tail) {
-                auto product = Vec<T, 8>::load(X.row(i) + h * width + c) * Vec<T, 8>::load(weight + h * width + c);
-                sum = sum + (tail < 8 ? keep_first(product, tail) : product);
-              });
-              Y(i, h) = fold(sum);
+        const Var<T>* vectors = a.data();  // which the loops capture by value, and so without a copy of `a`
+        parallel_pieces(n, kRowGrain, [=](Offset begin, Offset end) {
+          for (int r = 0; r < count; ++r)
+            for (Offset i = begin; i < end; ++i) {
+              const T *row = x.value().row(i), *weight = vectors[r].value().data();
+              T* to = y.value().row(i) + r * heads;
+              for (int h = 0; h < heads; ++h, row += width, weight += width) {
+                V sum = T(0);
+                stages::for_each_vector<0>(width, [&](int c, int tail) {
+                  V product = V::load(row + c) * V::load(weight + c);
+                  sum = sum + (tail < 8 ? keep_first(product, tail) : product);
+                });
+                to[h] = fold(sum);
+              }
             }
         });
       },
       [=] {
-        const Matrix<T>& X = x.value();
         View<const T> dY = y.grad();
-        const T* weight = a.value().data();
-        if (Sink<T> da = a.sink()) {
-          if (!da.add) std::fill_n(da.to.data, total, T(0));
-          ordered_sums(n, kRowGrain, total, da.to.data, *pieces, [&](Offset begin, Offset end, T* acc) {
+        const Var<T>* vectors = a.data();
+        bool learned = false;
+        for (Var<T> vector : a) learned = learned || vector.needs_grad();
+        // Row by row: d times each head's channels of `from`, added to `to`.
+        auto add_heads = [=](const T* d, const T* from, T* to) {
+          for (int h = 0; h < heads; ++h, from += width, to += width) {
+            const V factor = d[h];
+            int c = 0;
+            for (; c + 8 <= width; c += 8) (V::load(to + c) + factor * V::load(from + c)).store(to + c);
+            for (; c < width; ++c) to[c] += d[h] * from[c];
+          }
+        };
+        if (learned) {
+          sums->resize(1, count * total);
+          sums->fill(T(0));
+          ordered_sums(n, kRowGrain, count * total, sums->data(), *pieces, [=](Offset begin, Offset end, T* acc) {
             for (Offset i = begin; i < end; ++i)
-              for (int h = 0; h < heads; ++h) {
-                T d = dY(i, h);
-                for (Offset c = h * width; c < (h + 1) * width; ++c) acc[c] += d * X(i, c);
-              }
+              for (int r = 0; r < count; ++r) add_heads(dY.row(i) + r * heads, x.value().row(i), acc + r * total);
           });
+          for (int r = 0; r < count; ++r)
+            if (Sink<T> da = a[r].sink()) add_to(da, std::as_const(*sums).view().columns(r * total, total));
         }
         if (Sink<T> dx = x.sink())
-          parallel_pieces(n, kRowGrain, [&](Offset begin, Offset end) {
-            for (Offset i = begin; i < end; ++i)
-              for (int h = 0; h < heads; ++h) {
-                T d = dY(i, h);
-                for (Offset c = h * width; c < (h + 1) * width; ++c)
-                  dx.to(i, c) = dx.add ? dx.to(i, c) + d * weight[c] : d * weight[c];
-              }
+          parallel_pieces(n, kRowGrain, [=](Offset begin, Offset end) {
+            for (Offset i = begin; i < end; ++i) {
+              if (!dx.add) std::fill_n(dx.to.row(i), total, T(0));
+              for (int r = 0; r < count; ++r) add_heads(dY.row(i) + r * heads, vectors[r].value().data(), dx.to.row(i));
+            }
           });
       },
       "contract");
@@ -569,9 +670,9 @@ template <class T>
 Var<T> attention(const AttentionVars<T>& x, std::shared_ptr<const Pattern> pattern, const Score& score,
                  const Normaliser& normaliser, int heads, double dropout) {
   std::vector<Var<T>> inputs;
-  for (Var<T> v : {x.q, x.k, x.v, x.a, x.p, x.e, x.bias, x.ev})
-    if (v.tape) inputs.push_back(v);
-  Tape<T>* tape = x.q.tape;
+  for (const Columns<T>& c : {x.q, x.k, x.v, x.a, x.p, x.e, x.bias, x.ev})
+    if (c) inputs.push_back(c.of);
+  Tape<T>* tape = x.q.of.tape;
   Var<T> y = tape->result(x.q.rows(), x.v.cols(), inputs);
   struct Kept {
     std::shared_ptr<const Pattern> pattern;
@@ -579,30 +680,62 @@ Var<T> attention(const AttentionVars<T>& x, std::shared_ptr<const Pattern> patte
     Normaliser normaliser;
     AttentionState<T> state;
     Matrix<T> de;
+    std::array<Columns<T>, 8> operands;
+
+    // Whether there are columns of a value that are no operand.
+    bool uncovered(Var<T> value) const {
+      Offset covered = 0;
+      for (auto c = operands.begin(); c != operands.end(); ++c) {
+        auto same = [&](const Columns<T>& other) {
+          return other && other.of.id == c->of.id && other.first == c->first;
+        };
+        if (*c && c->of.id == value.id && std::none_of(operands.begin(), c, same)) covered += c->count;
+      }
+      return covered < value.cols();
+    }
   };
-  auto kept = std::make_shared<Kept>(Kept{pattern, score, normaliser, {}, {}});
+  auto kept =
+      std::make_shared<Kept>(Kept{pattern, score, normaliser, {}, {}, {x.q, x.k, x.v, x.a, x.p, x.e, x.bias, x.ev}});
   const std::uint64_t stream = tape->next_stream();
   auto call = [=] {
-    auto view = [](Var<T> v) { return v.tape ? v.view() : View<const T>{}; };
     return Attention<T>{kept->pattern.get(),
                         &kept->score,
                         &kept->normaliser,
                         heads,
-                        view(x.q),
-                        view(x.k),
-                        view(x.v),
-                        view(x.a),
-                        view(x.p),
-                        view(x.e),
-                        view(x.bias),
-                        view(x.ev),
+                        x.q.view(),
+                        x.k.view(),
+                        x.v.view(),
+                        x.a.view(),
+                        x.p.view(),
+                        x.e.view(),
+                        x.bias.view(),
+                        x.ev.view(),
                         {tape->training ? static_cast<float>(dropout) : 0.0f, tape->dropout_key(stream)}};
   };
   tape->record(
       y, [=] { attention<T>(call(), y.value().view(), kept->state); },
       [=] {
-        auto sink = [](Var<T> v) { return v.tape ? v.sink() : Sink<T>{}; };
-        // One value may serve as several operands: its sink then adds from the second on, so the order matters here.
+        // The gradient of a value's columns: written, or added to where they come again or another operation was there
+        // before. So the order matters here.
+        std::array<Columns<T>, 8> seen;
+        std::array<Sink<T>, 8> wholes;  // of the values in `seen`
+        std::size_t count = 0;
+        auto sink = [&](const Columns<T>& c) {
+          if (!c) return Sink<T>{};
+          Sink<T> whole;
+          bool again = false, known = false;
+          for (std::size_t t = 0; t < count; ++t)
+            if (seen[t].of.id == c.of.id) {
+              whole = wholes[t], known = true;
+              again = again || seen[t].first == c.first;
+            }
+          if (!known) {
+            whole = c.of.sink();
+            if (whole && !whole.add && kept->uncovered(c.of)) clear(whole.to), whole.add = true;
+          }
+          seen[count] = c, wholes[count++] = whole;
+          return whole ? Sink<T>{whole.to.columns(c.first, c.count), whole.add || again} : whole;
+        };
         AttentionGradient<T> g;
         g.dq = sink(x.q), g.da = sink(x.a), g.dp = sink(x.p), g.de = sink(x.e), g.dbias = sink(x.bias);
         g.dev = sink(x.ev), g.dk = sink(x.k), g.dv = sink(x.v);
@@ -747,13 +880,14 @@ Var<T> binary_cross_entropy(Var<T> x, std::span<const Id> rows, std::span<const 
 }
 
 #define HEED_INSTANTIATE(T)                                                                                           \
-  template Var<T> linear(Var<T>, Var<T>);                                                                             \
+  template Var<T> linear(Var<T>, const std::vector<LinearMap<T>>&);                                                   \
   template Var<T> add_bias(Var<T>, Var<T>);                                                                           \
   template Var<T> add(Var<T>, Var<T>);                                                                                \
   template Var<T> scale(Var<T>, double);                                                                              \
+  template Var<T> columns(const Columns<T>&);                                                                         \
   template Var<T> concat(const std::vector<Var<T>>&);                                                                 \
   template Var<T> mean_heads(Var<T>, int);                                                                            \
-  template Var<T> contract(Var<T>, Var<T>, int);                                                                      \
+  template Var<T> contract(Var<T>, const std::vector<Var<T>>&, int);                                                  \
   template Var<T> dropout(Var<T>, double);                                                                            \
   template Var<T> activate(Var<T>, Activation);                                                                       \
   template Var<T> layer_norm(Var<T>, Var<T>, Var<T>, double);                                                         \

@@ -10,9 +10,18 @@
 
 namespace heed {
 
-// x w                                   x: n x in, dense or sparse; w: in x out
+// [s_1 (x w_1 + b_1) | s_2 (x w_2 + b_2) | ...]    x: n x in, dense or sparse; w: in x out_i; b: 1 x out_i, may be none
 template <class T>
-Var<T> linear(Var<T> x, Var<T> w);
+struct LinearMap {
+  Var<T> w, b;
+  double s = 1;
+};
+template <class T>
+Var<T> linear(Var<T> x, const std::vector<LinearMap<T>>& maps);
+template <class T>
+Var<T> linear(Var<T> x, Var<T> w) {
+  return linear<T>(x, std::vector<LinearMap<T>>{{w, {}, 1}});
+}
 
 // x + b for every row                   b: 1 x c
 template <class T>
@@ -27,13 +36,21 @@ Var<T> scale(Var<T> x, double factor);
 template <class T>
 Var<T> concat(const std::vector<Var<T>>& parts);
 
+// Some columns as a value of their own; a whole value as it is
+template <class T>
+Var<T> columns(const Columns<T>& x);
+
 // Mean over heads                       x: n x heads*d, result n x d
 template <class T>
 Var<T> mean_heads(Var<T> x, int heads);
 
-// sum_d a_hd x_ihd                      x: n x heads*d, a: 1 x heads*d, result n x heads
+// sum_d a_hd x_ihd for each of the vectors a in turn    x: n x heads*d, a: 1 x heads*d, result n x count*heads
 template <class T>
-Var<T> contract(Var<T> x, Var<T> a, int heads);
+Var<T> contract(Var<T> x, const std::vector<Var<T>>& a, int heads);
+template <class T>
+Var<T> contract(Var<T> x, Var<T> a, int heads) {
+  return contract<T>(x, std::vector<Var<T>>{a}, heads);
+}
 
 // Each element is 0 with probability `rate`, else divided by 1 - rate; the identity outside training. On a sparse
 // value it draws for the entries alone.
@@ -61,12 +78,13 @@ Var<T> batch_norm(Var<T> x, Var<T> gain, Var<T> shift, Parameter<T>& mean, Param
 template <class T>
 Var<T> propagate(Var<T> x, std::shared_ptr<const Pattern> pattern, std::vector<T> weights, std::vector<T> scale);
 
-// The fused operator. Absent operands are Var{}.
+// The fused operator. Absent operands are empty. Columns of one value, as linear() lays them side by side, are the same
+// or have none in common.
 template <class T>
 struct AttentionVars {
-  Var<T> q, k, v;  // as in Attention
-  Var<T> a, p;
-  Var<T> e, bias, ev;
+  Columns<T> q, k, v;  // as in Attention
+  Columns<T> a, p;
+  Columns<T> e, bias, ev;
 };
 template <class T>
 Var<T> attention(const AttentionVars<T>& x, std::shared_ptr<const Pattern> pattern, const Score& score,

@@ -48,13 +48,28 @@ struct Var {  // a value on a tape
 };
 
 template <class T>
+struct Columns {  // some neighbouring columns of a value, or all of them
+  Var<T> of;
+  Offset first = 0, count = 0;
+
+  Columns() = default;
+  Columns(Var<T> x) : of(x), count(x.tape ? x.cols() : 0) {}
+  Columns(Var<T> x, Offset from, Offset n) : of(x), first(from), count(n) {}
+  explicit operator bool() const { return of.tape != nullptr; }
+  Offset rows() const { return of.rows(); }
+  Offset cols() const { return count; }
+  View<const T> view() const { return of.tape ? of.view().columns(first, count) : View<const T>{}; }
+};
+
+template <class T>
 struct TapeNode {
   Offset rows = 0, cols = 0;
   Matrix<T>* value = nullptr;  // of a sparse node: 1 x entries
   Matrix<T>* grad = nullptr;
   const Sparse* sparse = nullptr;
   bool needs_grad = false;
-  bool arrived = false;  // a gradient, in this backward
+  bool arrived = false;       // a gradient, in this backward
+  bool grad_is_kept = false;  // by a parameter
   Matrix<T> own_value, own_grad;
 };
 
@@ -94,6 +109,7 @@ class Tape {
     TapeNode<T>& n = node(v.id);
     n.value = &p.value;
     n.grad = &p.grad;
+    n.grad_is_kept = true;
     n.needs_grad = p.trained;
     return v;
   }
@@ -135,6 +151,14 @@ class Tape {
     for (Offset i = 0; i < start.to.rows; ++i) std::fill_n(start.to.row(i), start.to.cols, T(1));
     for (auto s = steps_.rbegin(); s != steps_.rend(); ++s)
       if (node(s->output).arrived && s->backward) run(s->backward, s->name, 1);
+  }
+  // For y = x + something that takes no part in x's gradient, at y's turn in backward: x's gradient is y's own, if it
+  // is the first to arrive there. Otherwise false, and y's must be added.
+  bool pass_gradient(Var<T> y, Var<T> x) {
+    TapeNode<T>& to = node(x.id);
+    if (!to.needs_grad || to.arrived || to.grad_is_kept) return false;
+    to.grad = node(y.id).grad;
+    return to.arrived = true;
   }
   // Whether the last backward reached this value.
   bool arrived(Var<T> v) { return node(v.id).arrived; }

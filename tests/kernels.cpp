@@ -370,6 +370,16 @@ TEST_CASE("attention: rows of any length between empty ones, and nothing of an e
         c.dropout = {random.below(2) == 0 ? 0.0f : 0.3f, seed};
         c.forward(), c.backward();
         CHECK(difference(c.y, dense_reference(c)) <= 1e-5);
+        if (!score.contracts) {  // one table is key and value, and both gradients are added to what is there
+          auto d = c;
+          Matrix<float> both = random_matrix<float>(csr.cols, c.k.cols(), random), expected = both, dq = c.dq;
+          for (Offset t = 0; t < both.size(); ++t) expected.data()[t] += c.dk.data()[t] + c.dv.data()[t];
+          AttentionGradient<float> g{.dq = {dq.view(), true}, .dk = {both.view(), true}, .dv = {both.view(), true}};
+          attention_gradient<float>(d.call(), std::as_const(d.y).view(), std::as_const(d.dy).view(), d.state, g);
+          CHECK(difference(both, expected) <= 1e-6);
+          for (float& x : dq) x /= 2;
+          CHECK(difference(dq, c.dq) <= 1e-6);
+        }
         auto poison = c;
         poison.pattern = Pattern::all(csr.rows, csr.cols);
         poison.v.fill(NAN), poison.q.fill(NAN), poison.k.fill(NAN);

@@ -151,6 +151,38 @@ std::vector<Op> operations(Id n, Random& random) {
   const Activation relu = Activation::relu;
   std::vector<Op> out{
       {"linear", {{n, 6}, {6, 7}}, [](Bench&, const Vars& x) { return linear(x[0], x[1]); }},
+      {"linear maps side by side",
+       {{n, 6}, {6, 3}, {1, 3}, {6, 9}, {6, 4}, {1, 4}},
+       [](Bench&, const Vars& x) {
+         return linear<double>(x[0], {{x[1], x[2], 1.5}, {x[3], {}, 1}, {x[4], x[5], -2}});
+       }},
+      {"one weight in two maps",
+       {{n, 6}, {6, 3}, {1, 3}},
+       [](Bench&, const Vars& x) {
+         return linear<double>(x[0], {{x[1], x[2], 1}, {x[1], x[2], 0.5}});
+       }},
+      {"linear maps of sparse",
+       {{9, 7}, {1, 7}, {9, 2}},
+       [=](Bench& b, const Vars& x) {
+         return linear<double>(b.tape.constant(*sparse), {{x[0], x[1], 0.5}, {x[2], {}, 1}});
+       }},
+      {"columns",
+       {{n, 7}},
+       [](Bench&, const Vars& x) {
+         return add(columns<double>({x[0], 1, 3}), columns<double>({x[0], 3, 3}));
+       }},
+      {"bias of a value that is used again",
+       {{n, 7}, {1, 7}},
+       [](Bench&, const Vars& x) {
+         Var<double> y = scale(x[0], 0.5);
+         return add(add_bias(y, x[1]), scale(y, 3));
+       }},
+      {"bias of a biased value",
+       {{n, 7}, {1, 7}, {1, 7}},
+       [](Bench&, const Vars& x) {
+         Var<double> y = add_bias(scale(x[0], 2), x[1]);
+         return add(add_bias(y, x[2]), y);
+       }},
       {"linear of sparse", {{9, 7}}, [=](Bench& b, const Vars& x) { return linear(b.tape.constant(*sparse), x[0]); }},
       {"linear of dropped sparse",
        {{9, 7}},
@@ -168,6 +200,11 @@ std::vector<Op> operations(Id n, Random& random) {
        }},
       {"mean of heads", {{n, 12}}, [](Bench&, const Vars& x) { return mean_heads(x[0], 4); }},
       {"contract", {{n, 12}, {1, 12}}, [](Bench&, const Vars& x) { return contract(x[0], x[1], 4); }},
+      {"contract by several",
+       {{n, 15}, {1, 15}, {1, 15}},
+       [](Bench&, const Vars& x) {
+         return contract<double>(x[0], {x[1], x[2], x[1]}, 3);
+       }},
       {"dropout", {{n, 7}}, [](Bench&, const Vars& x) { return dropout(x[0], 0.4); }},
       {"dropout at rest", {{n, 7}}, [](Bench&, const Vars& x) { return dropout(x[0], 0.4); }, false},
       {"dropout of dropout", {{n, 7}}, [](Bench&, const Vars& x) { return dropout(dropout(x[0], 0.4), 0.2); }},
@@ -215,13 +252,12 @@ std::vector<Op> operations(Id n, Random& random) {
                    training});
   if (n > 100) return out;  // long tables are for sums that are taken piece by piece
   // Attention. A score's argument near its kink means that the inputs are drawn again.
-  auto near_kink = [](const Pattern& pattern, Var<double> q, Var<double> k, Var<double> e) {
+  auto near_kink = [](const Pattern& pattern, Columns<double> q, Columns<double> k, Columns<double> e) {
     const Csr& list = *pattern.by_query.list;
     for (Id i = 0; i < list.rows; ++i)
       for (Offset t = list.offsets[i]; t < list.offsets[i + 1]; ++t)
         for (Offset c = 0; c < q.cols(); ++c)
-          if (std::abs(q.value()(i, c) + k.value()(list.ids[t], c) + (e.tape ? e.value()(t, c) : 0)) < 1e-3)
-            return true;
+          if (std::abs(q.view()(i, c) + k.view()(list.ids[t], c) + (e ? e.view()(t, c) : 0)) < 1e-3) return true;
     return false;
   };
   for (const Score& score : score_menu())
@@ -253,6 +289,21 @@ std::vector<Op> operations(Id n, Random& random) {
                        return attention(in, list, score, normaliser, kHeads);
                      },
                      true, [=](const Vars& x) { return kinks && near_kink(*list, x[0], x[0], {}); }});
+      if (!score.contracts)
+        for (Offset spare : {0, 2})  // columns of one value, all of them or not
+          out.push_back(
+              {name + " of columns", shapes({{n, 2 * channels + total + spare}}),
+               [=](Bench&, const Vars& x) {
+                 AttentionVars<double> in{
+                     .q = {x[0], 0, channels}, .k = {x[0], channels + total, channels}, .v = {x[0], channels, total}};
+                 vector(in, x, 1);
+                 return add(attention(in, list, score, normaliser, kHeads),
+                            columns<double>({x[0], channels - 2, total}));
+               },
+               true,
+               [=](const Vars& x) {
+                 return kinks && near_kink(*list, {x[0], 0, channels}, {x[0], channels + total, channels}, {});
+               }});
       out.push_back({name + " whose feature is value too", shapes({{n, channels}, {8, channels}, {edges, channels}}),
                      [=](Bench&, const Vars& x) {
                        AttentionVars<double> in{.q = x[0], .k = x[1], .v = x[1], .e = x[2], .ev = x[2]};

@@ -56,9 +56,10 @@ Model by_hand(const std::string& score, Offset out, int heads) {
     Var<T> e = weight("edge.weight", scope.parameter("edge_attr", pattern->edges(), scope.graph().channels, {}));
     AttentionVars<T> in;
     if (score == "gat") {
-      in.v = weight("weight", x);
-      in.k = contract(in.v, scope.parameter("att_src", 1, total, {}), heads);
-      in.q = contract(in.v, scope.parameter("att_dst", 1, total, {}), heads);
+      Var<T> h = weight("weight", x);
+      in.v = h;
+      in.k = contract(h, scope.parameter("att_src", 1, total, {}), heads);
+      in.q = contract(h, scope.parameter("att_dst", 1, total, {}), heads);
       in.e = contract(e, scope.parameter("att_edge", 1, total, {}), heads);
     } else if (score == "gatv2") {
       in.k = in.v = biased("source");
