@@ -116,6 +116,9 @@ struct Plan {
   const NormaliserStages<T>& normaliser() const { return x.normaliser->template stages<T>(); }
   // The next batch, whose values are to be fetched; none where they are the keys, which are on their way.
   const Batch* next_values(const Batch& batch) const { return x.v.data == x.k.data ? nullptr : batch.next; }
+  // Whether forward keeps what spares backward the pass over queries:
+  //   dq_i = sum_j ds_ij (ds/dq)_ij = (1 - below) (<dy_i, sum_above w m v> - delta_i sum_above w), as sum_j ds_ij = 0.
+  bool one_pass() const { return x.score->kinked && x.normaliser->exponential && !reads_edges(); }
   bool reads_edges() const { return x.e || x.bias || x.ev; }
 };
 
@@ -234,48 +237,93 @@ void scale_heads(T* acc, const T* factor, int heads, int width) {
     for (int c = 0; c < width; ++c) acc[h * width + c] *= factor[h];
 }
 
-// The rows of a block: y and tau of those that end in it. What a row that is cut has so far lies in `sum` (zero before)
-// and `state`.
+Offset lane_round(Offset n) { return (n + kLanes - 1) / kLanes * kLanes; }
+
+// What forward sums up over a row: y, and where `above` is kept the two sums over scores above 0. Each has its place in
+// the sums of a row that is cut.
 template <class T>
-void forward_block(const Plan<T>& plan, Scratch<T>& w, const Block& block, const RowState<T>& state, T* sum, View<T> y,
-                   Matrix<T>& tau) {
+struct Outputs {
+  View<T> y, above;
+  Offset size;  // of a row of y, in whole vectors
+
+  Outputs(View<T> to, Matrix<T>* kept) : y(to), size(lane_round(to.cols)) {
+    if (kept) above = kept->view();
+  }
+  Offset room(int heads) const { return above ? 2 * size + lane_round(heads) : size; }
+  // use(sum, row, width): each output's place in `sums`, its row i and the width of a head
+  template <class Use>
+  void each(const Plan<T>& plan, T* sums, Id i, Use use) const {
+    use(sums, y.row(i), plan.width);
+    if (!above) return;
+    use(sums + size, above.row(i), plan.width);
+    use(sums + 2 * size, above.row(i) + y.cols, 1);
+  }
+};
+
+// The rows of a block: outputs and tau of those that end in it. What a row that is cut has so far lies in `sum` (zero
+// before) and `state`.
+template <class T>
+void forward_block(const Plan<T>& plan, Scratch<T>& w, const Block& block, const RowState<T>& state, T* sum,
+                   const Outputs<T>& out, Matrix<T>& tau) {
+  using V = stages::Lanes<T>;
   const Attention<T>& x = plan.x;
+  T* const above = w.dw;  // a buffer of weights
   auto empty = [&](Id i) {
     if (block.part >= 0) return;
     std::copy_n(plan.tau_of_none, plan.heads, tau.row(i));
-    std::fill_n(y.row(i), y.cols, T(0));
+    out.each(plan, sum, i, [&](T*, T* row, int width) { std::fill_n(row, plan.heads * width, T(0)); });
   };
-  for_each_batch(x.pattern->by_query, block, plan.limit, plan.padded, w.batches, empty, [&](const Batch& batch) {
-    prefetch<T>(batch, {x.k, x.v});
-    score_batch<true>(plan, batch, w, batch.entry);
-    plan.normaliser().raw(w.s, batch, plan.padded, state, w.tau, w.delta);
-    if (!batch.segment[0].starts && x.normaliser->couples) scale_heads(sum, state.rescale, plan.heads, plan.width);
-    if (x.dropout.rate > 0) {
-      fill_keep(x.dropout, true, batch, plan.padded, w.keep);
-      for (int l = 0; l < batch.vectors * kLanes; ++l) w.s[l] *= w.keep[l];
-    }
+  auto aim = [&](const Batch& batch, T* place, View<T> to) {
     for (int g = 0; g < batch.segments; ++g) {
       const Segment& s = batch.segment[g];
-      w.value[g] = {s.starts ? nullptr : sum, s.ends ? y.row(s.row) : sum};
-      if (s.ends) std::copy_n(w.tau + g * plan.round, plan.heads, tau.row(s.row));
+      w.value[g] = {s.starts ? nullptr : place, s.ends ? to.row(s.row) : place};
     }
+  };
+  for_each_batch(x.pattern->by_query, block, plan.limit, plan.padded, w.batches, empty, [&](const Batch& batch) {
+    const int end = batch.vectors * kLanes;
+    prefetch<T>(batch, {x.k, x.v});
+    score_batch<true>(plan, batch, w, batch.entry);
+    if (out.above)
+      for (int l = 0; l < end; l += kLanes) select(V::load(w.s + l) > V(T(0)), V(T(1)), V(T(0))).store(above + l);
+    plan.normaliser().raw(w.s, batch, plan.padded, state, w.tau, w.delta);
+    if (!batch.segment[0].starts && x.normaliser->couples)
+      out.each(plan, sum, 0, [&](T* place, T*, int width) { scale_heads(place, state.rescale, plan.heads, width); });
+    for (int g = 0; g < batch.segments; ++g)
+      if (batch.segment[g].ends) std::copy_n(w.tau + g * plan.round, plan.heads, tau.row(batch.segment[g].row));
+    if (out.above) {
+      for (int l = 0; l < end; l += kLanes) (V::load(above + l) * V::load(w.s + l)).store(above + l);
+      aim(batch, sum + 2 * out.size, out.above.columns(out.y.cols, plan.heads));
+      stages::add_edges(above, batch, plan.heads, plan.padded, w.delta, w.value);
+    }
+    if (x.dropout.rate > 0) {
+      fill_keep(x.dropout, true, batch, plan.padded, w.keep);
+      for (T* weights : {w.s, above})
+        if (weights == w.s || out.above)
+          for (int l = 0; l < end; l += kLanes) (V::load(weights + l) * V::load(w.keep + l)).store(weights + l);
+    }
+    aim(batch, sum, out.y);
     plan.add_values(w.value, x.ev ? nullptr : w.delta, w.s, x.v, nullptr, batch, plan.next_values(batch), plan.heads,
                     plan.padded, plan.width);
     if (x.ev) {
       for (int g = 0; g < batch.segments; ++g) w.value[g].from = w.value[g].to;
       plan.add_values(w.value, w.delta, w.s, x.ev, batch.entry, batch, nullptr, plan.heads, plan.padded, plan.width);
     }
+    if (out.above) {
+      aim(batch, sum + out.size, out.above);
+      plan.add_values(w.value, w.delta, above, x.v, nullptr, batch, nullptr, plan.heads, plan.padded, plan.width);
+    }
   });
 }
 
 template <class T>
-void finish_row(const Plan<T>& plan, const RowState<T>& state, const T* acc, Id i, View<T> y, Matrix<T>& tau) {
+void finish_row(const Plan<T>& plan, const RowState<T>& state, T* sum, Id i, const Outputs<T>& out, Matrix<T>& tau) {
   alignas(64) T closed[kHeadBuffer], factor[kHeadBuffer];
   plan.normaliser().close(state, plan.padded, closed, factor);
   std::copy_n(closed, plan.heads, tau.row(i));
-  T* to = y.row(i);
-  for (int h = 0; h < plan.heads; ++h)
-    for (int c = 0; c < plan.width; ++c) to[h * plan.width + c] = acc[h * plan.width + c] * factor[h];
+  out.each(plan, sum, i, [&](T* place, T* to, int width) {
+    scale_heads(place, factor, plan.heads, width);
+    std::copy_n(place, plan.heads * width, to);
+  });
 }
 
 // Runs whole(block) for blocks of whole rows and part(block) for parts of hubs, then merge(first, count) for the parts
@@ -300,8 +348,6 @@ void for_each_block(const Rows& rows, Whole whole, Part part, Merge merge) {
     b = last;
   }
 }
-
-Offset lane_round(Offset n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
 // More than kMaxHeads heads: the call again for each group, over strided views.
 template <class T, class V>
@@ -385,6 +431,7 @@ void attention(const Attention<T>& x, View<T> y, AttentionState<T>& state) {
   state.tau.resize(y.rows, x.heads);
   if (in_head_groups(x, [&](const Attention<T>& part, int first, int count) {
         AttentionState<T>& own = group_state(state, first);
+        own.backward = state.backward;
         attention(part, y.columns(first * (y.cols / x.heads), count * (y.cols / x.heads)), own);
         for (Offset i = 0; i < y.rows; ++i) std::copy_n(own.tau.row(i), count, state.tau.row(i) + first);
       }))
@@ -392,42 +439,48 @@ void attention(const Attention<T>& x, View<T> y, AttentionState<T>& state) {
 
   const Plan<T> plan(x);
   const Rows& rows = x.pattern->by_query;
-  const Offset total = lane_round(x.v.cols);
-  state.parts.resize(rows.parts, rows.parts > 0 ? total + 3 * plan.round : 0);
+  const bool above = plan.one_pass() && state.backward;
+  state.above.resize(above ? y.rows : 0, above ? y.cols + plan.heads : 0);
+  const Outputs<T> out(y, above ? &state.above : nullptr);
+  const Offset room = out.room(plan.heads);
+  state.parts.resize(rows.parts, rows.parts > 0 ? room + 3 * plan.round : 0);
 
   for_each_block(
       rows,
       [&](std::size_t b) {
         Scratch<T>& w = scratch<T>();
-        w.sum.resize(1, total);
-        forward_block(plan, w, rows.blocks[b], state_at(w.state, plan.round), w.sum.data(), y, state.tau);
+        w.sum.resize(1, room);
+        forward_block(plan, w, rows.blocks[b], state_at(w.state, plan.round), w.sum.data(), out, state.tau);
       },
       [&](std::size_t b) {
         T* sum = state.parts.row(rows.blocks[b].part);
-        std::fill_n(sum, total, T(0));
-        forward_block(plan, scratch<T>(), rows.blocks[b], begin_state(sum + total, plan.round), sum, y, state.tau);
+        std::fill_n(sum, room, T(0));
+        forward_block(plan, scratch<T>(), rows.blocks[b], begin_state(sum + room, plan.round), sum, out, state.tau);
       },
       [&](std::size_t first, std::size_t last) {
-        T* acc = state.parts.row(rows.blocks[first].part);
-        auto into = state_at(acc + total, plan.round);
+        T* sum = state.parts.row(rows.blocks[first].part);
+        const Id row = rows.blocks[first].first;
+        auto into = state_at(sum + room, plan.round);
         for (std::size_t b = first + 1; b < last; ++b) {
           T* more = state.parts.row(rows.blocks[b].part);
-          auto from = state_at(more + total, plan.round);
+          auto from = state_at(more + room, plan.round);
           plan.normaliser().merge(into, from, plan.padded);
-          for (int h = 0; h < plan.heads; ++h)
-            for (int c = h * plan.width; c < (h + 1) * plan.width; ++c)
-              acc[c] = acc[c] * into.rescale[h] + more[c] * from.rescale[h];
+          out.each(plan, sum, row, [&](T* place, T*, int width) {
+            for (int h = 0; h < plan.heads; ++h)
+              for (int c = h * width; c < (h + 1) * width; ++c)
+                place[c] = place[c] * into.rescale[h] + more[place - sum + c] * from.rescale[h];
+          });
         }
-        finish_row(plan, into, acc, rows.blocks[first].first, y, state.tau);
+        finish_row(plan, into, sum, row, out, state.tau);
       });
 }
 
 namespace {
 
 // delta_i = <dy_i, y_i> per head: the sum over the row of drain * dw, since drain = w. It lies beside tau, so that the
-// column pass fetches one row for both.
+// column pass fetches one row for both. And dq, where forward kept what it needs.
 template <class T>
-void fill_delta(const Plan<T>& plan, View<const T> y, View<const T> dy, AttentionState<T>& state) {
+void fill_delta(const Plan<T>& plan, View<const T> y, View<const T> dy, AttentionState<T>& state, const Sink<T>& dq) {
   state.tau_delta.resize(y.rows, 2 * plan.heads);
   parallel_pieces(y.rows, 256, [&](Offset begin, Offset end) {
     Batch& batch = scratch<T>().batches[0];
@@ -439,6 +492,18 @@ void fill_delta(const Plan<T>& plan, View<const T> y, View<const T> dy, Attentio
       }
       plan.dot_values(y, batch.rows, dy, nullptr, batch, nullptr, plan.heads, plan.width, false,
                       state.tau_delta.row(i) + plan.heads);
+      if (!dq) continue;
+      T* const along = scratch<T>().dw;  // <dy, sum_above w m v>
+      for (int t = 0; t < batch.n; ++t) batch.at[t] = t * plan.heads;
+      plan.dot_values(state.above.view(), batch.rows, dy, nullptr, batch, nullptr, plan.heads, plan.width, false,
+                      along);
+      for (int t = 0; t < batch.n; ++t)
+        for (int h = 0; h < plan.heads; ++h) {
+          const T share = state.above(i + t, y.cols + h), delta = state.tau_delta(i + t, plan.heads + h);
+          const T value = (1 - static_cast<T>(plan.x.score->slope_below)) * (along[t * plan.heads + h] - delta * share);
+          T& to = dq.to(i + t, h);
+          to = dq.add ? to + value : value;
+        }
     }
   });
 }
@@ -588,12 +653,13 @@ void attention_gradient(const Attention<T>& x, View<const T> y, View<const T> dy
     for (Offset i = 0; i < g.da.to.rows; ++i) std::fill_n(g.da.to.row(i), g.da.to.cols, T(0));
 
   const Plan<T> plan(x);
-  fill_delta(plan, y, dy, state);
+  const bool one_pass = plan.one_pass() && !state.above.empty();
+  fill_delta(plan, y, dy, state, one_pass ? g.dq : Sink<T>{});
   const Offset channels = x.q.cols, score_total = lane_round(channels), value_total = lane_round(x.v.cols);
   const int round = plan.round;
 
   const bool learned = (g.da && x.score->reads_vector) || g.dp;
-  if (g.dq || learned || g.de || g.dbias || g.dev) {
+  if ((g.dq && !one_pass) || learned || g.de || g.dbias || g.dev) {
     const Rows& rows = x.pattern->by_query;
     const Offset scalars = Offset{x.score->scalars} * round;
     state.parts.resize(rows.parts, rows.parts > 0 ? score_total : 0);

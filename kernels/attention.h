@@ -38,8 +38,12 @@ struct Attention {
 // call nothing is allocated.
 template <class T>
 struct AttentionState {
-  Matrix<T> tau;                       // queries x heads
-  Matrix<T> tau_delta;                 // queries x 2*heads: tau and delta side by side, filled by backward
+  Matrix<T> tau;        // queries x heads
+  Matrix<T> tau_delta;  // queries x 2*heads: tau and delta side by side, filled by backward
+  // Where a score has one slope over 0 and another under it (GAT), sums over the keys with scores over 0 spare backward
+  // its pass over queries: queries x (heads*width + heads), sum_j w_ij m_ij v_j and sum_j w_ij.
+  Matrix<T> above;
+  bool backward = true;                // to be set before forward: whether backward will follow, which uses `above`
   Matrix<T> parts;                     // partial results of hub rows
   Matrix<T> sums;                      // per block: da and dp
   std::vector<AttentionState> groups;  // of a call with so many heads that it runs as several

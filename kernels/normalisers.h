@@ -3,6 +3,7 @@
 //
 //   ds_j = slope_j dw_j - share_j delta      slope = dw/ds at fixed tau, drain = -dw/dtau, share ~ dtau/ds
 //
+// `exponential` says that slope, drain and share are all w.
 // Forward runs over a row in chunks: raw(s, shift) gives weights up to a factor, `shift` is the running maximum where
 // `shifts` is set and 0 elsewhere, and close() turns (shift, sum of raw weights) into tau and that factor.
 // To add a normaliser, write its struct here and enter it in `Normalisers`.
@@ -24,6 +25,7 @@ struct Softmax {
   static constexpr const char* name = "softmax";
   static constexpr bool shifts = true;
   static constexpr bool couples = true;
+  static constexpr bool exponential = true;
   template <class X>
   HEED_FN X raw(X s, X shift) const {
     return fn::exp(s - shift);
@@ -52,6 +54,7 @@ struct Sigmoid {
   static constexpr const char* name = "sigmoid";
   static constexpr bool shifts = false;
   static constexpr bool couples = false;
+  static constexpr bool exponential = false;
   template <class X>
   HEED_FN X raw(X s, X) const {
     return fn::sigmoid(s);

@@ -34,6 +34,8 @@ struct Score {
   bool contracts = false;     // q, k and e are one channel per head, reduced by learned vectors (GAT)
   bool reads_vector = false;  // a is used
   int scalars = 0;            // learned scalars per head
+  bool kinked = false;        // ds/dq is 1 where s > 0, and slope_below elsewhere
+  float slope_below = 0;
   std::shared_ptr<const void> self;
   ScoreStages<float> single;
   ScoreStages<double> twice;
@@ -57,7 +59,8 @@ struct NormaliserStages {
 
 struct Normaliser {
   std::string name;
-  bool couples = false;  // weights of a row depend on each other
+  bool couples = false;      // weights of a row depend on each other
+  bool exponential = false;  // slope, drain and share are w
   NormaliserStages<float> single;
   NormaliserStages<double> twice;
 
@@ -124,6 +127,12 @@ Score make_score(S score) {
     static_assert(S::scalars >= 1 && S::scalars <= 3, "a score has at most 3 learned scalars per head");
     out.scalars = S::scalars;
   }
+  if constexpr (requires { score.slope_below(); }) {
+    static_assert(
+        S::contracts && !requires { S::scalars; }, "a kinked score has one channel a head and no scalars");
+    out.kinked = true;
+    out.slope_below = score.slope_below();
+  }
   out.reads_vector = stages::reads_vector<S, stages::Lanes<float>>;
   out.self = std::make_shared<const S>(score);
   out.single = detail::score_stages<S, float>();
@@ -133,7 +142,8 @@ Score make_score(S score) {
 
 template <class N>
 Normaliser make_normaliser(N = {}) {
-  return {N::name, N::couples, detail::normaliser_stages<N, float>(), detail::normaliser_stages<N, double>()};
+  return {N::name, N::couples, N::exponential, detail::normaliser_stages<N, float>(),
+          detail::normaliser_stages<N, double>()};
 }
 
 // The menus, in the order of `Scores` and `Normalisers`.

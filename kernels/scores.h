@@ -22,6 +22,7 @@ struct Gat {  // q, k and e arrive contracted: one channel per head, computed on
   static constexpr const char* name = "gat";
   static constexpr bool contracts = true;
   float slope = 0.2f;
+  HEED_FN float slope_below() const { return slope; }  // ds/dq is this where s <= 0, and 1 where s > 0
   HEED_FN auto term(auto q, auto k, auto e, auto) const { return fn::leaky(q + k + e, slope); }
 };
 

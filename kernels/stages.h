@@ -77,6 +77,32 @@ HEED_FN Lanes<T> among_heads(Lanes<T> x, int padded, Combine combine) {
 }
 
 template <class T>
+struct Target {             // where the sum over a segment goes: to = from + sum
+  const T* from = nullptr;  // none: 0
+  T* to = nullptr;
+};
+
+// For each segment and head: to = (from + sum_t buffer[t][h]) * factor[h]. `factors` as in add_rows.
+template <class T>
+void add_edges(const T* buffer, const Batch& batch, int heads, int padded, const std::type_identity_t<T>* factors,
+               const Target<T>* targets) {
+  const int round = period(padded);
+  for (int g = 0; g < batch.segments; ++g) {
+    const Segment& s = batch.segment[g];
+    const Target<T>& to = targets[g];
+    for (int r = 0; r < round; ++r) {
+      Lanes<T> sum = T(0);
+      for (int v = s.vector + r; v < s.vector + s.vectors; v += round) sum = sum + Lanes<T>::load(buffer + v * kLanes);
+      sum = among_heads(sum, padded, [](Lanes<T> p, Lanes<T> q) { return p + q; });
+      for (int l = 0, h = r * kLanes; l < kLanes && h < heads; ++l, ++h) {
+        const T total = (to.from ? to.from[h] : T(0)) + sum.v[l];
+        to.to[h] = factors && s.ends ? total * factors[(g * round + r) * kLanes + l] : total;
+      }
+    }
+  }
+}
+
+template <class T>
 struct Chunk {  // what the stages of a score read
   const Batch* batch = nullptr;
   const Batch* next = nullptr;  // whose rows of `other` are to be fetched meanwhile; or none
@@ -90,12 +116,6 @@ struct Chunk {  // what the stages of a score read
   const T* a = nullptr;           // heads x width, or none
   // Room. With one channel a head, score_sums leaves each edge's numbers here, and score_gradient takes them up.
   T *own_buffer = nullptr, *other_buffer = nullptr, *edge_buffer = nullptr;
-};
-
-template <class T>
-struct Target {             // where the sum over a segment goes: to = from + sum
-  const T* from = nullptr;  // none: 0
-  T* to = nullptr;          // none: not wanted
 };
 
 template <class T>
@@ -383,18 +403,8 @@ void score_gradient(const void* self, const Chunk<T>& x, const ChunkGradient<T>&
             V(T(0)).store(e + at);
         }
       }
-      for (int i = 0; i < batch.segments; ++i) {
-        const Segment& s = batch.segment[i];
-        const Target<T>& to = g.down[i];
-        for (int r = 0; r < round; ++r) {
-          V sum = T(0);
-          if constexpr (mask & 1)
-            for (int v = s.vector + r; v < s.vector + s.vectors; v += round) sum = sum + V::load(own + v * kLanes);
-          sum = among_heads(sum, x.padded, [](V p, V q) { return p + q; });
-          for (int l = 0; l < kLanes && r * kLanes + l < x.heads; ++l)
-            to.to[r * kLanes + l] = (to.from ? to.from[r * kLanes + l] : T(0)) + sum.v[l];
-        }
-      }
+      if constexpr (!(mask & 1)) std::fill_n(own, batch.vectors * kLanes, T(0));
+      add_edges(own, batch, x.heads, x.padded, nullptr, g.down);
       if constexpr (mask & 2)
         if (g.da) collect(da, x.heads, x.padded, g.da);
       if constexpr (has_edge)

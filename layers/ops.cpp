@@ -713,7 +713,11 @@ Var<T> attention(const AttentionVars<T>& x, std::shared_ptr<const Pattern> patte
                         {tape->training ? static_cast<float>(dropout) : 0.0f, tape->dropout_key(stream)}};
   };
   tape->record(
-      y, [=] { attention<T>(call(), y.value().view(), kept->state); },
+      y,
+      [=] {
+        kept->state.backward = tape->training && y.needs_grad();
+        attention<T>(call(), y.value().view(), kept->state);
+      },
       [=] {
         // The gradient of a value's columns: written, or added to where they come again or another operation was there
         // before. So the order matters here.

@@ -395,6 +395,43 @@ TEST_CASE("attention: rows of any length between empty ones, and nothing of an e
       }
 }
 
+TEST_CASE("attention: a list of all pairs, hubs among them, gives what the range gives; and backward without a hint") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  for (const Score& score : scores_under_test())
+    for (const Normaliser& normaliser : normaliser_menu())
+      for (Mask mask : {Mask::hub, Mask::hub_key, Mask::range}) {
+        CAPTURE(score.name);
+        CAPTURE(normaliser.name);
+        CAPTURE(static_cast<int>(mask));
+        auto c = make_case<double>(score, normaliser, mask, 2, 3, 5, random);
+        for (auto* x : {&c.q, &c.k}) *x = random_matrix<double>(x->rows(), x->cols(), random);  // of either sign
+        c.dropout = {0.2f, seed};
+        c.forward(), c.backward();
+        const Id queries = c.pattern->queries(), keys = c.pattern->keys();
+        Csr all{.rows = queries, .cols = keys};
+        for (Id i = 0; i < queries; ++i) {
+          for (Id j = 0; j < keys; ++j) all.ids.push_back(j);
+          all.offsets.push_back(all.edges());
+        }
+        auto list = Pattern::listed(std::make_shared<Csr>(std::move(all)));
+        for (bool hint : {true, false}) {
+          CAPTURE(hint);
+          auto d = c;
+          d.pattern = list;
+          d.state.backward = hint;
+          d.forward(), d.backward();
+          CHECK(difference(d.y, c.y) <= 1e-12);
+          CHECK(difference(d.dq, c.dq) <= 1e-10);
+          CHECK(difference(d.dk, c.dk) <= 1e-10);
+          CHECK(difference(d.dv, c.dv) <= 1e-12);
+          if (!c.da.empty()) CHECK(difference(d.da, c.da) <= 1e-10);
+          if (!c.dp.empty()) CHECK(difference(d.dp, c.dp) <= 1e-10);
+        }
+      }
+}
+
 TEST_CASE("attention: gradients are added where asked, and many heads equal groups of heads") {
   auto seed = fresh_seed();
   CAPTURE(seed);
