@@ -14,6 +14,7 @@
 #include "kernels/normalisers.h"
 #include "kernels/scores.h"
 #include "kernels/stages.h"
+#include "kernels/tiles.h"
 
 namespace heed {
 
@@ -25,6 +26,9 @@ template <class T>
 struct ScoreStages {  // [own side is the query][width]
   void (*sums[2][kScoreWidthCount])(const void*, const stages::Chunk<T>&, T*) = {};
   void (*gradient[2][kScoreWidthCount])(const void*, const stages::Chunk<T>&, const stages::ChunkGradient<T>&) = {};
+  void (*tile_sums)(const void*, const T*, const T*, const T*, int, T*) = nullptr;
+  void (*tile_gradient)(const void*, const T*, const T*, const T*, int, const T*, const std::uint64_t*, T*, T*,
+                        T*) = nullptr;
   void (*finish)(const void*, const T*, const T*, int, int, T*) = nullptr;
   void (*finish_gradient)(const void*, const T*, const T*, int, int, T*, T*) = nullptr;
 };
@@ -55,6 +59,8 @@ struct NormaliserStages {
   void (*merge)(const stages::RowState<T>&, const stages::RowState<T>&, int) = nullptr;
   void (*close)(const stages::RowState<T>&, int, T*, T*) = nullptr;
   void (*gradient)(T*, T*, const T*, const T*, const T*, const Batch&, int) = nullptr;
+  bool (*tile)(T*, const stages::TileState<T>&) = nullptr;
+  void (*tile_gradient)(T*, T*, const T*, const T*, const T*) = nullptr;
 };
 
 struct Normaliser {
@@ -103,6 +109,8 @@ ScoreStages<T> score_stages() {
         out.gradient[side][at] = out.gradient[side][0];
       }
   }
+  out.tile_sums = tile_sums<S, T>;
+  out.tile_gradient = tile_gradient<S, T>;
   if constexpr (requires { S::scalars; }) {
     out.finish = score_finish<S, T>;
     out.finish_gradient = score_finish_gradient<S, T>;
@@ -113,7 +121,8 @@ ScoreStages<T> score_stages() {
 template <class N, class T>
 NormaliserStages<T> normaliser_stages() {
   using namespace stages;
-  return {normaliser_raw<N, T>, normaliser_merge<N, T>, normaliser_close<N, T>, normaliser_gradient<N, T>};
+  return {normaliser_raw<N, T>,      normaliser_merge<N, T>, normaliser_close<N, T>,
+          normaliser_gradient<N, T>, normaliser_tile<N, T>,  normaliser_tile_gradient<N, T>};
 }
 
 }  // namespace detail

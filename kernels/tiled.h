@@ -1,0 +1,16 @@
+// The fused operator over patterns of intervals, in tiles of queries and keys. attention.cpp sends such calls here,
+// checked and with at most stages::kMaxHeads heads.
+#pragma once
+
+#include "kernels/attention.h"
+
+namespace heed {
+
+template <class T>
+void tiled_attention(const Attention<T>& x, View<T> y, AttentionState<T>& state);
+
+template <class T>
+void tiled_gradient(const Attention<T>& x, View<const T> y, View<const T> dy, AttentionState<T>& state,
+                    const AttentionGradient<T>& g);
+
+}  // namespace heed
