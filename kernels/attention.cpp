@@ -437,7 +437,7 @@ void attention(const Attention<T>& x, View<T> y, AttentionState<T>& state) {
         for (Offset i = 0; i < y.rows; ++i) std::copy_n(own.tau.row(i), count, state.tau.row(i) + first);
       }))
     return;
-  if (!x.pattern->is_listed()) return tiled_attention(x, y, state);
+  if (pays_in_tiles(*x.pattern)) return tiled_attention(x, y, state);
 
   const Plan<T> plan(x);
   const Rows& rows = x.pattern->by_query;
@@ -653,7 +653,7 @@ void attention_gradient(const Attention<T>& x, View<const T> y, View<const T> dy
     return;
   if (g.da && !x.score->reads_vector && !g.da.add)
     for (Offset i = 0; i < g.da.to.rows; ++i) std::fill_n(g.da.to.row(i), g.da.to.cols, T(0));
-  if (!x.pattern->is_listed()) return tiled_gradient(x, y, dy, state, g);
+  if (pays_in_tiles(*x.pattern)) return tiled_gradient(x, y, dy, state, g);
 
   const Plan<T> plan(x);
   const bool one_pass = plan.one_pass() && !state.above.empty();

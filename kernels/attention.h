@@ -4,9 +4,9 @@
 //   w_ij = weight(s_ij, tau_i)                           over the keys j that query i sees
 //   y_i  = sum_j w_ij m_ij (v_j + ev_ij)                 m: dropout of attention
 //
-// forward and backward, for every head, with nothing stored per edge: backward computes scores again. It runs over
-// rows of queries (dq, da, dp and the gradients of edges) and over rows of keys (dk, dv), so that each row owns its
-// output: no atomics, and the same bits on any number of threads. A query without keys gets y = 0 and gradient 0.
+// forward and backward, with nothing stored per edge: backward computes scores again. It runs over rows of queries
+// (dq, da, dp and the gradients of edges) and keys (dk, dv), or over tiles of long intervals (tiled.h); a row has one
+// owner at a time: no atomics, the same bits on any number of threads. A query without keys gets y = 0 and gradient 0.
 #pragma once
 
 #include "kernels/matrix.h"

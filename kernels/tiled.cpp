@@ -86,26 +86,16 @@ Room<T>& room(const Plan<T>& plan, int h) {
   return mine;
 }
 
-// Rows [first, last) of a table into tiles, channel by channel.
+// Rows [first, last) of a table into tiles, and back.
 template <class T>
 void pack(View<const T> x, Id first, Id last, T* to) {
-  for (Id at = first; at < last; at += kTile, to += x.cols * kTile) {
-    const Id n = std::min<Id>(kTile, last - at);
-    for (Id j = 0; j < n; ++j) {
-      const T* from = x.row(at + j);
-      for (Offset c = 0; c < x.cols; ++c) to[c * kTile + j] = from[c];
-    }
-    for (Offset c = 0; c < x.cols && n < kTile; ++c) std::fill(to + c * kTile + n, to + (c + 1) * kTile, T(0));
-  }
+  for (; first < last; first += kTile, to += x.cols * kTile)
+    stages::tile_pack(x, first, std::min(kTile, last - first), to);
 }
-// And back: added to the table.
 template <class T>
 void add_unpacked(const T* from, Id first, Id last, View<T> to) {
-  for (Id at = first; at < last; at += kTile, from += to.cols * kTile)
-    for (Id j = 0; j < std::min<Id>(kTile, last - at); ++j) {
-      T* row = to.row(at + j);
-      for (Offset c = 0; c < to.cols; ++c) row[c] += from[c * kTile + j];
-    }
+  for (; first < last; first += kTile, from += to.cols * kTile)
+    stages::tile_unpack(from, first, std::min(kTile, last - first), to);
 }
 // kNear rows side by side; 0 past the last.
 template <class T>
@@ -395,12 +385,22 @@ void add_copies(View<T> to, const T* from, Id copies) {  // each to.rows x to.co
   });
 }
 template <class T>
-bool overlap(View<T> a, View<T> b) {
-  return a && b && a.rows > 0 && b.rows > 0 && a.data < b.row(b.rows - 1) + b.cols &&
-         b.data < a.row(a.rows - 1) + a.cols;
+bool overlap(View<T> a, View<T> b) {  // false for different columns of one array
+  if (!a || !b || a.rows == 0 || b.rows == 0) return false;
+  if (b.data < a.data) std::swap(a, b);
+  const Offset between = b.data - a.data, column = a.stride == b.stride ? between % a.stride : 0;
+  return b.data < a.row(a.rows - 1) + a.cols && !(column >= a.cols && column + b.cols <= a.stride);
 }
 
 }  // namespace
+
+bool pays_in_tiles(const Pattern& pattern) {
+  if (pattern.is_listed()) return false;
+  const Rows& rows = pattern.by_query;
+  Offset pairs = 0;
+  for (Id i = 0; i < rows.rows; ++i) pairs += rows.length(i);
+  return pairs >= 16 * Offset{rows.rows} && pairs >= 2 * Offset{rows.cols} && pairs > 0;
+}
 
 template <class T>
 void tiled_attention(const Attention<T>& x, View<T> y, AttentionState<T>& state) {
@@ -410,15 +410,16 @@ void tiled_attention(const Attention<T>& x, View<T> y, AttentionState<T>& state)
   if (blocks == 0) return;
   const Id strips = pieces(keys, plan.strip);
   const Id wanted = std::clamp<Id>(pieces(kTasks, blocks * x.heads), 1, std::max<Id>(strips, 1));
-  const Id each = std::max<Id>(pieces(strips, wanted), 1);
+  // Short groups: the heads' tasks, one after another, then find their keys in a cache.
+  const Id each = std::clamp<Id>(pieces(strips, wanted), 1, wanted > 1 ? 16 : strips + 1);
   const int groups = static_cast<int>(std::max<Id>(pieces(strips, each), 1));
   const Offset part = Offset{queries} * x.heads * (plan.values + 2);
   state.parts.resize(groups > 1 ? groups : 0, part);
   parallel_pieces(Offset{blocks} * x.heads * groups, 1, [&](Offset task, Offset) {
     const int h = static_cast<int>(task % x.heads), g = static_cast<int>(task / x.heads % groups);
     const Id first = static_cast<Id>(task / x.heads / groups) * plan.block;
-    const Id key = g * each * plan.strip,
-             end = static_cast<Id>(std::min<Offset>(keys, Offset{key} + each * plan.strip));
+    const Id key = g * each * plan.strip;
+    const Id end = static_cast<Id>(std::min<Offset>(keys, key + Offset{each} * plan.strip));
     forward_block(plan, h, first, std::min(queries, first + plan.block), key, end, y, state.tau,
                   groups > 1 ? state.parts.row(g) : nullptr);
   });

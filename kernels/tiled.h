@@ -1,10 +1,13 @@
-// The fused operator over patterns of intervals, in tiles of queries and keys. attention.cpp sends such calls here,
-// checked and with at most stages::kMaxHeads heads.
+// The fused operator over patterns of intervals, in tiles of queries and keys. attention.cpp sends calls here for which
+// that pays, checked and with at most stages::kMaxHeads heads.
 #pragma once
 
 #include "kernels/attention.h"
 
 namespace heed {
+
+// Whether the pattern's intervals are so long that tiles are faster than rows.
+bool pays_in_tiles(const Pattern& pattern);
 
 template <class T>
 void tiled_attention(const Attention<T>& x, View<T> y, AttentionState<T>& state);

@@ -69,6 +69,36 @@ void fold_wide(const T* from, int n, T* to) {
   for (; i < n; ++i, from += V::lanes) to[i] = fold(narrow(from));
 }
 
+// out[i][j] = row j's number i
+template <class T>
+HEED_FN void transpose_four(Vec<T, 4> a, Vec<T, 4> b, Vec<T, 4> c, Vec<T, 4> d, Vec<T, 4>* out) {
+  auto low_ab = __builtin_shufflevector(a.v, b.v, 0, 4, 1, 5), high_ab = __builtin_shufflevector(a.v, b.v, 2, 6, 3, 7);
+  auto low_cd = __builtin_shufflevector(c.v, d.v, 0, 4, 1, 5), high_cd = __builtin_shufflevector(c.v, d.v, 2, 6, 3, 7);
+  out[0] = __builtin_shufflevector(low_ab, low_cd, 0, 1, 4, 5);
+  out[1] = __builtin_shufflevector(low_ab, low_cd, 2, 3, 6, 7);
+  out[2] = __builtin_shufflevector(high_ab, high_cd, 0, 1, 4, 5);
+  out[3] = __builtin_shufflevector(high_ab, high_cd, 2, 3, 6, 7);
+}
+
+// The largest lane.
+template <class T>
+HEED_FN T largest(Wide<T> x) {
+  auto larger = [](auto p, auto q) { return select(q > p, q, p); };
+  if constexpr (Wide<T>::lanes == 4) {
+    T out = x.v[0];
+    for (int l = 1; l < 4; ++l) out = x.v[l] > out ? x.v[l] : out;
+    return out;
+  } else {
+    Lanes<T> eight;
+    if constexpr (Wide<T>::lanes == 16)
+      eight = larger(Lanes<T>(__builtin_shufflevector(x.v, x.v, 0, 1, 2, 3, 4, 5, 6, 7)),
+                     Lanes<T>(__builtin_shufflevector(x.v, x.v, 8, 9, 10, 11, 12, 13, 14, 15)));
+    else
+      eight = Lanes<T>(x.v);
+    return among_heads(eight, 1, larger).v[0];
+  }
+}
+
 // s[i][j] = sum_c term(q[i][c], k[c][j]): kTogether queries x width, and width x kTile of the keys.
 template <class S, class T>
 void tile_sums(const void* self, const T* q, const T* k, const T* a, int width, T* s) {
@@ -104,24 +134,50 @@ void tile_sums(const void* self, const T* q, const T* k, const T* a, int width, 
   }
 }
 
+// Calls body(std::true_type) where some pairs are not seen. What varies goes to it as arguments: through a closure, GCC
+// would read it again after each store.
+template <class Body, class... Arguments>
+HEED_FN void where_seen(const std::uint64_t* seen, Body body, Arguments... arguments) {
+  if (seen)
+    body(std::true_type{}, seen, arguments...);
+  else
+    body(std::false_type{}, seen, arguments...);
+}
+
+// The numbers of kTogether queries and kAcross vectors of keys, and which of them are seen.
+template <class T, bool some>
+struct Pairs {
+  using V = Wide<T>;
+  V value[kTogether][kAcross];
+  typename V::Mask sees[kTogether][kAcross];
+
+  HEED_FN Pairs(const T* from, const std::uint64_t* seen, int at) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kTogether; ++i)
+#pragma GCC unroll 4
+      for (int v = 0; v < kAcross; ++v) {
+        value[i][v] = V::load(from + i * kTile + at + v * V::lanes);
+        if constexpr (some) sees[i][v] = seen_lanes<T>(seen[i], at + v * V::lanes);
+      }
+  }
+  HEED_FN void add(int i, int v, V factor, V& sum) const {  // sum += value * factor
+    if constexpr (some)
+      sum = sum + select(sees[i][v], value[i][v] * factor, V(T(0)));
+    else
+      sum = sum + value[i][v] * factor;
+  }
+};
+
 // From ds (0 where a pair is not seen), the gradients of the sums: dq[i][c] and da[c] are vectors, whose lanes are to
 // be added up in the end; dk[c][j] are numbers. All are added to. `seen`: none where all pairs are.
 template <class S, class T>
 void tile_gradient(const void* self, const T* q, const T* k, const T* a, int width, const T* ds,
                    const std::uint64_t* seen, T* dq, T* dk, T* da) {
   using V = Wide<T>;
-  const S score = *static_cast<const S*>(self);
-  auto run = [=](auto some) {
+  auto run = [](auto some, const std::uint64_t* seen, S score, const T* q, const T* k, const T* a, int width,
+                const T* ds, T* dq, T* dk, T* da) {
     for (int at = 0; at < kTile; at += kAcross * V::lanes) {
-      V d[kTogether][kAcross];
-      typename V::Mask sees[kTogether][kAcross];
-#pragma GCC unroll 4
-      for (int i = 0; i < kTogether; ++i)
-#pragma GCC unroll 4
-        for (int v = 0; v < kAcross; ++v) {
-          d[i][v] = V::load(ds + i * kTile + at + v * V::lanes);
-          if constexpr (some.value) sees[i][v] = seen_lanes<T>(seen[i], at + v * V::lanes);
-        }
+      const Pairs<T, some.value> d(ds, seen, at);
       for (int c = 0; c < width; ++c) {
         V key[kAcross], down[kAcross], learned_sum = T(0);
         T* const to = dk + c * kTile + at;
@@ -145,15 +201,9 @@ void tile_gradient(const void* self, const T* q, const T* k, const T* a, int wid
           for (int v = 0; v < kAcross; ++v) {
             auto y = score.term(variable<0>(own), variable<2>(key[v]), Zero{}, learned);
             constexpr unsigned mask = decltype(y)::mask;
-            auto add = [&](V& total, V slope) {
-              if constexpr (some.value)
-                total = total + select(sees[i][v], d[i][v] * slope, V(T(0)));
-              else
-                total = total + d[i][v] * slope;
-            };
-            if constexpr (mask & 1) add(sum, y.d[0]);
-            if constexpr (mask & 2) add(learned_sum, y.d[1]);
-            if constexpr (mask & 4) add(down[v], y.d[2]);
+            if constexpr (mask & 1) d.add(i, v, y.d[0], sum);
+            if constexpr (mask & 2) d.add(i, v, y.d[1], learned_sum);
+            if constexpr (mask & 4) d.add(i, v, y.d[2], down[v]);
           }
           sum.store(up);
         }
@@ -163,10 +213,7 @@ void tile_gradient(const void* self, const T* q, const T* k, const T* a, int wid
       }
     }
   };
-  if (seen)
-    run(std::true_type{});
-  else
-    run(std::false_type{});
+  where_seen(seen, run, *static_cast<const S*>(self), q, k, a, width, ds, dq, dk, da);
 }
 
 // ---- values -------------------------------------------------------------------------------------------------------
@@ -175,17 +222,9 @@ void tile_gradient(const void* self, const T* q, const T* k, const T* a, int wid
 template <class T>
 void tile_gather(const T* w, const T* v, const std::uint64_t* seen, int width, T* to) {
   using V = Wide<T>;
-  auto run = [=](auto some) {
+  auto run = [](auto some, const std::uint64_t* seen, const T* w, const T* v, int width, T* to) {
     for (int at = 0; at < kTile; at += kAcross * V::lanes) {
-      V weight[kTogether][kAcross];
-      typename V::Mask sees[kTogether][kAcross];
-#pragma GCC unroll 4
-      for (int i = 0; i < kTogether; ++i)
-#pragma GCC unroll 4
-        for (int t = 0; t < kAcross; ++t) {
-          weight[i][t] = V::load(w + i * kTile + at + t * V::lanes);
-          if constexpr (some.value) sees[i][t] = seen_lanes<T>(seen[i], at + t * V::lanes);
-        }
+      const Pairs<T, some.value> weight(w, seen, at);
       for (int c = 0; c < width; ++c) {
         V value[kAcross];
 #pragma GCC unroll 4
@@ -195,37 +234,22 @@ void tile_gather(const T* w, const T* v, const std::uint64_t* seen, int width, T
           T* const up = to + (i * width + c) * V::lanes;
           V sum = V::load(up);
 #pragma GCC unroll 4
-          for (int t = 0; t < kAcross; ++t)
-            if constexpr (some.value)
-              sum = sum + select(sees[i][t], weight[i][t] * value[t], V(T(0)));
-            else
-              sum = sum + weight[i][t] * value[t];
+          for (int t = 0; t < kAcross; ++t) weight.add(i, t, value[t], sum);
           sum.store(up);
         }
       }
     }
   };
-  if (seen)
-    run(std::true_type{});
-  else
-    run(std::false_type{});
+  where_seen(seen, run, w, v, width, to);
 }
 
 // dv[c][j] += sum_i w[i][j] * dy[i][c]
 template <class T>
 void tile_scatter(const T* w, const T* dy, const std::uint64_t* seen, int width, T* dv) {
   using V = Wide<T>;
-  auto run = [=](auto some) {
+  auto run = [](auto some, const std::uint64_t* seen, const T* w, const T* dy, int width, T* dv) {
     for (int at = 0; at < kTile; at += kAcross * V::lanes) {
-      V weight[kTogether][kAcross];
-      typename V::Mask sees[kTogether][kAcross];
-#pragma GCC unroll 4
-      for (int i = 0; i < kTogether; ++i)
-#pragma GCC unroll 4
-        for (int t = 0; t < kAcross; ++t) {
-          weight[i][t] = V::load(w + i * kTile + at + t * V::lanes);
-          if constexpr (some.value) sees[i][t] = seen_lanes<T>(seen[i], at + t * V::lanes);
-        }
+      const Pairs<T, some.value> weight(w, seen, at);
       for (int c = 0; c < width; ++c) {
         T* const to = dv + c * kTile + at;
         V down[kAcross];
@@ -235,21 +259,57 @@ void tile_scatter(const T* w, const T* dy, const std::uint64_t* seen, int width,
         for (int i = 0; i < kTogether; ++i) {
           const V own = dy[i * width + c];
 #pragma GCC unroll 4
-          for (int t = 0; t < kAcross; ++t)
-            if constexpr (some.value)
-              down[t] = down[t] + select(sees[i][t], weight[i][t] * own, V(T(0)));
-            else
-              down[t] = down[t] + weight[i][t] * own;
+          for (int t = 0; t < kAcross; ++t) weight.add(i, t, own, down[t]);
         }
 #pragma GCC unroll 4
         for (int t = 0; t < kAcross; ++t) down[t].store(to + t * V::lanes);
       }
     }
   };
-  if (seen)
-    run(std::true_type{});
-  else
-    run(std::false_type{});
+  where_seen(seen, run, w, dy, width, dv);
+}
+
+// kTile rows of a table, or the first `count` of them, channel by channel (0 past the last).
+template <class T>
+void tile_pack(View<const T> x, Offset first, int count, T* to) {
+  using V = Vec<T, 4>;
+  const int width = static_cast<int>(x.cols);
+  for (int j = 0; j < kTile; j += 4) {
+    const T* row[4];
+    int c = 0;
+    for (int l = 0; l < 4; ++l) {
+      const Offset at = first + j + l;
+      row[l] = j + l < count ? x.row(at) : nullptr;
+      if (at + kTile < x.rows) prefetch_row(x, static_cast<Id>(at + kTile));  // for the next tile
+    }
+    for (; j + 4 <= count && c + 4 <= width; c += 4) {
+      V out[4];
+      transpose_four(V::load(row[0] + c), V::load(row[1] + c), V::load(row[2] + c), V::load(row[3] + c), out);
+      for (int l = 0; l < 4; ++l) out[l].store(to + (c + l) * kTile + j);
+    }
+    for (; c < width; ++c)
+      for (int l = 0; l < 4; ++l) to[c * kTile + j + l] = row[l] ? row[l][c] : T(0);
+  }
+}
+// And back: added to the table.
+template <class T>
+void tile_unpack(const T* from, Offset first, int count, View<T> x) {
+  using V = Vec<T, 4>;
+  const int width = static_cast<int>(x.cols);
+  for (int j = 0; j < count; j += 4) {
+    int c = 0;
+    for (; j + 4 <= count && c + 4 <= width; c += 4) {
+      V in[4], out[4];
+      for (int l = 0; l < 4; ++l) in[l] = V::load(from + (c + l) * kTile + j);
+      transpose_four(in[0], in[1], in[2], in[3], out);
+      for (int l = 0; l < 4; ++l) {
+        T* to = x.row(first + j + l) + c;
+        (V::load(to) + out[l]).store(to);
+      }
+    }
+    for (; c < width; ++c)
+      for (int l = 0; l < std::min(4, count - j); ++l) x(first + j + l, c) += from[c * kTile + j + l];
+  }
 }
 
 // ---- the normaliser -----------------------------------------------------------------------------------------------
@@ -278,13 +338,8 @@ bool normaliser_tile(T* s, const TileState<T>& state) {
         const V x = V::load(row + at);
         most = select(x > most, x, most);
       }
-      T lane[V::lanes], top = state.shift[i];
-      most.store(lane);
-      const T old = top;
-      for (int width = V::lanes / 2; width > 0; width /= 2)
-        for (int l = 0; l < width; ++l) lane[l] = lane[l + width] > lane[l] ? lane[l + width] : lane[l];
-      if (lane[0] > top) {
-        top = lane[0];
+      const T old = state.shift[i], here = largest<T>(most), top = here > old ? here : old;
+      if (here > old) {
         state.shift[i] = top;
         if (N::couples && old > none) {
           const V factor = exp_of(V(old - top));

@@ -4,6 +4,7 @@
 
 #include <functional>
 
+#include "kernels/tiled.h"
 #include "tests/scratch.h"
 #include "tests/support.h"
 
@@ -37,7 +38,7 @@ std::shared_ptr<const Pattern> make_pattern(Mask mask, Random& random) {
     case Mask::sliding:
       return Pattern::sliding(12, {{0, 3}, {0, 3}, {1, 6}, {6, 6}, {6, 12}, {9, 12}});
     case Mask::without:
-      return Pattern::all(8, 11, std::make_shared<Csr>(random_pattern(8, 11, 9, random)));
+      return Pattern::all(18, 21, std::make_shared<Csr>(random_pattern(18, 21, 9, random)));
     case Mask::rectangular:
       return list(random_pattern(6, 13, 8, random));
     case Mask::empty:
@@ -324,6 +325,203 @@ TEST_CASE("attention: the same bits on 1, 2, 7 and 16 threads") {
         CHECK(c.dp == d.dp);
       }
     }
+}
+
+namespace {
+
+// The pairs of a pattern of intervals as a list, which runs through other code.
+std::shared_ptr<const Pattern> as_list(const Pattern& pattern) {
+  Csr csr{.rows = pattern.queries(), .cols = pattern.keys()};
+  for (Id i = 0; i < csr.rows; ++i) {
+    auto [begin, end] = pattern.by_query.interval(i);
+    for (Id j = begin; j < end; ++j)
+      if (!pattern.by_query.list || !pattern.by_query.list->contains(i, j)) csr.ids.push_back(j);
+    csr.offsets.push_back(csr.edges());
+  }
+  return Pattern::listed(std::make_shared<Csr>(std::move(csr)));
+}
+
+enum class Shape { wide, tall, sliding, growing, banded, two_queries, few_keys };
+constexpr Shape kShapes[] = {Shape::wide,   Shape::tall,        Shape::sliding, Shape::growing,
+                             Shape::banded, Shape::two_queries, Shape::few_keys};
+
+// Intervals of many tiles, less pairs at the borders of tiles, a whole tile, a whole row and a whole column.
+std::shared_ptr<const Pattern> many_tiles(Shape shape, Random& random) {
+  const bool tall = shape == Shape::tall || shape == Shape::few_keys;
+  const bool hub = shape == Shape::two_queries || shape == Shape::few_keys;
+  const Id few = !hub ? 203 : tall ? 20 : 2, many = hub ? 1500 : 670;
+  const Id queries = tall ? many : few, keys = tall ? few : many;
+  std::vector<Interval> rows;
+  for (Id i = 0; i < queries; ++i) {
+    const Id at = i * (keys - 1) / queries;
+    if (shape == Shape::sliding)
+      rows.push_back({at / 3 * 2, std::min(keys, at / 3 * 2 + 70)});
+    else if (shape == Shape::growing)
+      rows.push_back({0, at});
+    else if (shape == Shape::banded)  // and some see nothing
+      rows.push_back({std::min(keys, i / 40 * 130 + (i % 40 < 35 ? 0 : 130)), std::min(keys, i / 40 * 130 + 130)});
+    else
+      rows.push_back({0, keys});
+  }
+  std::vector<std::set<Id>> out(static_cast<std::size_t>(queries));
+  for (Id i = 0; i < queries; ++i) {
+    for (Id j : {0, 1, 62, 63, 64, 65, 127, 128, 511, 512, 513, 669})
+      if (j < keys - 1 && random.below(2) == 0) out[i].insert(j);
+    for (Id j = 64; j < 128 && i % 5 < 2 && keys > 128; ++j) out[i].insert(j);
+    if (i % 64 == 17)
+      for (Id j = 0; j < keys; ++j) out[i].insert(j);
+    if (keys > 90) out[i].insert(90);
+  }
+  Csr without{.rows = queries, .cols = keys};
+  for (auto& row : out) {
+    without.ids.insert(without.ids.end(), row.begin(), row.end());
+    without.offsets.push_back(without.edges());
+  }
+  auto pattern = Pattern::sliding(keys, std::move(rows), std::make_shared<Csr>(std::move(without)));
+  REQUIRE(pays_in_tiles(*pattern));
+  return pattern;
+}
+
+template <class T>
+Case<T> case_of_tiles(const Score& score, const Normaliser& normaliser, Shape shape, int heads, int score_width,
+                      int width, Random& random) {
+  auto c = make_case<T>(score, normaliser, Mask::range, heads, score_width, width, random);
+  c.pattern = many_tiles(shape, random);
+  for (auto* x : {&c.q, &c.dy}) *x = random_matrix<T>(c.pattern->queries(), x->cols(), random);
+  for (auto* x : {&c.k, &c.v}) *x = random_matrix<T>(c.pattern->keys(), x->cols(), random);
+  return c;
+}
+
+template <class T>
+std::vector<std::pair<const char*, Matrix<T> Case<T>::*>> results() {
+  return {{"y", &Case<T>::y},   {"dq", &Case<T>::dq}, {"dk", &Case<T>::dk},
+          {"dv", &Case<T>::dv}, {"da", &Case<T>::da}, {"dp", &Case<T>::dp}};
+}
+
+}  // namespace
+
+TEST_CASE("attention: intervals of many tiles give what a list of the same pairs gives") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  int turn = 0;
+  for (const Score& score : scores_under_test())
+    for (const Normaliser& normaliser : normaliser_menu())
+      for (Shape shape : kShapes) {
+        constexpr std::array<int, 3> kSizes[] = {{1, 16, 24}, {3, 5, 1}, {8, 8, 5}, {2, 1, 16}, {3, 24, 8}};
+        auto [heads, score_width, width] = kSizes[turn++ % 5];
+        auto run = [&]<class T>(T tolerance) {
+          auto c = case_of_tiles<T>(score, normaliser, shape, heads, score_width, width, random);
+          c.dropout = {turn % 2 == 0 ? 0.0f : 0.3f, seed};
+          CAPTURE(score.name);
+          CAPTURE(normaliser.name);
+          CAPTURE(static_cast<int>(shape));
+          CAPTURE(heads);
+          CAPTURE(sizeof(T));
+          auto d = c;
+          d.pattern = as_list(*c.pattern);
+          c.forward(), c.backward();
+          d.forward(), d.backward();
+          for (auto [name, part] : results<T>()) {
+            CAPTURE(name);
+            CHECK(difference(c.*part, d.*part) <= tolerance);
+          }
+        };
+        run(1e-12), run(2e-5f);
+      }
+}
+
+TEST_CASE("attention: intervals have the same bits on 1, 2, 7 and 16 threads, whatever was computed before") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  for (const Score& score : scores_under_test())
+    for (const Normaliser& normaliser : normaliser_menu())
+      for (Shape shape : kShapes) {
+        CAPTURE(score.name);
+        CAPTURE(normaliser.name);
+        CAPTURE(static_cast<int>(shape));
+        auto c = case_of_tiles<float>(score, normaliser, shape, 3, 8, 16, random);
+        c.dropout = {0.25f, 99};
+        with_threads(1, [&] { c.forward(), c.backward(); });
+        for (int threads : {1, 2, 7, 16}) {
+          CAPTURE(threads);
+          auto d = c, poison = c;
+          for (auto* x : {&poison.q, &poison.k, &poison.v, &poison.dy}) x->fill(NAN);
+          with_threads(threads, [&] {
+            poison.forward(), poison.backward();
+            d.forward(), d.backward();
+          });
+          for (auto [name, part] : results<float>()) {
+            CAPTURE(name);
+            CHECK(c.*part == d.*part);
+          }
+        }
+      }
+}
+
+TEST_CASE("attention: what no pair sees is not read, be it NaN") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  for (const Score& score : scores_under_test())
+    for (const Normaliser& normaliser : normaliser_menu())
+      for (Shape shape : kShapes) {
+        CAPTURE(score.name);
+        CAPTURE(normaliser.name);
+        CAPTURE(static_cast<int>(shape));
+        auto c = case_of_tiles<float>(score, normaliser, shape, 2, 8, 8, random);
+        c.dropout = {0.25f, seed};
+        auto d = c;
+        auto list = as_list(*c.pattern);
+        for (Id i = 0; i < c.q.rows(); ++i)
+          if (list->by_query.length(i) == 0)
+            for (auto* x : {&d.q, &d.dy}) std::fill_n(x->row(i), x->cols(), NAN);
+        for (Id j = 0; j < c.k.rows(); ++j)
+          if (list->by_key.length(j) == 0)
+            for (auto* x : {&d.k, &d.v}) std::fill_n(x->row(j), x->cols(), NAN);
+        c.forward(), c.backward();
+        d.forward(), d.backward();
+        for (auto [name, part] : results<float>()) {
+          CAPTURE(name);
+          CHECK(c.*part == d.*part);
+        }
+      }
+}
+
+TEST_CASE("attention: over intervals too, gradients are added where asked, also of one table in several roles") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  for (Shape shape : kShapes) {
+    CAPTURE(static_cast<int>(shape));
+    auto c = case_of_tiles<double>(scores_under_test().back(), normaliser_named("softmax"), shape, 3, 8, 8, random);
+    if (shape == Shape::growing) {  // one table of nodes is query, key and value
+      c.pattern = Pattern::all(600, 600);
+      c.q = random_matrix<double>(600, c.q.cols(), random), c.k = c.v = c.q;
+      c.dy = random_matrix<double>(600, c.dy.cols(), random);
+    }
+    c.forward(), c.backward();
+    auto before = c;
+    AttentionGradient<double> g;
+    auto again = [](Matrix<double>& x) { return Sink<double>{x.view(), true}; };
+    g.dq = again(c.dq), g.dk = again(c.dk), g.dv = again(c.dv), g.da = again(c.da), g.dp = again(c.dp);
+    attention_gradient<double>(c.call(), std::as_const(c.y).view(), std::as_const(c.dy).view(), c.state, g);
+    for (auto [name, part] : results<double>()) {
+      CAPTURE(name);
+      if (name == std::string("y")) continue;
+      for (double& x : before.*part) x *= 2;
+      CHECK(difference(c.*part, before.*part) <= 1e-14);
+    }
+    if (shape != Shape::growing) continue;
+    Matrix<double> sum(600, c.q.cols()), expected(600, c.q.cols());
+    for (Offset t = 0; t < sum.size(); ++t)
+      expected.data()[t] = (before.dq.data()[t] + before.dk.data()[t] + before.dv.data()[t]) / 2;
+    sum.fill(7);
+    g = {.dq = {sum.view(), false}, .dk = {sum.view(), true}, .dv = {sum.view(), true}};
+    attention_gradient<double>(c.call(), std::as_const(c.y).view(), std::as_const(c.dy).view(), c.state, g);
+    CHECK(difference(sum, expected) <= 1e-13);
+  }
 }
 
 TEST_CASE("attention: a row that sees nothing gives 0 and takes no gradient; so does a bias of minus infinity") {
