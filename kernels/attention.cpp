@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "kernels/batch.h"
 #include "kernels/parallel.h"
@@ -194,9 +195,11 @@ void fill_keep(const Dropout& dropout, bool row_is_query, const Batch& batch, in
 // Which of the edges' arrays belongs to each edge of the batch.
 template <bool row_is_query, class T>
 const Offset* entries(const Plan<T>& plan, const Batch& batch, Scratch<T>& w) {
-  if (row_is_query || !plan.reads_edges()) return batch.entry;
-  const Offset* edges = plan.x.pattern->edge_of_entry().data();
-  for (int t = 0; t < batch.n; ++t) w.entry[t] = edges[batch.entry[t]];
+  if (!plan.reads_edges()) return nullptr;
+  if (row_is_query)
+    std::iota(w.entry, w.entry + batch.n, batch.entry);
+  else
+    std::copy_n(plan.x.pattern->edge_of_entry().data() + batch.entry, batch.n, w.entry);
   return w.entry;
 }
 
@@ -283,7 +286,8 @@ void forward_block(const Plan<T>& plan, Scratch<T>& w, const Block& block, const
   for_each_batch(x.pattern->by_query, block, plan.limit, plan.padded, w.batches, empty, [&](const Batch& batch) {
     const int end = batch.vectors * kLanes;
     prefetch<T>(batch, {x.k, x.v});
-    score_batch<true>(plan, batch, w, batch.entry);
+    const Offset* entry = entries<true>(plan, batch, w);
+    score_batch<true>(plan, batch, w, entry);
     if (out.above)
       for (int l = 0; l < end; l += kLanes) select(V::load(w.s + l) > V(T(0)), V(T(1)), V(T(0))).store(above + l);
     plan.normaliser().raw(w.s, batch, plan.padded, state, w.tau, w.delta);
@@ -307,7 +311,7 @@ void forward_block(const Plan<T>& plan, Scratch<T>& w, const Block& block, const
                     plan.padded, plan.width);
     if (x.ev) {
       for (int g = 0; g < batch.segments; ++g) w.value[g].from = w.value[g].to;
-      plan.add_values(w.value, w.delta, w.s, x.ev, batch.entry, batch, nullptr, plan.heads, plan.padded, plan.width);
+      plan.add_values(w.value, w.delta, w.s, x.ev, entry, batch, nullptr, plan.heads, plan.padded, plan.width);
     }
     if (out.above) {
       aim(batch, sum + out.size, out.above);
@@ -488,8 +492,9 @@ void fill_delta(const Plan<T>& plan, View<const T> y, View<const T> dy, Attentio
     Batch& batch = scratch<T>().batches[0];
     for (Offset i = begin; i < end; i += kChunk) {
       batch.n = static_cast<int>(std::min<Offset>(kChunk, end - i));
+      batch.ids = batch.rows;
       for (int t = 0; t < batch.n; ++t) {
-        batch.rows[t] = batch.ids[t] = static_cast<Id>(i + t), batch.at[t] = t * 2 * plan.heads;
+        batch.rows[t] = static_cast<Id>(i + t), batch.at[t] = t * 2 * plan.heads;
         std::copy_n(state.tau.row(i + t), plan.heads, state.tau_delta.row(i + t));
       }
       plan.dot_values(y, batch.rows, dy, nullptr, batch, nullptr, plan.heads, plan.width, false,
@@ -567,21 +572,22 @@ void row_block(const Plan<T>& plan, Scratch<T>& w, const Block& block, const Att
   };
   for_each_batch(x.pattern->by_query, block, plan.limit, plan.padded, w.batches, empty, [&](const Batch& batch) {
     prefetch<T>(batch, {x.k, x.v});
-    score_batch<true>(plan, batch, w, batch.entry);
+    const Offset* entry = entries<true>(plan, batch, w);
+    score_batch<true>(plan, batch, w, entry);
     plan.dot_values(dy, batch.rows, x.v, nullptr, batch, plan.next_values(batch), plan.heads, plan.width, false, w.dw);
-    if (x.ev) plan.dot_values(dy, batch.rows, x.ev, batch.entry, batch, nullptr, plan.heads, plan.width, true, w.dw);
+    if (x.ev) plan.dot_values(dy, batch.rows, x.ev, entry, batch, nullptr, plan.heads, plan.width, true, w.dw);
     gather_thresholds(plan, batch, w, state, batch.rows);
     gradient_batch<true>(plan, batch, w);
     if (g.dbias)
       for (int t = 0; t < batch.n; ++t)
         for (int h = 0; h < plan.heads; ++h) {
-          T& to = g.dbias.to(batch.entry[t], h);
+          T& to = g.dbias.to(entry[t], h);
           to = (g.dbias.add ? to : T(0)) + w.dw[batch.at[t] + h];
         }
     if (score.finish)
       score.finish_gradient(x.score->self.get(), w.sums, plan.spread_p, batch.vectors, plan.padded, w.dw, dp);
     aim(batch, g.dq, sum, w.down);
-    score.gradient[1][plan.score_index](x.score->self.get(), chunk_of<true>(plan, batch, w, batch.entry),
+    score.gradient[1][plan.score_index](x.score->self.get(), chunk_of<true>(plan, batch, w, entry),
                                         {w.dw, w.down, da, g.de.to});
     land(batch, g.dq, sum);
     // After de: where one table is feature and value at once, dev is added to it.
@@ -589,7 +595,7 @@ void row_block(const Plan<T>& plan, Scratch<T>& w, const Block& block, const Att
       for (int t = 0; t < batch.n; ++t)
         for (int h = 0; h < plan.heads; ++h)
           for (int c = h * plan.width; c < (h + 1) * plan.width; ++c) {
-            T& to = g.dev.to(batch.entry[t], c);
+            T& to = g.dev.to(entry[t], c);
             T value = w.s[batch.at[t] + h] * dy(batch.rows[t], c);
             to = g.dev.add ? to + value : value;
           }
@@ -752,7 +758,7 @@ void list_scores(const Plan<T>& plan, Use use) {
         rows, rows.blocks[static_cast<std::size_t>(b)], plan.limit, plan.padded, w.batches, [](Id) {},
         [&](const Batch& batch) {
           prefetch<T>(batch, {plan.x.k});
-          score_batch<true>(plan, batch, w, batch.entry);
+          score_batch<true>(plan, batch, w, entries<true>(plan, batch, w));
           use(batch, w);
         });
   });
@@ -780,7 +786,7 @@ void attention_scores(const Attention<T>& in, View<T> scores) {
     return;
   const Plan<T> plan(x);
   list_scores(plan, [&](const Batch& batch, Scratch<T>& w) {
-    for (int t = 0; t < batch.n; ++t) std::copy_n(w.s + batch.at[t], plan.heads, scores.row(batch.entry[t]));
+    for (int t = 0; t < batch.n; ++t) std::copy_n(w.s + batch.at[t], plan.heads, scores.row(batch.entry + t));
   });
 }
 
@@ -798,7 +804,7 @@ void attention_weights(const Attention<T>& x, const AttentionState<T>& state, Vi
   list_scores(plan, [&](const Batch& batch, Scratch<T>& w) {
     stages::gather(state.tau.view(), batch.rows, batch.at, batch.n, plan.padded, w.tau);
     gradient_batch<true>(plan, batch, w);
-    for (int t = 0; t < batch.n; ++t) std::copy_n(w.s + batch.at[t], plan.heads, weights.row(batch.entry[t]));
+    for (int t = 0; t < batch.n; ++t) std::copy_n(w.s + batch.at[t], plan.heads, weights.row(batch.entry + t));
   });
 }
 
@@ -822,7 +828,8 @@ void weighted_sum(const Rows& rows, std::span<const T> weights, std::span<const 
     for_each_batch(rows, block, kChunk, 1, w.batches, empty, [&](const Batch& batch) {
       prefetch<T>(batch, {x});
       for (int t = 0; t < batch.n; ++t) {
-        T weight = weights.empty() ? T(1) : weights[edge.empty() ? batch.entry[t] : edge[batch.entry[t]]];
+        const Offset entry = batch.entry + t;
+        T weight = weights.empty() ? T(1) : weights[edge.empty() ? entry : edge[entry]];
         w.s[batch.at[t]] = scale.empty() ? weight : weight * scale[batch.rows[t]];
       }
       aim(batch, y, sum, w.value);

@@ -27,26 +27,31 @@ struct Segment {
 };
 
 struct Batch {
-  int n = 0;             // edges
-  int segments = 0;      // of one row each
-  int vectors = 0;       // of the buffers in use
-  Id ids[kChunk];        // the column of each edge
-  Id rows[kChunk];       // its row
-  int at[kChunk];        // where its numbers begin in a buffer
-  Offset entry[kChunk];  // its position in the list; of ranges: 0
+  int n = 0;                 // edges
+  int segments = 0;          // of one row each
+  int vectors = 0;           // of the buffers in use
+  const Id* ids = nullptr;   // the column of each edge: in the list, or in `room`
+  Offset entry = 0;          // the first edge's position in the list; the others follow
+  Id rows[kChunk + kLanes];  // each edge's row
+  int at[kChunk + kLanes];   // where its numbers begin in a buffer
   Segment segment[kChunk];
   bool first = true;            // of its block
   const Batch* next = nullptr;  // the one that follows in the block
+  Id room[kChunk];
 
   void clear() { n = segments = vectors = 0; }
-  void append(Id row, const Id* columns, Offset position, int count, int padded, bool starts, bool ends) {
+  // The edges of a row that follow those that are here: their columns continue `ids`.
+  void append(Id row, int count, int padded, bool starts, bool ends) {
+    const int first = vectors * kLanes;
     Segment& s = segment[segments++];
     s = {row, n, n + count, vectors, (count * padded + kLanes - 1) / kLanes, starts, ends};
-    for (int t = 0; t < count; ++t) {
-      ids[n + t] = columns[t];
-      rows[n + t] = row;
-      at[n + t] = vectors * kLanes + t * padded;
-      entry[n + t] = position + t;
+    using Ints = typename RawVec<std::int32_t, kLanes>::type;
+    Ints place{0, 1, 2, 3, 4, 5, 6, 7};
+    place = place * padded + first;
+    const Ints same = Ints{} + row;
+    for (int t = n; t < n + count; t += kLanes, place += kLanes * padded) {  // the last ones may run into the slack
+      std::memcpy(rows + t, &same, sizeof same);
+      std::memcpy(at + t, &place, sizeof place);
     }
     n += count;
     vectors += s.vectors;
@@ -102,7 +107,8 @@ void for_each_batch(const Rows& rows, const Block& block, int limit, int padded,
       if (two[open].n + (last - first) > limit) flush();
       for (Offset at = first; at < last;) {
         const int count = static_cast<int>(std::min<Offset>(last - at, limit));
-        two[open].append(i, list.ids.data() + at, at, count, padded, at == first, at + count == last && !part);
+        if (two[open].n == 0) two[open].ids = list.ids.data() + at, two[open].entry = at;
+        two[open].append(i, count, padded, at == first, at + count == last && !part);
         at += count;
         if (two[open].n == limit) flush();
       }
@@ -118,7 +124,6 @@ void for_each_batch(const Rows& rows, const Block& block, int limit, int padded,
     Offset left = Offset{last} - first - static_cast<Offset>(out.size());
     if (left == 0) empty(i);
     if (two[open].n + left > limit) flush();
-    Id ids[kChunk];
     int count = 0;
     bool starts = true;
     auto next = out.begin();
@@ -127,9 +132,11 @@ void for_each_batch(const Rows& rows, const Block& block, int limit, int padded,
         ++next;
         continue;
       }
-      ids[count++] = j, --left;
-      if (count < limit && left > 0) continue;
-      two[open].append(i, ids, 0, count, padded, starts, left == 0 && !part);
+      Batch& batch = two[open];
+      batch.ids = batch.room;
+      batch.room[batch.n + count++] = j, --left;
+      if (batch.n + count < limit && left > 0) continue;
+      batch.append(i, count, padded, starts, left == 0 && !part);
       starts = false, count = 0;
       if (two[open].n == limit) flush();
     }

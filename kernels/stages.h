@@ -167,6 +167,40 @@ HEED_FN void fold_heads(const Batch& batch, int heads, Rows rows, Sum sum, T* to
   }
 }
 
+// As fold_heads, for heads that come in fours and are narrow: the own side's vectors stay in registers as long as its
+// row remains the same. product(own vector, row, channel) is what a channel adds.
+template <bool add, int W, class T, class Rows, class Product>
+HEED_FN void fold_runs(const Batch& batch, int heads, View<const T> own, const Id* own_ids, Rows rows, Product product,
+                       T* to) {
+  using V = Lanes<T>;
+  constexpr int per = W / kLanes;
+  for (int h = 0; h < heads; h += 4)
+    for (int t = 0; t < batch.n;) {
+      const Id id = own_ids[t];
+      const T* from = own.row(id) + h * W;
+      V mine[4 * per];
+#pragma GCC unroll 8
+      for (int i = 0; i < 4 * per; ++i) mine[i] = V::load(from + i * kLanes);
+      do {
+        const T* row = rows(t, h == 0);
+        V sum[4];
+#pragma GCC unroll 8
+        for (int i = 0; i < 4 * per; ++i) {
+          V part = product(mine[i], row, h * W + i * kLanes);
+          sum[i / per] = i % per == 0 ? V(T(0)) + part : sum[i / per] + part;
+        }
+        auto four = fold_four(sum[0], sum[1], sum[2], sum[3]);
+        T* place = to + batch.at[t] + h;
+        if constexpr (add) four = four + Vec<T, 4>::load(place);
+        four.store(place);
+      } while (++t < batch.n && own_ids[t] == id);
+    }
+}
+template <int W>
+bool folds_runs(int heads) {
+  return (W == 8 || W == 16) && heads % 4 == 0;
+}
+
 // to[t][h] (+)= sum_c own[h][c] * other[h][c] over row own_ids[t] of one table and row other_ids[t] of the other; where
 // those are null, the row of the edge's column. Rows of `next` are fetched meanwhile, here and below, unless it is
 // null.
@@ -182,6 +216,16 @@ void dots(View<const T> own, const Id* own_ids, View<const T> other, const Offse
       prefetch_next(next, other, t);
       return Rows{own.row(own_ids[t]), numbered ? other.row(other_ids[t]) : other.row(ids[t])};
     };
+    if constexpr (W == 8 || W == 16)
+      if (folds_runs<W>(heads)) {
+        auto row = [=, ids = batch.ids](int t, bool visit) {
+          if (visit) prefetch_next(next, other, t);
+          return numbered ? other.row(other_ids[t]) : other.row(ids[t]);
+        };
+        auto product = [](Lanes<T> mine, const T* row, int c) { return mine * Lanes<T>::load(row + c); };
+        if (add) return fold_runs<true, W>(batch, heads, own, own_ids, row, product, to);
+        return fold_runs<false, W>(batch, heads, own, own_ids, row, product, to);
+      }
     auto sum = [width](const Rows& r, int h) {
       Lanes<T> total = T(0);
       for_each_vector<W>(width, [&](int c, int tail) {
@@ -337,6 +381,17 @@ void score_sums(const void* self, const Chunk<T>& x, T* to) {
         return Rows{x.own.row(x.batch->rows[t]), x.other.row(x.batch->ids[t]),
                     has_edge ? x.edge.row(x.entry[t]) : nullptr};
       };
+      if constexpr ((W == 8 || W == 16) && !has_edge)
+        if (folds_runs<W>(x.heads)) {
+          auto row = [=](int t, bool visit) {
+            if (visit) prefetch_next(x.next, x.other, t);
+            return x.other.row(x.batch->ids[t]);
+          };
+          auto product = [=, a = x.a](V mine, const T* row, int c) {
+            return term<own_is_query>(score, mine, V::load(row + c), Zero{}, learned(a + c));
+          };
+          return fold_runs<false, W>(batch, x.heads, x.own, batch.rows, row, product, to);
+        }
       auto sum = [=, a = x.a](const Rows& r, int h) {
         V total = T(0);
         for_each_vector<W>(width, [&](int c, int tail) {

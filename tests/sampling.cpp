@@ -51,7 +51,7 @@ Pairs visited(const Rows& rows, int limit = kChunk, int padded = 1) {
               CHECK(batch.rows[t] == s.row);
               CHECK(batch.at[t] == s.vector * kLanes + (t - s.begin) * padded);
               CHECK(out.emplace(s.row, batch.ids[t]).second);
-              if (rows.listed()) CHECK(rows.list->ids[batch.entry[t]] == batch.ids[t]);
+              if (rows.listed()) CHECK(rows.list->ids[batch.entry + t] == batch.ids[t]);
             }
             edge = s.end, vector += s.vectors;
           }
