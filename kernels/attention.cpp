@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <numeric>
 
 #include "kernels/batch.h"
@@ -152,42 +153,42 @@ Scratch<T>& scratch() {
   return mine;
 }
 
+// The numbers of consecutive edges in the lanes of a buffer's vector.
+Words edge_lanes(const std::uint32_t* from, int padded) {
+  if (padded >= kLanes) return Words{} + *from;
+  Words x;
+  std::memcpy(&x, from, sizeof x);
+  if (padded == 4) return __builtin_shufflevector(x, x, 0, 0, 0, 0, 1, 1, 1, 1);
+  if (padded == 2) return __builtin_shufflevector(x, x, 0, 0, 1, 1, 2, 2, 3, 3);
+  return x;
+}
+
 // Dropout's factors of a batch. In a row pass its rows are queries and its columns keys; in a column pass the reverse.
 template <class T>
 void fill_keep(const Dropout& dropout, bool row_is_query, const Batch& batch, int padded, T* keep) {
   const std::uint32_t threshold = dropout.threshold();
   const T scale = static_cast<T>(dropout.scale());
-  Words low{}, high{}, column{}, head{};
-  for (int l = 0; l < kLanes; ++l) head[l] = l % padded;
   const int edges = padded < kLanes ? kLanes / padded : 1;  // in one vector
+  Words head{};
+  for (int l = 0; l < kLanes; ++l) head[l] = l % padded;
+  std::uint32_t low[kChunk + kLanes], high[kChunk + kLanes];  // a query's key; or in `low` the column
+  for (int t = 0; t < batch.n; ++t) {
+    const std::uint64_t key = row_is_query ? batch.ids[t] : dropout.row_key(batch.ids[t]);
+    low[t] = static_cast<std::uint32_t>(key), high[t] = static_cast<std::uint32_t>(key >> 32);
+  }
   for (int g = 0; g < batch.segments; ++g) {
     const Segment& s = batch.segment[g];
-    if (row_is_query) {
-      const std::uint64_t key = dropout.row_key(s.row);
-      low = Words{} + static_cast<std::uint32_t>(key), high = Words{} + static_cast<std::uint32_t>(key >> 32);
-    } else {
-      column = Words{} + static_cast<std::uint32_t>(s.row);
-    }
+    const std::uint64_t own = row_is_query ? dropout.row_key(s.row) : s.row;
+    const Words own_low = Words{} + static_cast<std::uint32_t>(own);
+    const Words own_high = Words{} + static_cast<std::uint32_t>(own >> 32);
     T* to = keep + s.vector * kLanes;
     for (int t = s.begin; t < s.end; t += edges) {
-      if (row_is_query) {
-        if (edges == 1)
-          column = Words{} + static_cast<std::uint32_t>(batch.ids[t]);
-        else
-          for (int l = 0; l < kLanes; ++l) column[l] = batch.ids[std::min(t + l / padded, s.end - 1)];
-      } else {
-        for (int i = 0; i < edges; ++i) {
-          const std::uint64_t key = dropout.row_key(batch.ids[std::min(t + i, s.end - 1)]);
-          const auto key_low = static_cast<std::uint32_t>(key), key_high = static_cast<std::uint32_t>(key >> 32);
-          if (edges == 1)
-            low = Words{} + key_low, high = Words{} + key_high;
-          else
-            for (int l = i * padded; l < (i + 1) * padded; ++l) low[l] = key_low, high[l] = key_high;
-        }
-      }
+      const Words other = edge_lanes(low + t, padded);
       Words h = head;
       for (int first = 0; first < std::max(padded, kLanes); first += kLanes, to += kLanes, h += kLanes)
-        drop_factors<T>(low, high, column, h, threshold, scale).store(to);
+        (row_is_query ? drop_factors<T>(own_low, own_high, other, h, threshold, scale)
+                      : drop_factors<T>(other, edge_lanes(high + t, padded), own_low, h, threshold, scale))
+            .store(to);
     }
   }
 }

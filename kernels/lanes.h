@@ -159,6 +159,21 @@ HEED_FN Vec<T, L> keep_first(Vec<T, L> a, int count, T fill = 0) {
   return select(lane < static_cast<Integer>(count), a, Vec<T, L>(fill));
 }
 
+// The first `count` lanes alone.
+template <class T>
+HEED_FN void store_first(Vec<T, 8> a, int count, T* to) {
+  if (count >= 8) return a.store(to);
+  if (count & 4) {
+    std::memcpy(to, &a.v, 4 * sizeof(T));
+    a.v = __builtin_shufflevector(a.v, a.v, 4, 5, 6, 7, 4, 5, 6, 7), to += 4;
+  }
+  if (count & 2) {
+    std::memcpy(to, &a.v, 2 * sizeof(T));
+    a.v = __builtin_shufflevector(a.v, a.v, 2, 3, 2, 3, 2, 3, 2, 3), to += 2;
+  }
+  if (count & 1) *to = a.v[0];
+}
+
 // Eight lanes of dropout: 0 where the draw for (row key, column, head) says so, else `scale`.
 using Words = typename RawVec<std::uint32_t, 8>::type;
 template <class T>

@@ -287,12 +287,10 @@ void add_rows(const Target<T>* targets, const T* factors, const T* w, View<const
         for (; c + 2 * kLanes <= end; c += 2 * kLanes) add_group<T, 0, 2>(to, factor, w, n, padded, row, c, h);
         for (; c + kLanes <= end; c += kLanes) add_group<T, 0, 1>(to, factor, w, n, padded, row, c, h);
         if (c < end) {
-          Lanes<T> sum = T(0);
-          if (to.from)
-            for (int l = 0; c + l < end; ++l) sum.v[l] = to.from[c + l];
+          Lanes<T> sum = to.from ? Lanes<T>::load(to.from + c) : Lanes<T>(T(0));
           for (int t = 0; t < n; ++t) sum = sum + Lanes<T>(w[t * padded + h]) * Lanes<T>::load(row(t, c == 0) + c);
           if (factor) sum = sum * Lanes<T>(factor[h]);
-          for (int l = 0; c + l < end; ++l) to.to[c + l] = sum.v[l];
+          store_first(sum, end - c, to.to + c);
         }
       }
     }
@@ -497,10 +495,7 @@ void score_gradient(const void* self, const Chunk<T>& x, const ChunkGradient<T>&
 #pragma GCC unroll 8
           for (int i = 0; i < G; ++i) {
             const int k = at + i * kLanes;
-            if (tail == kLanes)
-              (to.from ? V::load(to.from + k) + down[i] : down[i]).store(to.to + k);
-            else
-              for (int l = 0; l < tail; ++l) to.to[k + l] = (to.from ? to.from[k + l] : T(0)) + down[i].v[l];
+            store_first(to.from ? V::load(to.from + k) + down[i] : down[i], tail, to.to + k);
           }
         }
         if constexpr (mask & 2)
@@ -508,10 +503,7 @@ void score_gradient(const void* self, const Chunk<T>& x, const ChunkGradient<T>&
 #pragma GCC unroll 8
             for (int i = 0; i < G; ++i) {
               T* to = g.da + at + i * kLanes;
-              if (tail == kLanes)
-                (V::load(to) + da[i]).store(to);
-              else
-                for (int l = 0; l < tail; ++l) to[l] += da[i].v[l];
+              store_first(V::load(to) + da[i], tail, to);
             }
       };
       if constexpr (W > 0) {
@@ -540,10 +532,7 @@ void score_gradient(const void* self, const Chunk<T>& x, const ChunkGradient<T>&
                 if constexpr (mask & 2) a = V::load(x.a + at + c);
                 auto y = evaluate(V::load(own + c), V::load(other + c), V::load(e + c), a);
                 if constexpr (mask & 4) de = ds * y.d[2];
-                if (tail == kLanes)
-                  de.store(to + c);
-                else
-                  for (int l = 0; l < tail; ++l) to[c + l] = de.v[l];
+                store_first(de, tail, to + c);
               });
             }
     }

@@ -332,20 +332,31 @@ Var<T> contract(Var<T> x, const std::vector<Var<T>>& a, int heads) {
       y,
       [=] {
         const Var<T>* vectors = a.data();  // which the loops capture by value, and so without a copy of `a`
-        parallel_pieces(n, kRowGrain, [=](Offset begin, Offset end) {
+        auto run = [=]<int W>(Offset begin, Offset end) {
           for (int r = 0; r < count; ++r)
             for (Offset i = begin; i < end; ++i) {
               const T *row = x.value().row(i), *weight = vectors[r].value().data();
               T* to = y.value().row(i) + r * heads;
-              for (int h = 0; h < heads; ++h, row += width, weight += width) {
-                V sum = T(0);
-                stages::for_each_vector<0>(width, [&](int c, int tail) {
-                  V product = V::load(row + c) * V::load(weight + c);
-                  sum = sum + (tail < 8 ? keep_first(product, tail) : product);
+              auto sum = [=](int h) {
+                V total = T(0);
+                stages::for_each_vector<W>(width, [&](int c, int tail) {
+                  V product = V::load(row + h * width + c) * V::load(weight + h * width + c);
+                  total = total + (tail < 8 ? keep_first(product, tail) : product);
                 });
-                to[h] = fold(sum);
-              }
+                return total;
+              };
+              int h = 0;
+              for (; h + 4 <= heads; h += 4) fold_four(sum(h), sum(h + 1), sum(h + 2), sum(h + 3)).store(to + h);
+              for (; h < heads; ++h) to[h] = fold(sum(h));
             }
+        };
+        parallel_pieces(n, kRowGrain, [=](Offset begin, Offset end) {
+          if (width == 8)
+            run.template operator()<8>(begin, end);
+          else if (width == 16)
+            run.template operator()<16>(begin, end);
+          else
+            run.template operator()<0>(begin, end);
         });
       },
       [=] {
@@ -353,21 +364,19 @@ Var<T> contract(Var<T> x, const std::vector<Var<T>>& a, int heads) {
         const Var<T>* vectors = a.data();
         bool learned = false;
         for (Var<T> vector : a) learned = learned || vector.needs_grad();
-        // Row by row: d times each head's channels of `from`, added to `to`.
-        auto add_heads = [=](const T* d, const T* from, T* to) {
-          for (int h = 0; h < heads; ++h, from += width, to += width) {
-            const V factor = d[h];
-            int c = 0;
-            for (; c + 8 <= width; c += 8) (V::load(to + c) + factor * V::load(from + c)).store(to + c);
-            for (; c < width; ++c) to[c] += d[h] * from[c];
-          }
-        };
         if (learned) {
           sums->resize(1, count * total);
           sums->fill(T(0));
           ordered_sums(n, kRowGrain, count * total, sums->data(), *pieces, [=](Offset begin, Offset end, T* acc) {
-            for (Offset i = begin; i < end; ++i)
-              for (int r = 0; r < count; ++r) add_heads(dY.row(i) + r * heads, x.value().row(i), acc + r * total);
+            for (Offset i = begin; i < end; ++i) {
+              const T *d = dY.row(i), *row = x.value().row(i);
+              for (int r = 0; r < count; ++r)
+                for (int h = 0; h < heads; ++h)
+                  stages::for_each_vector<0>(width, [&](int c, int tail) {
+                    T* to = acc + r * total + h * width + c;
+                    store_first(V::load(to) + V(d[r * heads + h]) * V::load(row + h * width + c), tail, to);
+                  });
+            }
           });
           for (int r = 0; r < count; ++r)
             if (Sink<T> da = a[r].sink()) add_to(da, std::as_const(*sums).view().columns(r * total, total));
@@ -375,8 +384,15 @@ Var<T> contract(Var<T> x, const std::vector<Var<T>>& a, int heads) {
         if (Sink<T> dx = x.sink())
           parallel_pieces(n, kRowGrain, [=](Offset begin, Offset end) {
             for (Offset i = begin; i < end; ++i) {
-              if (!dx.add) std::fill_n(dx.to.row(i), total, T(0));
-              for (int r = 0; r < count; ++r) add_heads(dY.row(i) + r * heads, vectors[r].value().data(), dx.to.row(i));
+              const T* d = dY.row(i);
+              for (int h = 0; h < heads; ++h)
+                stages::for_each_vector<0>(width, [&](int c, int tail) {
+                  T* to = dx.to.row(i) + h * width + c;
+                  V sum = dx.add ? V::load(to) : V(T(0));
+                  for (int r = 0; r < count; ++r)
+                    sum = sum + V(d[r * heads + h]) * V::load(vectors[r].value().data() + h * width + c);
+                  store_first(sum, tail, to);
+                });
             }
           });
       },
