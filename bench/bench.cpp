@@ -1,6 +1,6 @@
 // heed bench: every kernel over graphs, shapes and threads. A row is verified, then timed, then set beside its floor:
-// bytes that must be streamed / copy bandwidth + bytes that must be gathered / gather bandwidth, measured in the same
-// run.
+// bytes that must be streamed / copy bandwidth + bytes that must be gathered / gather bandwidth, or where this is more,
+// sums and products / the rate of a dense product; all measured in the same run.
 #include "bench/bench.h"
 
 #include <fmt/format.h>
@@ -85,7 +85,13 @@ class Machine {  // bandwidths, each measured once for a number of threads
       if (speed == 0) speed = gather_bandwidth(g.table, g.row_bytes);
       out += g.rows * static_cast<double>(g.row_bytes) / speed;
     }
+    if (t.flops > 0) out = std::max(out, t.flops / rate(threads));
     return 1e-6 * out;
+  }
+  double rate(int threads) {
+    double& speed = rates_[threads];
+    if (speed == 0) speed = product_rate();
+    return speed;
   }
   double copy(int threads) {
     double& speed = copies_[threads];
@@ -94,7 +100,7 @@ class Machine {  // bandwidths, each measured once for a number of threads
   }
 
  private:
-  std::map<int, double> copies_;
+  std::map<int, double> copies_, rates_;
   std::map<std::tuple<int, Offset, Offset>, double> gathers_;
 };
 
@@ -169,7 +175,7 @@ class Report {
       row("forward", forward, work.moved_forward, in_forward);
       if (!work.backward) continue;
       Traffic all = work.moved_forward;
-      all.streamed += work.moved_backward.streamed;
+      all.streamed += work.moved_backward.streamed, all.flops += work.moved_backward.flops;
       all.gathers.insert(all.gathers.end(), work.moved_backward.gathers.begin(), work.moved_backward.gathers.end());
       row("forward + backward", both, all, in_both);
     }

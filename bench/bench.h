@@ -16,9 +16,11 @@ namespace heed::bench {
 void add_bench(CLI::App& app);    // the kernels
 void add_layer(CLI::App& bench);  // one layer with its linear maps
 
-// What memory gives, measured now with the threads of the moment, in GB/s.
+// What memory gives, in GB/s, measured as all of these now and with the threads of the moment.
 double copy_bandwidth();                                       // of a large array: bytes read and written
 double gather_bandwidth(Offset table_rows, Offset row_bytes);  // of random rows from a table
+// What arithmetic gives, in GFLOP/s: of a dense product whose factors lie in the cache.
+double product_rate();
 
 // The seconds of one call, and what several of them say.
 double seconds(const std::function<void()>& f);
@@ -38,7 +40,7 @@ bool forget_peak();
 using NamedMatrix = std::pair<std::string, const Matrix<float>*>;
 void write_tensors(const std::string& file, const Csr* list, const std::vector<NamedMatrix>& matrices);
 
-// What a pass must move at the least: rows gathered at random from tables, and arrays streamed.
+// What a pass must do at the least: rows gathered at random from tables, arrays streamed, numbers added and multiplied.
 struct Traffic {
   struct Gather {
     double rows = 0;  // how many
@@ -46,6 +48,7 @@ struct Traffic {
   };
   std::vector<Gather> gathers;
   double streamed = 0;  // bytes, read or written
+  double flops = 0;
 };
 
 // One kernel on one input. Outputs are made at the first call of a pass.

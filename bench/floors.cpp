@@ -3,6 +3,7 @@
 #include <chrono>
 
 #include "bench/bench.h"
+#include "kernels/dense.h"
 #include "kernels/lanes.h"
 #include "kernels/parallel.h"
 
@@ -62,6 +63,16 @@ double gather_bandwidth(Offset table_rows, Offset row_bytes) {
     });
   });
   return static_cast<double>(fetches * width) * sizeof(float) / best * 1e-9;
+}
+
+double product_rate() {
+  const Offset rows = 4096, width = 256;
+  Matrix<float> x(rows, width), w(width, width), y(rows, width);
+  x.fill(1), w.fill(1);
+  const double best = best_seconds(9, [&] {
+    product<float>(std::as_const(x).view(), std::as_const(w).view(), {y.view(), false});
+  });
+  return 2.0 * static_cast<double>(rows * width * width) / best * 1e-9;
 }
 
 }  // namespace heed::bench

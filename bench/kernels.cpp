@@ -165,6 +165,11 @@ Work make_attention(const Input& in) {
   out.moved_backward.streamed = bytes_of_list(in.pattern->by_query) + bytes_of_list(in.pattern->by_key) +
                                 queries * static_cast<double>(3 * row + 2 * score_row) +
                                 keys * static_cast<double>(2 * pair);
+  // A product and a sum for each channel: in q k and w v; in backward q k, dy v, ds k, ds q and w dy.
+  const double score_flops = x->score.contracts ? 0 : 2.0 * edges * static_cast<double>(x->q.cols()),
+               value_flops = 2.0 * edges * static_cast<double>(x->dy.cols());
+  out.moved_forward.flops = score_flops + value_flops;
+  out.moved_backward.flops = 3 * score_flops + 2 * value_flops;
   if (!in.pattern->is_listed()) {  // every row of keys again and again from the cache
     out.moved_forward.streamed += keys * static_cast<double>(pair);
     return out;
@@ -459,6 +464,8 @@ Work make_dense(const Input& in) {
   };
   out.moved_forward.streamed = static_cast<double>(nodes * (kIn + width)) * kFloat;
   out.moved_backward.streamed = 2 * out.moved_forward.streamed;
+  out.moved_forward.flops = 2.0 * static_cast<double>(nodes * kIn * width);
+  out.moved_backward.flops = 2 * out.moved_forward.flops;
   return out;
 }
 

@@ -25,7 +25,7 @@ struct Options {
   Offset edges = 2'000'000, in = 64, channels = 16;
   int heads = 4, repeat = 9, threads = 0;
   std::uint64_t seed = 1;
-  bool json = false;
+  bool json = false, reorder = false;
 };
 
 // The attention step against plain loops in double, on some of the rows. Throws Error where they differ.
@@ -103,11 +103,12 @@ void run(const Options& o) {
   features.dense.resize(n, o.in);
   fill(features.dense);
   // The input takes a gradient too, as a hidden layer's does.
-  Model layer = attend({.out = o.channels,
-                        .heads = o.heads,
-                        .score = score,
-                        .mask = local(),
-                        .query_scale = o.score == "dot" ? 1 / std::sqrt(static_cast<double>(o.channels)) : 1});
+  const Model plain = attend({.out = o.channels,
+                              .heads = o.heads,
+                              .score = score,
+                              .mask = local(),
+                              .query_scale = o.score == "dot" ? 1 / std::sqrt(static_cast<double>(o.channels)) : 1});
+  const Model layer = o.reorder ? by_degree(plain) : plain;
   Parameter<float> input{"x", std::move(features.dense), {}, true};
   features.dense.resize(n, 0);
   Model learned = [&]<class T>(Scope<T>& scope, Var<T> x) {
@@ -214,6 +215,8 @@ void add_layer(CLI::App& bench) {
   c->add_option("--write", o->write,
                 "Write edges, x, dy, y, the parameters and all gradients as safetensors, for a peer to do the same")
       ->check(cli::not_empty());
+  c->add_flag("--reorder", o->reorder,
+              "Compute with the nodes by falling degree; what is read and given keeps its order");
   c->add_flag("--json", o->json, "One JSON object on standard output");
   c->callback([o] { run(*o); });
 }

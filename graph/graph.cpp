@@ -1,6 +1,7 @@
 #include "graph/graph.h"
 
 #include <algorithm>
+#include <numeric>
 #include <string>
 
 namespace heed {
@@ -77,6 +78,52 @@ Graph reversed(const Graph& graph) {
     out.features.insert(out.features.end(), feature, feature + graph.channels);
   }
   return out;
+}
+
+Graph reordered(const Graph& graph, std::span<const Id> order) {
+  const Csr& old = *graph.adjacency;
+  const Id n = old.rows;
+  if (static_cast<Offset>(order.size()) != n)
+    fail("an order of " + std::to_string(order.size()) + " nodes for a graph of " + std::to_string(n));
+  std::vector<Id> place(order.size(), -1);
+  for (Id i = 0; i < n; ++i) {
+    const Id node = order[i];
+    if (node < 0 || node >= n || place[node] >= 0)
+      fail("position " + std::to_string(i) + " of the order names node " + std::to_string(node) +
+           (node < 0 || node >= n ? ", but the graph's nodes are 0.." + std::to_string(n - 1) : " again"));
+    place[node] = i;
+  }
+  Graph out;
+  out.channels = graph.channels;
+  out.weights.reserve(graph.weights.size());
+  out.features.reserve(graph.features.size());
+  auto csr = std::make_shared<Csr>(Csr{.rows = n, .cols = n});
+  csr->ids.reserve(old.ids.size());
+  std::vector<std::pair<Id, Offset>> row;  // column and edge
+  for (Id node : order) {
+    row.clear();
+    for (Offset e = old.offsets[node]; e < old.offsets[node + 1]; ++e) row.emplace_back(place[old.ids[e]], e);
+    std::sort(row.begin(), row.end());
+    for (auto [column, e] : row) {
+      csr->ids.push_back(column);
+      if (!graph.weights.empty()) out.weights.push_back(graph.weights[e]);
+      const auto feature = graph.features.begin() + e * graph.channels;
+      out.features.insert(out.features.end(), feature, feature + graph.channels);
+    }
+    csr->offsets.push_back(csr->edges());
+  }
+  out.adjacency = std::move(csr);
+  return out;
+}
+
+std::vector<Id> order_by_degree(const Csr& adjacency) {
+  std::vector<Offset> degree(static_cast<std::size_t>(adjacency.rows));
+  for (Id i = 0; i < adjacency.rows; ++i) degree[i] = adjacency.degree(i);
+  for (Id j : adjacency.ids) ++degree[j];
+  std::vector<Id> order(degree.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](Id a, Id b) { return degree[a] > degree[b]; });
+  return order;
 }
 
 }  // namespace heed

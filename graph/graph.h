@@ -50,4 +50,11 @@ std::vector<Edge> edges_of(const Graph& graph);
 // Every edge the other way round, with its weight and features. The pattern is shared where it is symmetric.
 Graph reversed(const Graph& graph);
 
+// The same graph with its nodes in another order: node i of the result is node order[i]. Throws Error where `order`
+// does not name each node once.
+Graph reordered(const Graph& graph, std::span<const Id> order);
+
+// All nodes by falling degree (edges in and out), equal ones by number. What is touched most then lies together.
+std::vector<Id> order_by_degree(const Csr& adjacency);
+
 }  // namespace heed

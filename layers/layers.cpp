@@ -197,6 +197,16 @@ Model stack(std::vector<Model> layers) {
   };
 }
 
+Model by_degree(Model inner) {
+  return [inner = std::move(inner)]<class T>(Scope<T>& scope, Var<T> x) {
+    const std::vector<Id> order = order_by_degree(*scope.graph().adjacency);
+    std::vector<Id> back(order.size());
+    for (std::size_t i = 0; i < order.size(); ++i) back[order[i]] = static_cast<Id>(i);
+    Scope<T> within = scope.on(std::make_shared<const Graph>(reordered(scope.graph(), order)));
+    return permute(inner(within, permute(x, order)), back);
+  };
+}
+
 Model residual(Model inner) {
   return [inner = std::move(inner)]<class T>(Scope<T>& scope, Var<T> x) {
     Scope<T> within = scope.inside("inner");

@@ -51,6 +51,9 @@ Model layer_norm();
 Model batch_norm();
 
 Model stack(std::vector<Model> layers);
+// inner(x), computed on the graph with its nodes by falling degree, so that those which many see lie together; x and
+// the result are in the graph's own order. Values differ from inner's by rounding, dropout draws others.
+Model by_degree(Model inner);
 Model residual(Model inner);             // x + inner(x); x W + inner(x) where the widths differ
 Model concat(std::vector<Model> sides);  // [side_1(x) | side_2(x) | ...]
 Model sum(std::vector<Model> sides);     // side_1(x) + side_2(x) + ...

@@ -22,7 +22,6 @@ Network<T>::Network(const Model& model, const Graph& graph, const Features& feat
   if (features.rows() != graph.nodes())
     fail("the features have " + std::to_string(features.rows()) + " rows, the graph " + std::to_string(graph.nodes()) +
          " nodes");
-  shared_.graph = &graph;
   shared_.seed = seed;
   shared_.tape.seed = seed;
   if (features.sparse) {
@@ -34,7 +33,7 @@ Network<T>::Network(const Model& model, const Graph& graph, const Features& feat
     std::copy(features.dense.begin(), features.dense.end(), dense_.begin());
     input_ = shared_.tape.constant(dense_);
   }
-  Scope<T> scope(shared_, "");
+  Scope<T> scope(shared_, {std::shared_ptr<const Graph>{}, &graph}, "");
   output_ = model(scope, input_);
 }
 

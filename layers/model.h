@@ -26,22 +26,34 @@ Init glorot(Offset fan_in, Offset fan_out);  // limit sqrt(6 / (in + out)), Glor
 Init kaiming(Offset fan_in);                 // limit 1 / sqrt(in), the default of PyTorch's Linear
 
 template <class T>
-struct Shared {  // what all scopes of a network share
+struct Shared {   // what all scopes of a network share
+  struct World {  // a graph, and the masks on it
+    std::shared_ptr<const Graph> graph;
+    std::map<std::string, std::shared_ptr<const Pattern>> patterns;
+  };
   Tape<T> tape;
   std::deque<Parameter<T>> parameters;
-  std::map<std::string, std::shared_ptr<const Pattern>> patterns;
-  const Graph* graph = nullptr;
+  std::deque<World> worlds;
   std::uint64_t seed = 0;
 };
 
 template <class T>
 class Scope {  // what a layer sees while it is recorded
  public:
-  Scope(Shared<T>& shared, std::string prefix) : shared_(&shared), prefix_(std::move(prefix)) {}
+  Scope(Shared<T>& shared, std::shared_ptr<const Graph> graph, std::string prefix)
+      : shared_(&shared), world_(&shared.worlds.emplace_back()), prefix_(std::move(prefix)) {
+    world_->graph = std::move(graph);
+  }
 
   Tape<T>& tape() { return shared_->tape; }
-  const Graph& graph() const { return *shared_->graph; }
-  Scope inside(const std::string& name) const { return {*shared_, prefix_ + name + "."}; }
+  const Graph& graph() const { return *world_->graph; }
+  Scope inside(const std::string& name) const {
+    Scope out = *this;
+    out.prefix_ += name + ".";
+    return out;
+  }
+  // The same place in the network, on another graph.
+  Scope on(std::shared_ptr<const Graph> graph) const { return {*shared_, std::move(graph), prefix_}; }
   // A new learned matrix. Its first values depend on the seed and its place in the network.
   Var<T> parameter(const std::string& name, Offset rows, Offset cols, Init init) {
     return tape().parameter(add(name, rows, cols, init, true));
@@ -50,9 +62,9 @@ class Scope {  // what a layer sees while it is recorded
   Parameter<T>& state(const std::string& name, Offset rows, Offset cols, double value) {
     return add(name, rows, cols, {0, value}, false);
   }
-  // The mask on this network's graph, made once.
+  // The mask on this scope's graph, made once.
   std::shared_ptr<const Pattern> pattern(const Mask& mask) {
-    auto& made = shared_->patterns[mask.key()];
+    auto& made = world_->patterns[mask.key()];
     if (!made) made = mask.pattern(graph());
     return made;
   }
@@ -61,6 +73,7 @@ class Scope {  // what a layer sees while it is recorded
   Parameter<T>& add(const std::string& name, Offset rows, Offset cols, Init init, bool trained);
 
   Shared<T>* shared_;
+  typename Shared<T>::World* world_;
   std::string prefix_;
 };
 

@@ -278,6 +278,63 @@ Var<T> columns(const Columns<T>& x) {
 }
 
 template <class T>
+Var<T> permute(Var<T> x, std::vector<Id> order) {
+  if (static_cast<Offset>(order.size()) != x.rows())
+    fail("permute: an order of " + std::to_string(order.size()) + " rows for " + shape(x.rows(), x.cols()));
+  std::vector<bool> seen(order.size());
+  for (Id i : order) {
+    if (i < 0 || i >= x.rows() || seen[i]) fail("permute: row " + std::to_string(i) + " is named twice or not there");
+    seen[i] = true;
+  }
+  if (const Sparse* sparse = x.sparse()) {
+    struct Kept {
+      Sparse pattern;
+      std::vector<Offset> entry;
+    };
+    const Csr& old = sparse->pattern();
+    auto csr = std::make_shared<Csr>(Csr{.rows = old.rows, .cols = old.cols});
+    auto kept = std::make_shared<Kept>();
+    for (Id i : order) {
+      for (Offset t = old.offsets[i]; t < old.offsets[i + 1]; ++t)
+        csr->ids.push_back(old.ids[t]), kept->entry.push_back(t);
+      csr->offsets.push_back(csr->edges());
+    }
+    kept->pattern = Sparse(csr, std::vector<float>(csr->ids.size()));
+    Var<T> y = x.tape->sparse_result(x);
+    x.tape->node(y.id).sparse = &kept->pattern;
+    x.tape->record(
+        y,
+        [=] {
+          for (std::size_t t = 0; t < kept->entry.size(); ++t) y.value().data()[t] = x.value().data()[kept->entry[t]];
+        },
+        nullptr, "permute");
+    return y;
+  }
+  Var<T> y = x.tape->result(x.rows(), x.cols(), {x});
+  auto rows = std::make_shared<const std::vector<Id>>(std::move(order));
+  x.tape->record(
+      y,
+      [=] {
+        parallel_pieces(x.rows(), kRowGrain, [&](Offset begin, Offset end) {
+          for (Offset i = begin; i < end; ++i) std::copy_n(x.value().row((*rows)[i]), x.cols(), y.value().row(i));
+        });
+      },
+      [=] {
+        Sink<T> dx = x.sink();
+        if (!dx) return;
+        View<const T> dy = y.grad();
+        parallel_pieces(x.rows(), kRowGrain, [&](Offset begin, Offset end) {
+          for (Offset i = begin; i < end; ++i) {
+            T* to = dx.to.row((*rows)[i]);
+            for (Offset c = 0; c < x.cols(); ++c) to[c] = dx.add ? to[c] + dy(i, c) : dy(i, c);
+          }
+        });
+      },
+      "permute");
+  return y;
+}
+
+template <class T>
 Var<T> mean_heads(Var<T> x, int heads) {
   if (heads < 1 || x.cols() % heads != 0)
     fail("mean over heads: " + std::to_string(x.cols()) + " channels do not divide into " + std::to_string(heads) +
@@ -906,6 +963,7 @@ Var<T> binary_cross_entropy(Var<T> x, std::span<const Id> rows, std::span<const 
   template Var<T> scale(Var<T>, double);                                                                              \
   template Var<T> columns(const Columns<T>&);                                                                         \
   template Var<T> concat(const std::vector<Var<T>>&);                                                                 \
+  template Var<T> permute(Var<T>, std::vector<Id>);                                                                   \
   template Var<T> mean_heads(Var<T>, int);                                                                            \
   template Var<T> contract(Var<T>, const std::vector<Var<T>>&, int);                                                  \
   template Var<T> dropout(Var<T>, double);                                                                            \

@@ -40,6 +40,10 @@ Var<T> concat(const std::vector<Var<T>>& parts);
 template <class T>
 Var<T> columns(const Columns<T>& x);
 
+// y_i = x_order[i]: the rows in another order, in which each has its place. x dense or sparse
+template <class T>
+Var<T> permute(Var<T> x, std::vector<Id> order);
+
 // Mean over heads                       x: n x heads*d, result n x d
 template <class T>
 Var<T> mean_heads(Var<T> x, int heads);

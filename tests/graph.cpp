@@ -211,6 +211,46 @@ TEST_CASE("graph from edges: what does not fit is named") {
   CHECK(message([&] { graph_from_edges(4, edges, {}, {}, two, 0); }) == "2 edge features for 3 edges x 0 channels");
 }
 
+TEST_CASE("reordered: the same edges under other numbers; by degree, it falls") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  for (int channels : {0, 2})
+    for (int count : {0, 1, 60}) {
+      const Id n = 11;
+      std::vector<Edge> edges;
+      for (int e = 0; e < count; ++e)
+        edges.push_back({static_cast<Id>(random.below(n)), static_cast<Id>(random.below(n))});
+      std::vector<float> weights, features;
+      for (int e = 0; e < count; ++e) weights.push_back(static_cast<float>(random.normal()));
+      for (int e = 0; e < count * channels; ++e) features.push_back(static_cast<float>(random.normal()));
+      const EdgePolicy policy{.loops = Loops::keep, .direction = Direction::directed};
+      const Graph graph = graph_from_edges(n, edges, policy, weights, features, channels);
+      const auto order = order_by_degree(*graph.adjacency);
+      std::vector<Id> place(order.size());
+      for (Id i = 0; i < n; ++i) place[order[i]] = i;
+      std::vector<Offset> degree(order.size());
+      for (auto [from, to] : edges_of(graph)) ++degree[from], ++degree[to];
+      for (Id i = 1; i < n; ++i) {
+        CHECK(degree[order[i - 1]] >= degree[order[i]]);
+        if (degree[order[i - 1]] == degree[order[i]]) CHECK(order[i - 1] < order[i]);
+      }
+      for (Edge& e : edges) e = {place[e.from], place[e.to]};
+      const Graph expected = graph_from_edges(n, edges, policy, weights, features, channels);
+      const Graph got = reordered(graph, order);
+      CHECK(*got.adjacency == *expected.adjacency);
+      CHECK(got.weights == expected.weights);
+      CHECK(got.features == expected.features);
+      CHECK(got.channels == channels);
+    }
+  const Graph pair = graph_from_edges(2, std::vector<Edge>{{0, 1}});
+  CHECK(message([&] { reordered(pair, std::vector<Id>{0}); }) == "an order of 1 nodes for a graph of 2");
+  CHECK(message([&] { reordered(pair, std::vector<Id>{1, 1}); }) == "position 1 of the order names node 1 again");
+  CHECK(message([&] {
+          reordered(pair, std::vector<Id>{0, 2});
+        }) == "position 1 of the order names node 2, but the graph's nodes are 0..1");
+}
+
 TEST_CASE("unknown names bring the nearest ones") {
   const std::vector<std::string> names{"softmax", "sparsemax", "sigmoid"};
   CHECK(nearest("softmx", names) == std::vector<std::string>{"softmax"});

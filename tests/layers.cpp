@@ -147,6 +147,8 @@ std::vector<Op> operations(Id n, Random& random) {
   }
   auto two_labels = std::make_shared<std::vector<Id>>();
   for (Id label : *labels) two_labels->push_back(label % 2);
+  std::vector<Id> upside_down;
+  for (Id i = n; i-- > 0;) upside_down.push_back(i);
   const LossOptions weighed{.class_weights = {0.5, 2, 1, 1.25, 0.75, 3}, .smoothing = 0.1};
   const Activation relu = Activation::relu;
   std::vector<Op> out{
@@ -197,6 +199,13 @@ std::vector<Op> operations(Id n, Random& random) {
        {{n, 3}},
        [](Bench&, const Vars& x) {
          return concat(Vars{x[0], x[0], x[0]});
+       }},
+      {"permute", {{n, 7}}, [=](Bench&, const Vars& x) { return permute(x[0], upside_down); }},
+      {"permute of a sum", {{n, 7}}, [=](Bench&, const Vars& x) { return add(permute(x[0], upside_down), x[0]); }},
+      {"linear of permuted sparse",
+       {{9, 7}},
+       [=](Bench& b, const Vars& x) {
+         return linear(permute(dropout(b.tape.constant(*sparse), 0.4), upside_down), x[0]);
        }},
       {"mean of heads", {{n, 12}}, [](Bench&, const Vars& x) { return mean_heads(x[0], 4); }},
       {"contract", {{n, 12}, {1, 12}}, [](Bench&, const Vars& x) { return contract(x[0], x[1], 4); }},
@@ -453,6 +462,9 @@ TEST_CASE("operations: values against plain loops") {
   });
   check("mean of heads", mean_heads(x, 3), 2,
         [&](Offset i, Offset c) { return (X(i, c) + X(i, c + 2) + X(i, c + 4)) / 3; });
+  std::vector<Id> turn(static_cast<std::size_t>(n));
+  for (Offset i = 0; i < n; ++i) turn[i] = static_cast<Id>((i + 2) % n);
+  check("permute", permute(x, turn), d, [&](Offset i, Offset c) { return X((i + 2) % n, c); });
   check("contract", contract(x, gain, 3), 3,
         [&](Offset i, Offset h) { return X(i, 2 * h) * G(0, 2 * h) + X(i, 2 * h + 1) * G(0, 2 * h + 1); });
   auto activation = [&](const char* name, auto f) {
@@ -650,6 +662,33 @@ TEST_CASE("attend: central differences with edge features, projections, residual
           worst = std::max(worst, worst_gradient(network, loss, random, 12));
         }
   MESSAGE("worst gradient error " << worst << ", seed " << seed);
+}
+
+TEST_CASE("by degree: the values and gradients of the model itself, in the caller's order") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  const Id n = 40;
+  const Graph graph = random_graph(n, 200, 3, true, random);
+  Features sparse{.dense = {}, .sparse = random_sparse(n, 12, 6, random)}, full = dense_features(n, 12, random);
+  const Model model =
+      stack({attend({.out = 3, .heads = 4, .score = score_named("gatv2"), .mask = local(2) | self(), .edges = true}),
+             activation(Activation::elu), graph_convolution(5), sage_convolution(4)});
+  const Targets targets(n, 4, random);
+  for (const Features* features : {&sparse, &full}) {
+    Network<double> plain(model, graph, *features, seed), sorted(by_degree(model), graph, *features, seed);
+    auto expected = cross_entropy<double>(plain.output(), targets.rows, targets.labels);
+    auto loss = cross_entropy<double>(sorted.output(), targets.rows, targets.labels);
+    plain.tape().forward(), plain.tape().backward(expected);
+    sorted.tape().forward(), sorted.tape().backward(loss);
+    CHECK(difference(sorted.output().value(), plain.output().value()) <= 1e-12);
+    REQUIRE(sorted.parameters().size() == plain.parameters().size());
+    for (std::size_t p = 0; p < plain.parameters().size(); ++p) {
+      CHECK(sorted.parameters()[p].name == plain.parameters()[p].name);
+      CHECK(sorted.parameters()[p].value == plain.parameters()[p].value);
+      CHECK(difference(sorted.parameters()[p].grad, plain.parameters()[p].grad) <= 1e-11);
+    }
+  }
 }
 
 TEST_CASE("composition: stack, residual, concat and sum") {

@@ -147,6 +147,8 @@ const std::vector<Field>& fields() {
       {"dataset", data, "A name (heed list) or a path", false, true, HEED_GET(r.dataset),
        HEED_SET(r.dataset = filled(text))},
       {"normalise", data, "Rows of the features sum to 1: true or false", false, false, HEED_TRUTH(normalise)},
+      {"reorder", data, "Compute with the nodes by falling degree; results stay in the data's order: true or false",
+       false, false, HEED_TRUTH(reorder)},
       {"splits", data,
        "public, per-class:20/500/1000, fraction:0.6/0.2/0.2, stratified:..., each with :COUNT, or file:PATH", false,
        true, HEED_GET(r.splits), HEED_SET(r.splits = filled(text))},
@@ -320,7 +322,8 @@ Model make_model(const Recipe& r, Id classes) {
   };
   fits("heads", o.heads, o.hidden);
   fits("out-heads", o.out_heads, o.classes);
-  return model_named(r.model).make(o);
+  Model model = model_named(r.model).make(o);
+  return r.reorder ? by_degree(std::move(model)) : model;
 }
 
 Features features_for(const Recipe& r, const Dataset& data) {

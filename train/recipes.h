@@ -16,6 +16,7 @@ struct Recipe {
   ModelOptions options;  // classes are the dataset's
   TrainOptions train;
   bool normalise = false;         // rows of X sum to 1
+  bool reorder = false;           // nodes by falling degree while it trains (by_degree)
   std::string splits = "public";  // or how they are drawn (datasets/splits.h)
   std::int64_t data_seed = -1;    // of generated data and drawn splits; -1: train.seed
 };
