@@ -9,7 +9,10 @@
 namespace heed {
 namespace {
 
-constexpr Offset kTile = 256;   // rows of a tile
+// Rows of a tile: a multiple of 256, of at least some 10 us of work where a row multiplies in x out numbers.
+Offset tile(Offset in, Offset out) {
+  return 256 * std::max<Offset>(1, (Offset{1} << 12) / std::max<Offset>(1, in * out));
+}
 constexpr Offset kLong = 2048;  // rows that one partial sum of x^T dy takes in
 
 template <class T>
@@ -34,7 +37,7 @@ void product(View<const T> x, View<const T> w, Sink<T> y, View<const T> bias) {
   expect(x.cols == w.rows, "columns of x and rows of w", x.cols, w.rows);
   expect(y.to.rows == x.rows && y.to.cols == w.cols, "the result and its factors", y.to.cols, w.cols);
   if (bias) expect(bias.cols == w.cols, "columns of w and of the bias", w.cols, bias.cols);
-  parallel_pieces(x.rows, kTile, [&](Offset begin, Offset end) {
+  parallel_pieces(x.rows, tile(w.rows, w.cols), [&](Offset begin, Offset end) {
     auto to = map(y.to, begin, end - begin);
     if (bias && y.add)
       to.rowwise() += map(bias, 0, 1).row(0);
@@ -51,7 +54,7 @@ template <class T>
 void product_by_transpose(View<const T> dy, View<const T> w, Sink<T> dx) {
   expect(dy.cols == w.cols, "columns of dy and columns of w", dy.cols, w.cols);
   expect(dx.to.rows == dy.rows && dx.to.cols == w.rows, "the result and its factors", dx.to.cols, w.rows);
-  parallel_pieces(dy.rows, kTile, [&](Offset begin, Offset end) {
+  parallel_pieces(dy.rows, tile(w.rows, w.cols), [&](Offset begin, Offset end) {
     auto to = map(dx.to, begin, end - begin);
     if (dx.add)
       to.noalias() += map(dy, begin, end - begin) * map(w, 0, w.rows).transpose();
@@ -78,10 +81,9 @@ void product_of_transpose(View<const T> x, View<const T> dy, Sink<T> dw, Matrix<
       for (Offset c = 0; c < dy.cols; ++c) to[c] += from[c];
     }
   };
-  parallel_pieces(x.cols, std::max<Offset>(1, kElementGrain / std::max<Offset>(1, dy.cols)),
-                  [&](Offset begin, Offset end) {
-                    for (Offset i = begin; i < end; ++i) merge(dw.to.row(i), dw.add, i);
-                  });
+  parallel_pieces(x.cols, row_grain(dy.cols), [&](Offset begin, Offset end) {
+    for (Offset i = begin; i < end; ++i) merge(dw.to.row(i), dw.add, i);
+  });
   if (db) merge(db.to.row(0), db.add, x.cols);
 }
 

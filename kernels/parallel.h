@@ -41,7 +41,10 @@ void parallel_pieces(Offset n, Offset grain, Body body) {
 #endif
 }
 
-inline constexpr Offset kElementGrain = 16384;  // elements of a cheap elementwise loop
+// Elements of a cheap elementwise loop, in all or as rows of so many: some 10 us of work. Shorter pieces are not worth
+// another thread's waking up.
+inline constexpr Offset kElementGrain = 32768;
+inline Offset row_grain(Offset cols) { return std::max<Offset>(1, kElementGrain / std::max<Offset>(1, cols)); }
 
 // total[0..width) += the sums that body(begin, end, acc) adds to its zeroed acc, piece by piece in order.
 // `pieces` is a buffer that may be kept between calls.

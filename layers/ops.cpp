@@ -61,19 +61,15 @@ Var<T> elementwise(Var<T> x, F f) {
 
 template <class T>
 void add_to(const Sink<T>& to, View<const T> from) {  // to (+)= from
-  parallel_pieces(from.rows, std::max<Offset>(1, kElementGrain / std::max<Offset>(1, from.cols)),
-                  [&](Offset begin, Offset end) {
-                    for (Offset i = begin; i < end; ++i)
-                      for (Offset c = 0; c < from.cols; ++c)
-                        to.to(i, c) = to.add ? to.to(i, c) + from(i, c) : from(i, c);
-                  });
+  parallel_pieces(from.rows, row_grain(from.cols), [&](Offset begin, Offset end) {
+    for (Offset i = begin; i < end; ++i)
+      for (Offset c = 0; c < from.cols; ++c) to.to(i, c) = to.add ? to.to(i, c) + from(i, c) : from(i, c);
+  });
 }
-
-constexpr Offset kRowGrain = 512;
 
 template <class T>
 void clear(View<T> x) {
-  parallel_pieces(x.rows, kRowGrain, [&](Offset begin, Offset end) {
+  parallel_pieces(x.rows, row_grain(x.cols), [&](Offset begin, Offset end) {
     for (Offset i = begin; i < end; ++i) std::fill_n(x.row(i), x.cols, T(0));
   });
 }
@@ -125,7 +121,7 @@ Var<T> linear(Var<T> x, const std::vector<LinearMap<T>>& maps) {
         if (!sparse) return product<T>(x.view(), weight(), {y.value().view(), false}, bias);
         weighted_sum<T>(sparse->by_row, entries(), {}, {}, weight(), {y.value().view(), false}, k.parts);
         if (!bias) return;
-        parallel_pieces(y.rows(), kRowGrain, [&](Offset begin, Offset end) {
+        parallel_pieces(y.rows(), row_grain(total), [&](Offset begin, Offset end) {
           for (Offset i = begin; i < end; ++i)
             for (Offset c = 0; c < total; ++c) y.value()(i, c) += k.b(0, c);
         });
@@ -143,10 +139,11 @@ Var<T> linear(Var<T> x, const std::vector<LinearMap<T>>& maps) {
             if (dw) weighted_sum<T>(sparse->by_column, entries(), sparse->edge, {}, dy, dw, k.parts);
             if (db) {
               k.db.fill(T(0));
-              ordered_sums(dy.rows, kRowGrain, total, k.db.data(), k.parts, [&](Offset begin, Offset end, T* acc) {
-                for (Offset i = begin; i < end; ++i)
-                  for (Offset c = 0; c < total; ++c) acc[c] += dy(i, c);
-              });
+              ordered_sums(dy.rows, row_grain(total), total, k.db.data(), k.parts,
+                           [&](Offset begin, Offset end, T* acc) {
+                             for (Offset i = begin; i < end; ++i)
+                               for (Offset c = 0; c < total; ++c) acc[c] += dy(i, c);
+                           });
             }
           } else {
             product_of_transpose<T>(x.view(), dy, dw, k.parts, db);
@@ -183,7 +180,7 @@ Var<T> add_bias(Var<T> x, Var<T> b) {
         const Matrix<T>& X = x.value();
         Matrix<T>& Y = y.value();
         const T* bias = b.value().data();
-        parallel_pieces(n, kRowGrain, [&](Offset begin, Offset end) {
+        parallel_pieces(n, row_grain(x.cols()), [&](Offset begin, Offset end) {
           for (Offset i = begin; i < end; ++i)
             for (Offset c = 0; c < width; ++c) Y(i, c) = X(i, c) + bias[c];
         });
@@ -192,7 +189,7 @@ Var<T> add_bias(Var<T> x, Var<T> b) {
         View<const T> dY = y.grad();
         if (Sink<T> db = b.sink()) {
           if (!db.add) std::fill_n(db.to.data, width, T(0));
-          ordered_sums(n, kRowGrain, width, db.to.data, *pieces, [&](Offset begin, Offset end, T* acc) {
+          ordered_sums(n, row_grain(x.cols()), width, db.to.data, *pieces, [&](Offset begin, Offset end, T* acc) {
             for (Offset i = begin; i < end; ++i)
               for (Offset c = 0; c < width; ++c) acc[c] += dY(i, c);
           });
@@ -315,7 +312,7 @@ Var<T> permute(Var<T> x, std::vector<Id> order) {
   x.tape->record(
       y,
       [=] {
-        parallel_pieces(x.rows(), kRowGrain, [&](Offset begin, Offset end) {
+        parallel_pieces(x.rows(), row_grain(x.cols()), [&](Offset begin, Offset end) {
           for (Offset i = begin; i < end; ++i) std::copy_n(x.value().row((*rows)[i]), x.cols(), y.value().row(i));
         });
       },
@@ -323,7 +320,7 @@ Var<T> permute(Var<T> x, std::vector<Id> order) {
         Sink<T> dx = x.sink();
         if (!dx) return;
         View<const T> dy = y.grad();
-        parallel_pieces(x.rows(), kRowGrain, [&](Offset begin, Offset end) {
+        parallel_pieces(x.rows(), row_grain(x.cols()), [&](Offset begin, Offset end) {
           for (Offset i = begin; i < end; ++i) {
             T* to = dx.to.row((*rows)[i]);
             for (Offset c = 0; c < x.cols(); ++c) to[c] = dx.add ? to[c] + dy(i, c) : dy(i, c);
@@ -347,7 +344,7 @@ Var<T> mean_heads(Var<T> x, int heads) {
       [=] {
         const Matrix<T>& X = x.value();
         Matrix<T>& Y = y.value();
-        parallel_pieces(x.rows(), kRowGrain, [&](Offset begin, Offset end) {
+        parallel_pieces(x.rows(), row_grain(x.cols()), [&](Offset begin, Offset end) {
           for (Offset i = begin; i < end; ++i)
             for (Offset c = 0; c < width; ++c) {
               T sum = 0;
@@ -360,7 +357,7 @@ Var<T> mean_heads(Var<T> x, int heads) {
         View<const T> dY = y.grad();
         Sink<T> dx = x.sink();
         if (!dx) return;
-        parallel_pieces(x.rows(), kRowGrain, [&](Offset begin, Offset end) {
+        parallel_pieces(x.rows(), row_grain(x.cols()), [&](Offset begin, Offset end) {
           for (Offset i = begin; i < end; ++i)
             for (Offset c = 0; c < x.cols(); ++c) {
               T d = dY(i, c % width) * part;
@@ -407,7 +404,7 @@ Var<T> contract(Var<T> x, const std::vector<Var<T>>& a, int heads) {
               for (; h < heads; ++h) to[h] = fold(sum(h));
             }
         };
-        parallel_pieces(n, kRowGrain, [=](Offset begin, Offset end) {
+        parallel_pieces(n, row_grain(x.cols()), [=](Offset begin, Offset end) {
           if (width == 8)
             run.template operator()<8>(begin, end);
           else if (width == 16)
@@ -424,22 +421,23 @@ Var<T> contract(Var<T> x, const std::vector<Var<T>>& a, int heads) {
         if (learned) {
           sums->resize(1, count * total);
           sums->fill(T(0));
-          ordered_sums(n, kRowGrain, count * total, sums->data(), *pieces, [=](Offset begin, Offset end, T* acc) {
-            for (Offset i = begin; i < end; ++i) {
-              const T *d = dY.row(i), *row = x.value().row(i);
-              for (int r = 0; r < count; ++r)
-                for (int h = 0; h < heads; ++h)
-                  stages::for_each_vector<0>(width, [&](int c, int tail) {
-                    T* to = acc + r * total + h * width + c;
-                    store_first(V::load(to) + V(d[r * heads + h]) * V::load(row + h * width + c), tail, to);
-                  });
-            }
-          });
+          ordered_sums(
+              n, row_grain(x.cols()), count * total, sums->data(), *pieces, [=](Offset begin, Offset end, T* acc) {
+                for (Offset i = begin; i < end; ++i) {
+                  const T *d = dY.row(i), *row = x.value().row(i);
+                  for (int r = 0; r < count; ++r)
+                    for (int h = 0; h < heads; ++h)
+                      stages::for_each_vector<0>(width, [&](int c, int tail) {
+                        T* to = acc + r * total + h * width + c;
+                        store_first(V::load(to) + V(d[r * heads + h]) * V::load(row + h * width + c), tail, to);
+                      });
+                }
+              });
           for (int r = 0; r < count; ++r)
             if (Sink<T> da = a[r].sink()) add_to(da, std::as_const(*sums).view().columns(r * total, total));
         }
         if (Sink<T> dx = x.sink())
-          parallel_pieces(n, kRowGrain, [=](Offset begin, Offset end) {
+          parallel_pieces(n, row_grain(x.cols()), [=](Offset begin, Offset end) {
             for (Offset i = begin; i < end; ++i) {
               const T* d = dY.row(i);
               for (int h = 0; h < heads; ++h)
@@ -561,7 +559,7 @@ Var<T> layer_norm(Var<T> x, Var<T> gain, Var<T> shift, double epsilon) {
         Matrix<T>& Y = y.value();
         const Matrix<T>& G = gain.value();
         const Matrix<T>& B = shift.value();
-        parallel_pieces(n, kRowGrain, [&](Offset begin, Offset end) {
+        parallel_pieces(n, row_grain(x.cols()), [&](Offset begin, Offset end) {
           for (Offset i = begin; i < end; ++i) {
             T mean, inverse;
             moments(i, mean, inverse);
@@ -577,7 +575,7 @@ Var<T> layer_norm(Var<T> x, Var<T> gain, Var<T> shift, double epsilon) {
         Matrix<T>& sums = *both;
         sums.resize(1, 2 * width);
         sums.fill(T(0));
-        ordered_sums(n, kRowGrain, 2 * width, sums.data(), *pieces, [&](Offset begin, Offset end, T* acc) {
+        ordered_sums(n, row_grain(x.cols()), 2 * width, sums.data(), *pieces, [&](Offset begin, Offset end, T* acc) {
           for (Offset i = begin; i < end; ++i) {
             T mean, inverse, along = 0, total = 0;  // along: <g, xhat>, total: sum of g, with g = dy * gain
             moments(i, mean, inverse);
@@ -628,18 +626,19 @@ Var<T> batch_norm(Var<T> x, Var<T> gain, Var<T> shift, Parameter<T>& mean, Param
         k.mean.resize(1, width), k.inverse.resize(1, width), k.sums.resize(1, 2 * width);
         if (tape->training && n > 1) {
           k.sums.fill(T(0));
-          ordered_sums(n, kRowGrain, width, k.sums.data(), k.pieces, [&](Offset begin, Offset end, T* acc) {
+          ordered_sums(n, row_grain(x.cols()), width, k.sums.data(), k.pieces, [&](Offset begin, Offset end, T* acc) {
             for (Offset i = begin; i < end; ++i)
               for (Offset c = 0; c < width; ++c) acc[c] += X(i, c);
           });
           for (Offset c = 0; c < width; ++c) k.mean(0, c) = k.sums(0, c) / static_cast<T>(n);
-          ordered_sums(n, kRowGrain, width, k.sums.data() + width, k.pieces, [&](Offset begin, Offset end, T* acc) {
-            for (Offset i = begin; i < end; ++i)
-              for (Offset c = 0; c < width; ++c) {
-                T d = X(i, c) - k.mean(0, c);
-                acc[c] += d * d;
-              }
-          });
+          ordered_sums(n, row_grain(x.cols()), width, k.sums.data() + width, k.pieces,
+                       [&](Offset begin, Offset end, T* acc) {
+                         for (Offset i = begin; i < end; ++i)
+                           for (Offset c = 0; c < width; ++c) {
+                             T d = X(i, c) - k.mean(0, c);
+                             acc[c] += d * d;
+                           }
+                       });
           for (Offset c = 0; c < width; ++c) {
             T square = k.sums(0, width + c);
             k.inverse(0, c) = T(1) / std::sqrt(square / static_cast<T>(n) + static_cast<T>(epsilon));
@@ -654,7 +653,7 @@ Var<T> batch_norm(Var<T> x, Var<T> gain, Var<T> shift, Parameter<T>& mean, Param
             k.inverse(0, c) = T(1) / std::sqrt(running_variance->value(0, c) + static_cast<T>(epsilon));
           }
         }
-        parallel_pieces(n, kRowGrain, [&](Offset begin, Offset end) {
+        parallel_pieces(n, row_grain(x.cols()), [&](Offset begin, Offset end) {
           for (Offset i = begin; i < end; ++i)
             for (Offset c = 0; c < width; ++c) Y(i, c) = (X(i, c) - k.mean(0, c)) * k.inverse(0, c) * G(0, c) + B(0, c);
         });
@@ -666,7 +665,7 @@ Var<T> batch_norm(Var<T> x, Var<T> gain, Var<T> shift, Parameter<T>& mean, Param
         Kept& k = *kept;
         Sink<T> dgain = gain.sink(), dshift = shift.sink(), dx = x.sink();
         k.sums.fill(T(0));  // <dy, xhat> and the sum of dy, per channel
-        ordered_sums(n, kRowGrain, 2 * width, k.sums.data(), k.pieces, [&](Offset begin, Offset end, T* acc) {
+        ordered_sums(n, row_grain(x.cols()), 2 * width, k.sums.data(), k.pieces, [&](Offset begin, Offset end, T* acc) {
           for (Offset i = begin; i < end; ++i)
             for (Offset c = 0; c < width; ++c) {
               acc[c] += dY(i, c) * (X(i, c) - k.mean(0, c)) * k.inverse(0, c);
@@ -678,7 +677,7 @@ Var<T> batch_norm(Var<T> x, Var<T> gain, Var<T> shift, Parameter<T>& mean, Param
         if (dshift) add_to(dshift, sums.columns(width, width));
         if (!dx) return;
         const bool batch = tape->training && n > 1;
-        parallel_pieces(n, kRowGrain, [&](Offset begin, Offset end) {
+        parallel_pieces(n, row_grain(x.cols()), [&](Offset begin, Offset end) {
           for (Offset i = begin; i < end; ++i)
             for (Offset c = 0; c < width; ++c) {
               T g = dY(i, c);
@@ -725,7 +724,7 @@ Var<T> propagate(Var<T> x, std::shared_ptr<const Pattern> pattern, std::vector<T
         View<const T> dy = y.grad();
         if (!kept->scale.empty()) {
           kept->scaled.resize(dy.rows, dy.cols);
-          parallel_pieces(dy.rows, kRowGrain, [&](Offset begin, Offset end) {
+          parallel_pieces(dy.rows, row_grain(dy.cols), [&](Offset begin, Offset end) {
             for (Offset i = begin; i < end; ++i)
               for (Offset c = 0; c < dy.cols; ++c) kept->scaled(i, c) = dy(i, c) * kept->scale[i];
           });
@@ -877,7 +876,7 @@ Var<T> mean_loss(Var<T> x, std::span<const Id> rows, T all, Value value, Gradien
       y,
       [=] {
         T sum = 0;
-        ordered_sums(count, kRowGrain, 1, &sum, *pieces, [&](Offset begin, Offset end, T* acc) {
+        ordered_sums(count, row_grain(x.cols()), 1, &sum, *pieces, [&](Offset begin, Offset end, T* acc) {
           for (Offset t = begin; t < end; ++t) *acc += value(rows[t]);
         });
         y.value()(0, 0) = sum / all;
@@ -887,10 +886,10 @@ Var<T> mean_loss(Var<T> x, std::span<const Id> rows, T all, Value value, Gradien
         Sink<T> dx = x.sink();
         if (!dx) return;
         if (!dx.add)
-          parallel_pieces(dx.to.rows, kRowGrain,
+          parallel_pieces(dx.to.rows, row_grain(dx.to.cols),
                           [&](Offset begin, Offset end) { std::fill(dx.to.row(begin), dx.to.row(end), T(0)); });
         const T d = dY(0, 0) / all;
-        parallel_pieces(count, kRowGrain, [&](Offset begin, Offset end) {
+        parallel_pieces(count, row_grain(x.cols()), [&](Offset begin, Offset end) {
           for (Offset t = begin; t < end; ++t) gradient(rows[t], d, dx.to.row(rows[t]));
         });
       },

@@ -52,6 +52,9 @@ def cases():
             yield Case(f"{score}-{graph}", f"{layer} layer, {graph}",
                        ["bench", "layer", "--score", score, "--graph", graph], both(score),
                        "" if graph == "rmat" else graph)
+    for score, layer in (("gat", "GAT"), ("gatv2", "GATv2"), ("dot", "dot product")):
+        yield Case(f"{score}-reordered", f"{layer} layer, rmat, heed's nodes by degree",
+                   ["bench", "layer", "--score", score, "--reorder"], {"DGL": ("peer_dgl.py", score)})
     yield Case("spmm", "weighted sum of neighbours, rmat", ["bench", "--kernels", "spmm"], both("spmm"), "",
                ("forward_ms",))
     attention = ["bench", "--kernels", "attention", "--scores", "dot", "--normalisers", "softmax", "--nodes", "8000"]
