@@ -69,6 +69,7 @@ Graph reversed(const Graph& graph) {
   Graph out;
   out.adjacency = std::move(t.csr);
   out.channels = graph.channels;
+  out.times = graph.times;
   out.weights.reserve(graph.weights.size());
   out.features.reserve(graph.features.size());
   for (Offset e : t.edge) {
