@@ -14,6 +14,7 @@
 
 #include "graph/graph.h"
 #include "layers/ops.h"
+#include "sampling/keys.h"
 #include "sampling/mask.h"
 
 namespace heed {
@@ -29,19 +30,25 @@ template <class T>
 struct Shared {  // what all scopes of a network share
   Tape<T> tape;
   std::deque<Parameter<T>> parameters;
-  std::map<std::string, std::shared_ptr<const Pattern>> patterns;
+  std::map<std::string, std::shared_ptr<const Sight>> sights;
+  std::map<std::string, PairSet> known;  // what stays of the masks that change from step to step
   const Graph* graph = nullptr;
+  const Features* features = nullptr;
   std::uint64_t seed = 0;
 };
 
 template <class T>
 class Scope {  // what a layer sees while it is recorded
  public:
-  Scope(Shared<T>& shared, std::string prefix) : shared_(&shared), prefix_(std::move(prefix)) {}
+  Scope(Shared<T>& shared, std::string prefix, Id virtual_nodes = 0)
+      : shared_(&shared), prefix_(std::move(prefix)), virtual_(virtual_nodes) {}
 
   Tape<T>& tape() { return shared_->tape; }
   const Graph& graph() const { return *shared_->graph; }
-  Scope inside(const std::string& name) const { return {*shared_, prefix_ + name + "."}; }
+  Scope inside(const std::string& name) const { return {*shared_, prefix_ + name + ".", virtual_}; }
+  // With m nodes more than the graph has, which see all and are seen by all, whatever the mask; they come last.
+  Scope with_virtual(Id m) const { return {*shared_, prefix_, virtual_ + m}; }
+  Id nodes() const { return shared_->graph->nodes() + virtual_; }  // rows of what layers get and give
   // A new learned matrix. Its first values depend on the seed and its place in the network.
   Var<T> parameter(const std::string& name, Offset rows, Offset cols, Init init) {
     return tape().parameter(add(name, rows, cols, init, true));
@@ -50,18 +57,25 @@ class Scope {  // what a layer sees while it is recorded
   Parameter<T>& state(const std::string& name, Offset rows, Offset cols, double value) {
     return add(name, rows, cols, {0, value}, false);
   }
-  // The mask on this network's graph, made once.
-  std::shared_ptr<const Pattern> pattern(const Mask& mask) {
-    auto& made = shared_->patterns[mask.key()];
-    if (!made) made = mask.pattern(graph());
-    return made;
-  }
+  // The mask on this network's graph, made once. Throws Error where it changes from step to step.
+  std::shared_ptr<const Pattern> pattern(const Mask& mask);
+  // The mask, of keys alone; made once, or at each step where one of them reads the step.
+  std::shared_ptr<const Sight> sight(const Mask& mask, const Keys& keys = all_keys());
+  // The mask, of the keys of largest u (nodes x 1) at each step: share_of(share) of the graph's nodes.
+  std::shared_ptr<const Sight> sight(const Mask& mask, double share, Var<T> u);
 
  private:
   Parameter<T>& add(const std::string& name, Offset rows, Offset cols, Init init, bool trained);
+  MaskContext context(bool changes) const {
+    const auto& tape = shared_->tape;
+    return {graph(), shared_->features, shared_->seed, tape.training ? tape.step : 0,
+            changes ? &shared_->known : nullptr};
+  }
+  std::vector<Id> and_virtual(std::vector<Id> nodes) const;
 
   Shared<T>* shared_;
   std::string prefix_;
+  Id virtual_ = 0;
 };
 
 class Model {
