@@ -6,6 +6,7 @@
 #include "kernels/attention.h"
 #include "layers/layers.h"
 #include "layers/models.h"
+#include "sampling/keys.h"
 #include "sampling/mask.h"
 #include "train/checkpoint.h"
 #include "train/recipes.h"

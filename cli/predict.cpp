@@ -96,7 +96,8 @@ void run(const Options& o) {
   if (recipe.train.split >= static_cast<int>(std::max<std::size_t>(data.splits.size(), 1)) && !data.splits.empty())
     fail("split " + std::to_string(recipe.train.split) + " of '" + data.name + "' is not there; it has " +
          std::to_string(data.splits.size()));
-  const Matrix<float> logits = predict(make_model(recipe, classes), data.graph, features_for(recipe, data), weights);
+  const Matrix<float> logits =
+      predict(make_model(recipe, classes), data.graph, features_for(recipe, data), weights, recipe.train.seed);
 
   const Predictions p(logits, recipe.train.loss);
   const std::string text = format == "json"  ? predictions_json(recipe, p)

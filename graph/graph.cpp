@@ -70,6 +70,7 @@ Graph reversed(const Graph& graph) {
   Graph out;
   out.adjacency = std::move(t.csr);
   out.channels = graph.channels;
+  out.times = graph.times;
   out.weights.reserve(graph.weights.size());
   out.features.reserve(graph.features.size());
   for (Offset e : t.edge) {
@@ -95,6 +96,8 @@ Graph reordered(const Graph& graph, std::span<const Id> order) {
   }
   Graph out;
   out.channels = graph.channels;
+  if (!graph.times.empty())
+    for (Id node : order) out.times.push_back(graph.times[node]);
   out.weights.reserve(graph.weights.size());
   out.features.reserve(graph.features.size());
   auto csr = std::make_shared<Csr>(Csr{.rows = n, .cols = n});

@@ -33,6 +33,7 @@ struct Graph {
   std::vector<float> weights;                                      // edges, in adjacency's order; empty: all 1
   std::vector<float> features;                                     // edges x channels, row-major; may be empty
   int channels = 0;                                                // of an edge's features
+  std::vector<double> times = {};                                  // of the nodes; may be empty
 
   Id nodes() const { return adjacency->rows; }
   Offset edges() const { return adjacency->edges(); }  // directed ones: an undirected edge counts twice
@@ -47,7 +48,8 @@ Graph graph_from_edges(Id nodes, std::span<const Edge> edges, EdgePolicy policy 
 // The edges of a graph in adjacency's order.
 std::vector<Edge> edges_of(const Graph& graph);
 
-// Every edge the other way round, with its weight and features. The pattern is shared where it is symmetric.
+// Every edge the other way round, with its weight and features; nodes keep their times. The pattern is shared where it
+// is symmetric.
 Graph reversed(const Graph& graph);
 
 // The same graph with its nodes in another order: node i of the result is node order[i]. Throws Error where `order`

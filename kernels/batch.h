@@ -70,6 +70,30 @@ HEED_FN void prefetch_next(const Batch* next, View<const T> table, int t) {
   if (next != nullptr && t < next->n) prefetch_row(table, next->ids[t]);
 }
 
+// Calls visit(row, columns, how many, starts, ends) for the portions of `limit` columns of each row that is walked.
+template <class Empty, class Visit>
+void for_each_walked(const Rows& rows, const Block& block, int limit, Empty empty, Visit visit) {
+  const bool part = block.part >= 0;
+  for (Id i = block.first; i < block.last; ++i) {
+    const Offset stop = part ? block.end : rows.walk->length(i);
+    Id ids[2 * kChunk];
+    int count = 0;
+    bool starts = true;
+    for (Offset at = part ? block.begin : 0; at < stop; at += kChunk) {
+      count += rows.walk->columns(i, at, std::min<Offset>(stop, at + kChunk), ids + count);
+      while (count > limit) {
+        visit(i, ids, limit, starts, false);
+        starts = false, count -= limit;
+        std::copy_n(ids + limit, count, ids);
+      }
+    }
+    if (count > 0)
+      visit(i, ids, count, starts, !part);
+    else
+      empty(i);
+  }
+}
+
 // Calls visit(batch) for each batch of a block, at most `limit` edges at a time, and empty(row) for rows without edges.
 // A batch is visited when the one after it is known. `two` is room for both.
 template <class Empty, class Visit>
@@ -113,6 +137,16 @@ void for_each_batch(const Rows& rows, const Block& block, int limit, int padded,
         if (two[open].n == limit) flush();
       }
     }
+    return finish();
+  }
+  if (rows.walk) {
+    for_each_walked(rows, block, limit, empty, [&](Id i, const Id* ids, int count, bool starts, bool ends) {
+      if (two[open].n + (ends || part ? count : limit + 1) > limit) flush();
+      Batch& batch = two[open];
+      batch.ids = batch.room;
+      std::copy_n(ids, count, batch.room + batch.n);
+      batch.append(i, count, padded, starts, ends);
+    });
     return finish();
   }
   for (Id i = block.first; i < block.last; ++i) {

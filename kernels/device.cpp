@@ -238,6 +238,7 @@ class Operator {
     return static_cast<const T*>(there);
   }
   warp::Seen bring(const Rows& rows) {
+    if (rows.walk) fail("attention: a mask that is worked out on the way runs on the CPU alone");
     warp::Seen there;
     if (rows.list) there.offsets = bring_list(rows.list->offsets), there.ids = bring_list(rows.list->ids);
     if (!rows.listed()) {

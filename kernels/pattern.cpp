@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <string>
 
+#include "kernels/random.h"
+
 namespace heed {
 
 void Rows::plan() {
@@ -31,7 +33,7 @@ void Rows::plan() {
   close(rows);
 }
 
-std::shared_ptr<const Pattern> Pattern::listed(std::shared_ptr<const Csr> list) {
+std::shared_ptr<Pattern> Pattern::listed(std::shared_ptr<const Csr> list) {
   auto p = std::make_shared<Pattern>();
   p->by_query = {.rows = list->rows, .cols = list->cols, .list = list, .intervals = {}, .blocks = {}};
   p->by_key = {.rows = list->cols, .cols = list->rows, .list = transpose(list).csr, .intervals = {}, .blocks = {}};
@@ -40,12 +42,12 @@ std::shared_ptr<const Pattern> Pattern::listed(std::shared_ptr<const Csr> list) 
   return p;
 }
 
-std::shared_ptr<const Pattern> Pattern::all(Id queries, Id keys, std::shared_ptr<const Csr> without) {
+std::shared_ptr<Pattern> Pattern::all(Id queries, Id keys, std::shared_ptr<const Csr> without) {
   return sliding(keys, std::vector<Interval>(static_cast<std::size_t>(queries), Interval{0, keys}), std::move(without));
 }
 
-std::shared_ptr<const Pattern> Pattern::sliding(Id keys, std::vector<Interval> intervals,
-                                                std::shared_ptr<const Csr> without) {
+std::shared_ptr<Pattern> Pattern::sliding(Id keys, std::vector<Interval> intervals,
+                                          std::shared_ptr<const Csr> without) {
   Id queries = static_cast<Id>(intervals.size());
   if (without && (without->rows != queries || without->cols != keys))
     fail("the pairs left out are " + std::to_string(without->rows) + " x " + std::to_string(without->cols) +
@@ -83,9 +85,111 @@ std::shared_ptr<const Pattern> Pattern::sliding(Id keys, std::vector<Interval> i
   return p;
 }
 
+namespace {
+
+struct Mixed : Walk {
+  Rows base;
+  std::shared_ptr<const Csr> more;
+  std::function<bool(Id, Id)> sees;  // of (row, column)
+
+  Offset length(Id i) const override { return base.length(i) + (more ? more->degree(i) : 0); }
+  int columns(Id i, Offset first, Offset last, Id* out) const override {
+    const Offset within = base.length(i);
+    const Id begin = base.interval(i)[0];
+    int count = 0;
+    if (first < within) {
+      const Id from = static_cast<Id>(begin + first), to = static_cast<Id>(begin + std::min(last, within));
+      const auto left_out = base.list ? base.list->row(i) : std::span<const Id>{};
+      auto next = std::lower_bound(left_out.begin(), left_out.end(), from);
+      for (Id j = from; j < to; ++j)
+        if (next != left_out.end() && *next == j)
+          ++next;
+        else if (!sees || sees(i, j))
+          out[count++] = j;
+    }
+    for (Offset t = std::max(first, within); t < last; ++t) out[count++] = more->row(i)[t - within];
+    return count;
+  }
+};
+
+struct Drawn : Walk {
+  std::vector<Permutation> permutations;
+  bool inverse = false;
+
+  Offset length(Id) const override { return static_cast<Offset>(permutations.size()); }
+  int columns(Id i, Offset first, Offset last, Id* out) const override {
+    Id drawn[Pattern::kMostDraws];
+    int count = 0;
+    for (Offset t = 0; t < last; ++t) {
+      const Permutation& p = permutations[t];
+      const auto from = static_cast<std::uint32_t>(i);
+      drawn[t] = static_cast<Id>(inverse ? p.inverse(from) : p(from));
+      // That pi_r(i) = pi_s(i) = j means that j's inverses coincide, too: both directions drop the same one.
+      if (t >= first && std::find(drawn, drawn + t, drawn[t]) == drawn + t) out[count++] = drawn[t];
+    }
+    return count;
+  }
+};
+
+}  // namespace
+
+std::shared_ptr<Pattern> Pattern::mixed(Id keys, std::vector<Interval> intervals, std::shared_ptr<const Csr> without,
+                                        std::shared_ptr<const Csr> more, std::function<bool(Id, Id)> sees) {
+  auto p = sliding(keys, std::move(intervals), std::move(without));
+  if (more && (more->rows != p->queries() || more->cols != keys))
+    fail("the pairs beside the intervals differ in shape");
+  for (Rows* r : {&p->by_query, &p->by_key}) {
+    auto walk = std::make_shared<Mixed>();
+    walk->base = *r;
+    const bool back = r == &p->by_key;
+    if (more) walk->more = back ? transpose(more).csr : more;
+    walk->sees = back && sees ? [sees](Id j, Id i) { return sees(i, j); } : sees;
+    *r = {.rows = r->rows, .cols = r->cols, .list = nullptr, .intervals = {}, .blocks = {}, .walk = std::move(walk)};
+    r->plan();
+  }
+  return p;
+}
+
+std::shared_ptr<Pattern> Pattern::drawn(Id n, int draws, std::uint64_t key) {
+  if (draws < 0 || draws > kMostDraws)
+    fail("a row draws 0 to " + std::to_string(kMostDraws) + " keys, not " + std::to_string(draws));
+  auto p = std::make_shared<Pattern>();
+  for (Rows* r : {&p->by_query, &p->by_key}) {
+    auto walk = std::make_shared<Drawn>();
+    walk->inverse = r == &p->by_key;
+    for (int t = 0; t < draws && n > 0; ++t)
+      walk->permutations.emplace_back(static_cast<std::uint32_t>(n), mix(key, static_cast<std::uint64_t>(t)));
+    *r = {.rows = n, .cols = n, .list = nullptr, .intervals = {}, .blocks = {}, .walk = std::move(walk)};
+    r->plan();
+  }
+  return p;
+}
+
+Selection::Selection(std::vector<Id> from, Id table) : ids(std::move(from)) {
+  const auto n = static_cast<Id>(ids.size());
+  places.rows = table, places.cols = n;
+  places.offsets.assign(static_cast<std::size_t>(table) + 1, 0);
+  places.ids.resize(ids.size());
+  for (Id i : ids) {
+    if (i < 0 || i >= table) fail("row " + std::to_string(i) + " is outside 0.." + std::to_string(table - 1));
+    ++places.offsets[i + 1];
+  }
+  for (Id i = 0; i < table; ++i) places.offsets[i + 1] += places.offsets[i];
+  std::vector<Offset> next(places.offsets.begin(), places.offsets.end() - 1);
+  for (Id t = 0; t < n; ++t) places.ids[next[ids[t]]++] = t;
+}
+
 Offset Pattern::edges() const {
   if (by_query.listed()) return by_query.list->edges();
   Offset count = 0;
+  if (by_query.walk) {
+    constexpr Offset most = 64;
+    Id columns[most];
+    for (Id i = 0; i < by_query.rows; ++i)
+      for (Offset at = 0, n = by_query.length(i); at < n; at += most)
+        count += by_query.walk->columns(i, at, std::min(n, at + most), columns);
+    return count;
+  }
   for (Id i = 0; i < by_query.rows; ++i) {
     count += by_query.length(i);
     if (by_query.list)

@@ -1,9 +1,11 @@
-// Pattern: who sees whom. For each of the queries a set of keys, as a list or as an interval of keys less a list, so
-// that nothing of size queries x keys is ever stored. Each pattern holds both directions (rows of queries for the
-// forward and dq, rows of keys for dk and dv) and, for each, the blocks into which its work is cut.
+// Pattern: who sees whom. For each of the queries a set of keys: a list, an interval of keys less a list, or what a
+// rule works out on the way (a walk), so that nothing of size queries x keys is ever stored. Each pattern holds both
+// directions (rows of queries for the forward and dq, rows of keys for dk and dv) and, for each, the blocks into which
+// its work is cut.
 #pragma once
 
 #include <array>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -25,17 +27,27 @@ inline constexpr Offset kHubEdges = 8192;    // a longer row is cut into parts o
 
 using Interval = std::array<Id, 2>;  // [begin, end)
 
+// Rows whose columns are worked out when they are visited. A column stands in a row once.
+struct Walk {
+  virtual ~Walk() = default;
+  virtual Offset length(Id i) const = 0;  // positions in row i; not every one need have a column
+  // Writes the columns at the positions [first, last) of row i, in their order, and returns how many there are.
+  virtual int columns(Id i, Offset first, Offset last, Id* out) const = 0;
+};
+
 // One direction of a pattern.
 struct Rows {
   Id rows = 0, cols = 0;
   std::shared_ptr<const Csr> list;  // without intervals: the row's columns. With: those left out of the interval
   std::vector<Interval> intervals;  // none, one for all rows, or one a row
   std::vector<Block> blocks;
-  Offset parts = 0;  // of hub rows, in all
+  Offset parts = 0;                            // of hub rows, in all
+  std::shared_ptr<const Walk> walk = nullptr;  // in place of list and intervals
 
-  bool listed() const { return intervals.empty(); }
+  bool listed() const { return intervals.empty() && !walk; }
   Interval interval(Id i) const { return intervals.size() == 1 ? intervals[0] : intervals[i]; }
   Offset length(Id i) const {  // positions to visit, left-out ones included
+    if (walk) return walk->length(i);
     if (listed()) return list->degree(i);
     auto [begin, end] = interval(i);
     return end - begin;
@@ -43,28 +55,49 @@ struct Rows {
   void plan();  // fills blocks and parts
 };
 
+// Some rows of a table, in an order of their own: row t is the table's row ids[t], which may come several times.
+struct Selection {
+  std::vector<Id> ids;
+  Csr places;  // table's rows x positions: where each row went
+
+  Selection(std::vector<Id> ids, Id table);  // throws Error where an id is outside the table
+};
+
 class Pattern {
  public:
   // Row i sees exactly list->row(i).
-  static std::shared_ptr<const Pattern> listed(std::shared_ptr<const Csr> list);
+  static std::shared_ptr<Pattern> listed(std::shared_ptr<const Csr> list);
   // Every query sees every key, but for the pairs in `without` (may be null).
-  static std::shared_ptr<const Pattern> all(Id queries, Id keys, std::shared_ptr<const Csr> without = nullptr);
+  static std::shared_ptr<Pattern> all(Id queries, Id keys, std::shared_ptr<const Csr> without = nullptr);
   // Query i sees the keys of interval i, but for the pairs in `without` (may be null). Both ends must not fall from row
   // to row (a window that slides, or grows): then the queries that see a key are an interval too. Throws Error
   // otherwise.
-  static std::shared_ptr<const Pattern> sliding(Id keys, std::vector<Interval> intervals,
-                                                std::shared_ptr<const Csr> without = nullptr);
+  static std::shared_ptr<Pattern> sliding(Id keys, std::vector<Interval> intervals,
+                                          std::shared_ptr<const Csr> without = nullptr);
+  // As sliding, but of the interval's keys only those for which sees(i, j) holds (empty: all), and the pairs in `more`
+  // (may be null), which lie in no interval, beside them. A walk: nothing is listed, and `sees` is asked once a visit.
+  static std::shared_ptr<Pattern> mixed(Id keys, std::vector<Interval> intervals, std::shared_ptr<const Csr> without,
+                                        std::shared_ptr<const Csr> more, std::function<bool(Id, Id)> sees);
+  // Query i sees pi_1(i), ..., pi_draws(i) for keyed permutations pi of the n nodes (random.h); of those that coincide,
+  // one. A key's queries are the inverse permutations'. A walk: neither lists nor sorting. At most kMostDraws.
+  static std::shared_ptr<Pattern> drawn(Id n, int draws, std::uint64_t key);
+  static constexpr int kMostDraws = 256;
 
   Id queries() const { return by_query.rows; }
   Id keys() const { return by_key.rows; }
   bool is_listed() const { return by_query.listed(); }
-  Offset edges() const;  // pairs (query, key); counted, O(rows), for intervals
+  Offset edges() const;  // pairs (query, key); counted, O(rows), for intervals, and O(positions) for a walk
 
   // For a listed pattern: the position in by_query's list of each entry of by_key's. Made at the first call.
   const std::vector<Offset>& edge_of_entry() const;
 
   Rows by_query;  // queries x keys
   Rows by_key;    // keys x queries
+
+  // Where rows are intervals only in an order that a mask chose, or only some keys are kept: the node at each position.
+  // by_query and by_key count positions; whoever calls the operator gathers q, k and v so, and puts y back. Null: as
+  // they come.
+  std::shared_ptr<const Selection> query_order, key_order;
 
  private:
   mutable std::once_flag made_;

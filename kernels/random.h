@@ -69,4 +69,46 @@ HEED_FN std::uint32_t drop_bits(std::uint64_t row_key, std::uint32_t column, std
                                   column, head);
 }
 
+// A keyed permutation of [0, n), and its inverse: a Feistel network (Luby & Rackoff 1988) over the smallest power of 4
+// that holds n; what leaves [0, n) walks on along its cycle until it is back (Black & Rogaway 2002). Nothing is stored.
+class Permutation {
+ public:
+  HEED_FN Permutation(std::uint32_t n, std::uint64_t key) : n_(n), key_(mix(key)) {
+    while ((std::uint64_t{1} << 2 * half_) < n) ++half_;
+  }
+  HEED_FN std::uint32_t operator()(std::uint32_t x) const {
+    do {
+      std::uint32_t left = x >> half_, right = x & low();
+      for (int r = 0; r < kRounds; ++r) {
+        const std::uint32_t next = left ^ turn(right, r);
+        left = right, right = next;
+      }
+      x = left << half_ | right;
+    } while (x >= n_);
+    return x;
+  }
+  HEED_FN std::uint32_t inverse(std::uint32_t x) const {
+    do {
+      std::uint32_t left = x >> half_, right = x & low();
+      for (int r = kRounds; r-- > 0;) {
+        const std::uint32_t last = right ^ turn(left, r);
+        right = left, left = last;
+      }
+      x = left << half_ | right;
+    } while (x >= n_);
+    return x;
+  }
+
+ private:
+  static constexpr int kRounds = 6;
+  HEED_FN std::uint32_t low() const { return (std::uint32_t{1} << half_) - 1; }
+  HEED_FN std::uint32_t turn(std::uint32_t x, int round) const {
+    return drop_bits(key_, x, static_cast<std::uint32_t>(round)) & low();
+  }
+
+  std::uint32_t n_;
+  int half_ = 1;  // bits of a half
+  std::uint64_t key_;
+};
+
 }  // namespace heed

@@ -1,5 +1,6 @@
 #include "kernels/sparse.h"
 
+#include <algorithm>
 #include <string>
 
 namespace heed {
@@ -14,6 +15,30 @@ Sparse::Sparse(std::shared_ptr<const Csr> pattern, std::vector<float> entries) :
   edge = std::move(back.edge);
   by_row.plan();
   by_column.plan();
+}
+
+ReorderedSparse reordered(const Sparse& x, std::span<const Id> order) {
+  const Csr& old = x.pattern();
+  auto csr = std::make_shared<Csr>(Csr{.rows = old.rows, .cols = old.cols});
+  std::vector<Offset> entry;
+  std::vector<float> values;
+  for (Id i : order) {
+    for (Offset t = old.offsets[i]; t < old.offsets[i + 1]; ++t) {
+      csr->ids.push_back(old.ids[t]);
+      entry.push_back(t);
+      values.push_back(x.values[t]);
+    }
+    csr->offsets.push_back(csr->edges());
+  }
+  return {Sparse(std::move(csr), std::move(values)), std::move(entry)};
+}
+
+Features reordered(const Features& x, std::span<const Id> order) {
+  if (x.sparse) return {.dense = {}, .sparse = std::make_shared<const Sparse>(reordered(*x.sparse, order).x)};
+  Features out;
+  out.dense.resize(x.dense.rows(), x.dense.cols());
+  for (Offset i = 0; i < out.dense.rows(); ++i) std::copy_n(x.dense.row(order[i]), x.dense.cols(), out.dense.row(i));
+  return out;
 }
 
 }  // namespace heed

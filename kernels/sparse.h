@@ -23,6 +23,14 @@ struct Sparse {  // rows x cols
   const Csr& pattern() const { return *by_row.list; }
 };
 
+// The same matrix with its rows in another order, in which each has its place: row i of the result is row order[i].
+// entry[t] is the entry of `x` that became entry t.
+struct ReorderedSparse {
+  Sparse x;
+  std::vector<Offset> entry;
+};
+ReorderedSparse reordered(const Sparse& x, std::span<const Id> order);
+
 // What a dataset knows of its nodes: nodes x channels, dense or sparse.
 struct Features {
   Matrix<float> dense;  // empty where sparse is set
@@ -31,5 +39,6 @@ struct Features {
   Offset rows() const { return sparse ? sparse->rows() : dense.rows(); }
   Offset cols() const { return sparse ? sparse->cols() : dense.cols(); }
 };
+Features reordered(const Features& x, std::span<const Id> order);
 
 }  // namespace heed

@@ -395,8 +395,8 @@ bool overlap(View<T> a, View<T> b) {  // false for different columns of one arra
 }  // namespace
 
 bool pays_in_tiles(const Pattern& pattern) {
-  if (pattern.is_listed()) return false;
   const Rows& rows = pattern.by_query;
+  if (rows.listed() || rows.walk) return false;
   Offset pairs = 0;
   for (Id i = 0; i < rows.rows; ++i) pairs += rows.length(i);
   return pairs >= 16 * Offset{rows.rows} && pairs >= 2 * Offset{rows.cols} && pairs > 0;

@@ -1,6 +1,7 @@
 #include "layers/layers.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace heed {
 namespace {
@@ -29,11 +30,12 @@ std::shared_ptr<Matrix<T>> features_along(const Graph& graph, const Pattern& pat
   const Csr& list = *pattern.by_query.list;
   const Csr& edges = *graph.adjacency;
   auto out = std::make_shared<Matrix<T>>(list.edges(), graph.channels);
-  for (Id i = 0; i < list.rows; ++i) {
+  for (Id i = 0; i < std::min(list.rows, edges.rows); ++i) {
     auto row = edges.row(i);
     for (Offset t = list.offsets[i]; t < list.offsets[i + 1]; ++t) {
-      auto at = std::lower_bound(row.begin(), row.end(), list.ids[t]);
-      if (at == row.end() || *at != list.ids[t]) continue;
+      const Id j = pattern.key_order ? pattern.key_order->ids[list.ids[t]] : list.ids[t];
+      auto at = std::lower_bound(row.begin(), row.end(), j);
+      if (at == row.end() || *at != j) continue;
       Offset e = edges.offsets[i] + (at - row.begin());
       std::copy_n(graph.features.begin() + e * graph.channels, graph.channels, out->row(t));
     }
@@ -53,9 +55,12 @@ Model attend(Attend o) {
                                           : Projection::separate;
   if (o.score.contracts && o.projection != Projection::one)
     fail("attend: the score '" + o.score.name + "' contracts one projection; it takes no other");
+  if (o.head_masks.empty()) o.head_masks = {{0, kEveryHead, o.mask}};
+  if (o.head_masks.back().last < o.heads - 1)
+    fail("attend: there are masks for " + std::to_string(o.head_masks.back().last + 1) + " heads, not for " +
+         std::to_string(o.heads));
   return [o]<class T>(Scope<T>& scope, Var<T> x) {
     const Offset total = o.out * o.heads;
-    const auto pattern = scope.pattern(o.mask);
     const bool biased = o.projection != Projection::one;
     AttentionVars<T> in;
     const Offset channels = x.cols();
@@ -83,15 +88,10 @@ Model attend(Attend o) {
         break;
       }
     }
+    Var<T> edge_weight, edge_vector;
     if (o.edges) {
-      auto table = features_along<T>(scope.graph(), *pattern);
-      Var<T> features = scope.tape().constant(*table);
-      // The tape refers to the table: a step that does nothing keeps it alive.
-      scope.tape().record(
-          features, [table] {}, nullptr);
-      in.e = linear(features,
-                    scope.inside("edge").parameter("weight", features.cols(), total, glorot(features.cols(), total)));
-      if (o.projection == Projection::separate) in.ev = in.e;
+      const Offset width = scope.graph().channels;
+      edge_weight = scope.inside("edge").parameter("weight", width, total, glorot(width, total));
     }
     const Init vector = glorot(o.heads, o.out);
     if (o.score.contracts) {
@@ -99,14 +99,45 @@ Model attend(Attend o) {
       Var<T> target = scope.parameter("att_dst", 1, total, vector);
       Var<T> both = contract<T>(in.v.of, {source, target}, o.heads);
       in.k = {both, 0, o.heads}, in.q = {both, o.heads, o.heads};
-      if (o.edges) in.e = contract(in.e.of, scope.parameter("att_edge", 1, total, vector), o.heads);
+      if (o.edges) edge_vector = scope.parameter("att_edge", 1, total, vector);
     } else if (o.score.reads_vector) {
       in.a = scope.parameter("att", 1, total, vector);
     }
     if (o.score.scalars > 0) in.p = scope.parameter("scalars", o.score.scalars, o.heads, {0, 1});
     if (o.query_scale != 1 && !biased) in.q = scale(columns(in.q), o.query_scale);
     if (o.feature_dropout > 0) in.v = dropout(columns(in.v), o.feature_dropout);
-    Var<T> y = attention(in, pattern, o.score, o.normaliser, o.heads, o.dropout);
+    Var<T> u;
+    if (o.keys.learned_share()) {
+      u = linear(x, scope.inside("keys").parameter("weight", channels, 1, glorot(channels, 1)));
+      in.v = gate(in.v, u);
+    }
+    // Heads with one mask run as one call, over strided columns.
+    std::vector<Var<T>> groups;
+    for (const auto& [first, last, mask] : o.head_masks) {
+      if (first >= o.heads) break;
+      const Offset begin = first, count = std::min(last, o.heads - 1) - first + 1;
+      const auto sight = u.tape ? scope.sight(mask, *o.keys.learned_share(), u) : scope.sight(mask, o.keys);
+      AttentionVars<T> part = in;
+      if (o.edges) {
+        if (mask.needs().step || o.keys.needs().step || u.tape)
+          fail("features of edges need a mask that does not change from step to step");
+        auto table = features_along<T>(scope.graph(), *sight->pattern);
+        Var<T> features = scope.tape().constant(*table);
+        // The tape refers to the table: a step that does nothing keeps it alive.
+        scope.tape().record(
+            features, [table] {}, nullptr);
+        Var<T> e = linear(features, edge_weight);
+        part.e = e;
+        if (o.projection == Projection::separate) part.ev = e;
+        if (edge_vector.tape) part.e = contract(e, edge_vector, o.heads);
+      }
+      for (Columns<T>* c : {&part.q, &part.k, &part.v, &part.a, &part.p, &part.e, &part.ev}) {
+        const Offset width = *c ? c->count / o.heads : 0;
+        c->first += begin * width, c->count = count * width;
+      }
+      groups.push_back(attention(part, sight, o.score, o.normaliser, static_cast<int>(count), o.dropout));
+    }
+    Var<T> y = groups.size() == 1 ? groups[0] : concat(groups);
     if (!o.concat && o.heads > 1) y = mean_heads(y, o.heads);
     if (o.residual)
       y = add(y, biased ? torch_linear(scope.inside("skip"), x, y.cols(), o.bias)
@@ -128,7 +159,7 @@ Model graph_convolution(Offset out, bool bias) {
     const Graph& graph = scope.graph();
     for (Id i = 0; i < list.rows; ++i)
       for (Offset t = list.offsets[i]; t < list.offsets[i + 1]; ++t) {
-        if (!graph.weights.empty()) {
+        if (!graph.weights.empty() && i < graph.nodes()) {
           auto row = graph.adjacency->row(i);
           auto at = std::lower_bound(row.begin(), row.end(), list.ids[t]);
           if (at != row.end() && *at == list.ids[t])
@@ -187,6 +218,18 @@ Model batch_norm() {
   };
 }
 
+Model virtual_nodes(int m, Model inner) {
+  if (m < 0) fail("virtual nodes: there cannot be " + std::to_string(m));
+  return [m, inner = std::move(inner)]<class T>(Scope<T>& scope, Var<T> x) {
+    Scope<T> within = scope.with_virtual(m);
+    Var<T> y = inner(within, grow(x, m));
+    std::vector<Id> nodes(static_cast<std::size_t>(scope.nodes()));
+    std::iota(nodes.begin(), nodes.end(), 0);
+    auto cut = std::make_shared<const Selection>(std::move(nodes), within.nodes());
+    return gather<T>(y, [cut]() -> const Selection& { return *cut; });
+  };
+}
+
 Model stack(std::vector<Model> layers) {
   return [layers = std::move(layers)]<class T>(Scope<T>& scope, Var<T> x) {
     for (std::size_t i = 0; i < layers.size(); ++i) {
@@ -199,10 +242,11 @@ Model stack(std::vector<Model> layers) {
 
 Model by_degree(Model inner) {
   return [inner = std::move(inner)]<class T>(Scope<T>& scope, Var<T> x) {
-    const std::vector<Id> order = order_by_degree(*scope.graph().adjacency);
+    std::vector<Id> order = order_by_degree(*scope.graph().adjacency);
+    Scope<T> within = scope.in_order(order);
+    for (Id v = scope.graph().nodes(); v < scope.nodes(); ++v) order.push_back(v);  // virtual nodes stay the last
     std::vector<Id> back(order.size());
     for (std::size_t i = 0; i < order.size(); ++i) back[order[i]] = static_cast<Id>(i);
-    Scope<T> within = scope.on(std::make_shared<const Graph>(reordered(scope.graph(), order)));
     return permute(inner(within, permute(x, order)), back);
   };
 }

@@ -23,9 +23,12 @@ struct Attend {
   Score score = score_named("dot");
   Normaliser normaliser = normaliser_named("softmax");
   Mask mask = local() | self();
-  double dropout = 0;          // of the attention weights
-  double feature_dropout = 0;  // of the values, after the scores have read them
-  bool concat = true;          // result: n x heads*out; otherwise the mean over heads, n x out
+  std::vector<HeadMask> head_masks = {};  // in place of the mask: each head's own, from 0 on; more heads than there are
+                                          // do no harm
+  Keys keys = all_keys();                 // what can be seen at all
+  double dropout = 0;                     // of the attention weights
+  double feature_dropout = 0;             // of the values, after the scores have read them
+  bool concat = true;                     // result: n x heads*out; otherwise the mean over heads, n x out
   bool bias = true;
   bool residual = false;   // + W x, with a bias where the projections have one
   bool edges = false;      // read the graph's edge features
@@ -49,6 +52,12 @@ Model activation(Activation f);
 Model dropout(double rate);
 Model layer_norm();
 Model batch_norm();
+
+// `inner` on a graph with m nodes more, which see all and are seen by all, whatever the masks (virtual nodes, as in
+// Gilmer et al., arXiv:1704.01212, and Exphormer, arXiv:2303.06147). Each begins with a feature of its own, a channel
+// that is 1 for it alone, which the first layer maps to what it learns; at the end they are cut off. Rows grow from n
+// to n + m inside, and no list of m n pairs is made where the mask is `all`. Edge features of their pairs are 0.
+Model virtual_nodes(int m, Model inner);
 
 Model stack(std::vector<Model> layers);
 // inner(x), computed on the graph with its nodes by falling degree, so that those which many see lie together; x and

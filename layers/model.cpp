@@ -1,5 +1,7 @@
 #include "layers/model.h"
 
+#include "sampling/rank.h"
+
 namespace heed {
 
 Init glorot(Offset fan_in, Offset fan_out) { return {std::sqrt(6.0 / static_cast<double>(fan_in + fan_out)), 0}; }
@@ -18,6 +20,92 @@ Parameter<T>& Scope<T>::add(const std::string& name, Offset rows, Offset cols, I
 }
 
 template <class T>
+Scope<T> Scope<T>::in_order(std::vector<Id> order) const {
+  auto graph = std::make_shared<const Graph>(reordered(*world_->graph, order));
+  if (!world_->order.empty())
+    for (Id& i : order) i = world_->order[i];
+  return {*shared_, std::move(graph), world_->features, std::move(order), prefix_, virtual_};
+}
+
+template <class T>
+MaskContext Scope<T>::context(Needs needs, bool changes) const {
+  const auto& tape = shared_->tape;
+  const Features* features = world_->features;
+  if (needs.features && features && !world_->order.empty()) {
+    if (!world_->in_order) world_->in_order = std::make_shared<const Features>(reordered(*features, world_->order));
+    features = world_->in_order.get();
+  }
+  return {graph(), features, shared_->seed, tape.training ? tape.step : 0, changes ? &world_->known : nullptr};
+}
+
+template <class T>
+std::vector<Id> Scope<T>::and_virtual(std::vector<Id> out) const {
+  for (Id v = 0; v < virtual_; ++v) out.push_back(graph().nodes() + v);
+  return out;
+}
+
+template <class T>
+std::shared_ptr<const Pattern> Scope<T>::pattern(const Mask& mask) {
+  if (mask.needs().step)
+    fail("the mask '" + mask.text() + "' changes from step to step, which this layer does not take");
+  return sight(mask)->pattern;
+}
+
+template <class T>
+std::shared_ptr<const Sight> Scope<T>::sight(const Mask& mask, const Keys& keys) {
+  auto& made = world_->sights[mask.key() + "\n" + keys.key() + "\n" + std::to_string(virtual_)];
+  if (made) return made;
+  const bool changes = mask.needs().step || keys.needs().step;
+  auto now = std::make_shared<Sight>();
+  auto make = [scope = *this, mask, keys, changes] {
+    const MaskContext c = scope.context(mask.needs() | keys.needs(), changes);
+    if (keys.every_node()) return mask.pattern(c, nullptr, scope.virtual_);
+    const std::vector<Id> kept = scope.and_virtual(keys.nodes(c));
+    return mask.pattern(c, &kept, scope.virtual_);
+  };
+  now->pattern = make();
+  made = now;
+  if (!changes) return made;
+  struct Last {
+    std::uint64_t step = 0;
+    std::shared_ptr<const Pattern> at_rest;  // of step 0, which comes back after each training step
+  };
+  auto last = std::make_shared<Last>(Last{tape().training ? tape().step : 0, nullptr});
+  if (last->step == 0) last->at_rest = now->pattern;
+  tape().record(
+      tape().result(0, 0, {}),
+      [now, last, make, tape = &tape()] {
+        const std::uint64_t step = tape->training ? tape->step : 0;
+        if (step == last->step) return;
+        last->step = step;
+        now->pattern = step == 0 && last->at_rest ? last->at_rest : make();
+        if (step == 0) last->at_rest = now->pattern;
+      },
+      nullptr, "mask");
+  return made;
+}
+
+template <class T>
+std::shared_ptr<const Sight> Scope<T>::sight(const Mask& mask, double share, Var<T> u) {
+  auto now = std::make_shared<Sight>();
+  const Id n = graph().nodes(), count = share_of(share, n);
+  auto scores = std::make_shared<std::vector<double>>(static_cast<std::size_t>(n));
+  auto make = [scope = *this, mask, scores, count, now] {
+    const std::vector<Id> kept = scope.and_virtual(largest(*scores, count));
+    now->pattern = mask.pattern(scope.context(mask.needs(), true), &kept, scope.virtual_);
+  };
+  make();
+  tape().record(
+      tape().result(0, 0, {}),
+      [=] {
+        for (Id i = 0; i < n; ++i) (*scores)[i] = static_cast<double>(u.value()(i, 0));
+        make();
+      },
+      nullptr, "mask");
+  return now;
+}
+
+template <class T>
 Network<T>::Network(const Model& model, const Graph& graph, const Features& features, std::uint64_t seed) {
   if (features.rows() != graph.nodes())
     fail("the features have " + std::to_string(features.rows()) + " rows, the graph " + std::to_string(graph.nodes()) +
@@ -33,7 +121,7 @@ Network<T>::Network(const Model& model, const Graph& graph, const Features& feat
     std::copy(features.dense.begin(), features.dense.end(), dense_.begin());
     input_ = shared_.tape.constant(dense_);
   }
-  Scope<T> scope(shared_, {std::shared_ptr<const Graph>{}, &graph}, "");
+  Scope<T> scope(shared_, {std::shared_ptr<const Graph>{}, &graph}, &features, {}, "");
   output_ = model(scope, input_);
 }
 

@@ -14,6 +14,7 @@
 
 #include "graph/graph.h"
 #include "layers/ops.h"
+#include "sampling/keys.h"
 #include "sampling/mask.h"
 
 namespace heed {
@@ -29,7 +30,11 @@ template <class T>
 struct Shared {   // what all scopes of a network share
   struct World {  // a graph, and the masks on it
     std::shared_ptr<const Graph> graph;
-    std::map<std::string, std::shared_ptr<const Pattern>> patterns;
+    const Features* features = nullptr;        // of its nodes; before `order`
+    std::vector<Id> order;                     // in which the features' rows are the graph's nodes; empty: as they are
+    std::shared_ptr<const Features> in_order;  // made when a mask first wants them
+    std::map<std::string, std::shared_ptr<const Sight>> sights;
+    std::map<std::string, PairSet> known;  // what stays of the masks that change from step to step
   };
   Tape<T> tape;
   std::deque<Parameter<T>> parameters;
@@ -40,9 +45,10 @@ struct Shared {   // what all scopes of a network share
 template <class T>
 class Scope {  // what a layer sees while it is recorded
  public:
-  Scope(Shared<T>& shared, std::shared_ptr<const Graph> graph, std::string prefix)
-      : shared_(&shared), world_(&shared.worlds.emplace_back()), prefix_(std::move(prefix)) {
-    world_->graph = std::move(graph);
+  Scope(Shared<T>& shared, std::shared_ptr<const Graph> graph, const Features* features, std::vector<Id> order,
+        std::string prefix, Id virtual_nodes = 0)
+      : shared_(&shared), world_(&shared.worlds.emplace_back()), prefix_(std::move(prefix)), virtual_(virtual_nodes) {
+    world_->graph = std::move(graph), world_->features = features, world_->order = std::move(order);
   }
 
   Tape<T>& tape() { return shared_->tape; }
@@ -52,8 +58,15 @@ class Scope {  // what a layer sees while it is recorded
     out.prefix_ += name + ".";
     return out;
   }
-  // The same place in the network, on another graph.
-  Scope on(std::shared_ptr<const Graph> graph) const { return {*shared_, std::move(graph), prefix_}; }
+  // With m nodes more than the graph has, which see all and are seen by all, whatever the mask; they come last.
+  Scope with_virtual(Id m) const {
+    Scope out = *this;
+    out.virtual_ += m;
+    return out;
+  }
+  Id nodes() const { return graph().nodes() + virtual_; }  // rows of what layers get and give
+  // The same place in the network with the graph's nodes in another order.
+  Scope in_order(std::vector<Id> order) const;
   // A new learned matrix. Its first values depend on the seed and its place in the network.
   Var<T> parameter(const std::string& name, Offset rows, Offset cols, Init init) {
     return tape().parameter(add(name, rows, cols, init, true));
@@ -62,19 +75,22 @@ class Scope {  // what a layer sees while it is recorded
   Parameter<T>& state(const std::string& name, Offset rows, Offset cols, double value) {
     return add(name, rows, cols, {0, value}, false);
   }
-  // The mask on this scope's graph, made once.
-  std::shared_ptr<const Pattern> pattern(const Mask& mask) {
-    auto& made = world_->patterns[mask.key()];
-    if (!made) made = mask.pattern(graph());
-    return made;
-  }
+  // The mask on this scope's graph, made once. Throws Error where it changes from step to step.
+  std::shared_ptr<const Pattern> pattern(const Mask& mask);
+  // The mask, of keys alone; made once, or at each step where one of them reads the step.
+  std::shared_ptr<const Sight> sight(const Mask& mask, const Keys& keys = all_keys());
+  // The mask, of the keys of largest u (nodes x 1) at each step: share_of(share) of the graph's nodes.
+  std::shared_ptr<const Sight> sight(const Mask& mask, double share, Var<T> u);
 
  private:
   Parameter<T>& add(const std::string& name, Offset rows, Offset cols, Init init, bool trained);
+  MaskContext context(Needs needs, bool changes) const;
+  std::vector<Id> and_virtual(std::vector<Id> nodes) const;
 
   Shared<T>* shared_;
   typename Shared<T>::World* world_;
   std::string prefix_;
+  Id virtual_ = 0;
 };
 
 class Model {

@@ -12,7 +12,7 @@ Model build(const ModelOptions& o, Convolution convolution) {
     const bool last = l + 1 == o.layers;
     convolutions.push_back(convolution(last ? o.classes : o.hidden, last));
   }
-  return [o, convolutions = std::move(convolutions)]<class T>(Scope<T>& scope, Var<T> x) {
+  Model whole = [o, convolutions = std::move(convolutions)]<class T>(Scope<T>& scope, Var<T> x) {
     for (std::size_t l = 0; l < convolutions.size(); ++l) {
       Scope<T> layer = scope.inside("layers." + std::to_string(l)), norm = scope.inside("norms." + std::to_string(l));
       x = convolutions[l](layer, dropout(x, l == 0 && o.input_dropout >= 0 ? o.input_dropout : o.dropout));
@@ -23,14 +23,19 @@ Model build(const ModelOptions& o, Convolution convolution) {
     }
     return x;
   };
+  return o.virtual_nodes > 0 ? virtual_nodes(o.virtual_nodes, std::move(whole)) : whole;
 }
 
 Model attention_model(const ModelOptions& o, const char* score, const Mask& mask, bool scaled, bool residual) {
+  const auto masks = o.mask.empty() ? std::vector<HeadMask>{} : head_masks_named(o.mask);
+  const Keys keys = keys_named(o.keys);
   return build(o, [=](Offset out, bool last) {
     return attend({.out = out,
                    .heads = last ? o.out_heads : o.heads,
                    .score = score_named(score),
                    .mask = mask,
+                   .head_masks = masks,
+                   .keys = keys,
                    .dropout = o.attention_dropout,
                    .feature_dropout = o.feature_dropout,
                    .concat = !last,

@@ -27,6 +27,9 @@ struct ModelOptions {
   Activation activation = Activation::elu;
   Norm norm = Norm::none;  // before the activation of hidden layers
   bool residual = false;   // each convolution adds a linear map of its input
+  std::string mask = "";   // of attention, for mask_named or head_masks_named; empty: the model's own
+  std::string keys = "all";
+  int virtual_nodes = 0;
 };
 
 Model gat(const ModelOptions& options);    // arXiv:1710.10903

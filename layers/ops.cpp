@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <string>
 
@@ -284,21 +285,9 @@ Var<T> permute(Var<T> x, std::vector<Id> order) {
     seen[i] = true;
   }
   if (const Sparse* sparse = x.sparse()) {
-    struct Kept {
-      Sparse pattern;
-      std::vector<Offset> entry;
-    };
-    const Csr& old = sparse->pattern();
-    auto csr = std::make_shared<Csr>(Csr{.rows = old.rows, .cols = old.cols});
-    auto kept = std::make_shared<Kept>();
-    for (Id i : order) {
-      for (Offset t = old.offsets[i]; t < old.offsets[i + 1]; ++t)
-        csr->ids.push_back(old.ids[t]), kept->entry.push_back(t);
-      csr->offsets.push_back(csr->edges());
-    }
-    kept->pattern = Sparse(csr, std::vector<float>(csr->ids.size()));
+    auto kept = std::make_shared<const ReorderedSparse>(reordered(*sparse, order));
     Var<T> y = x.tape->sparse_result(x);
-    x.tape->node(y.id).sparse = &kept->pattern;
+    x.tape->node(y.id).sparse = &kept->x;
     x.tape->record(
         y,
         [=] {
@@ -307,28 +296,8 @@ Var<T> permute(Var<T> x, std::vector<Id> order) {
         nullptr, "permute");
     return y;
   }
-  Var<T> y = x.tape->result(x.rows(), x.cols(), {x});
-  auto rows = std::make_shared<const std::vector<Id>>(std::move(order));
-  x.tape->record(
-      y,
-      [=] {
-        parallel_pieces(x.rows(), row_grain(x.cols()), [&](Offset begin, Offset end) {
-          for (Offset i = begin; i < end; ++i) std::copy_n(x.value().row((*rows)[i]), x.cols(), y.value().row(i));
-        });
-      },
-      [=] {
-        Sink<T> dx = x.sink();
-        if (!dx) return;
-        View<const T> dy = y.grad();
-        parallel_pieces(x.rows(), row_grain(x.cols()), [&](Offset begin, Offset end) {
-          for (Offset i = begin; i < end; ++i) {
-            T* to = dx.to.row((*rows)[i]);
-            for (Offset c = 0; c < x.cols(); ++c) to[c] = dx.add ? to[c] + dy(i, c) : dy(i, c);
-          }
-        });
-      },
-      "permute");
-  return y;
+  auto rows = std::make_shared<const Selection>(std::move(order), static_cast<Id>(x.rows()));
+  return gather<T>(x, [rows]() -> const Selection& { return *rows; });
 }
 
 template <class T>
@@ -738,16 +707,184 @@ Var<T> propagate(Var<T> x, std::shared_ptr<const Pattern> pattern, std::vector<T
   return y;
 }
 
+namespace {
+
+constexpr Offset kPickGrain = 64;
+
+// to_t (+)= from_rows[t]
 template <class T>
-Var<T> attention(const AttentionVars<T>& x, std::shared_ptr<const Pattern> pattern, const Score& score,
+void pick(const Selection& rows, View<const T> from, const Sink<T>& to) {
+  parallel_pieces(to.to.rows, kPickGrain, [&](Offset begin, Offset end) {
+    for (Offset t = begin; t < end; ++t) {
+      const T* row = from.row(rows.ids[t]);
+      T* into = to.to.row(t);
+      for (Offset c = 0; c < from.cols; ++c) into[c] = to.add ? into[c] + row[c] : row[c];
+    }
+  });
+}
+// to_i (+)= sum of the from_t with rows[t] = i
+template <class T>
+void put_back(const Selection& rows, View<const T> from, const Sink<T>& to) {
+  parallel_pieces(to.to.rows, kPickGrain, [&](Offset begin, Offset end) {
+    for (Offset i = begin; i < end; ++i) {
+      T* into = to.to.row(i);
+      if (!to.add) std::fill_n(into, from.cols, T(0));
+      for (Id t : rows.places.row(static_cast<Id>(i)))
+        for (Offset c = 0; c < from.cols; ++c) into[c] += from(t, c);
+    }
+  });
+}
+// The sink of some columns of a value; the others get zeros where nothing has arrived.
+template <class T>
+Sink<T> sink_of(const Columns<T>& x) {
+  Sink<T> dx = x.of.sink();
+  if (!dx) return dx;
+  if (!dx.add && x.count < x.of.cols()) clear(dx.to), dx.add = true;
+  return {dx.to.columns(x.first, x.count), dx.add};
+}
+
+}  // namespace
+
+template <class T>
+Var<T> gather(Columns<T> x, std::function<const Selection&()> rows) {
+  if (rows().places.rows != x.rows())
+    fail("gather: x has " + std::to_string(x.rows()) + " rows, the selection is of " +
+         std::to_string(rows().places.rows));
+  Var<T> y = x.of.tape->result(static_cast<Offset>(rows().ids.size()), x.count, {x.of});
+  x.of.tape->record(
+      y,
+      [=] {
+        TapeNode<T>& node = y.tape->node(y.id);
+        node.rows = static_cast<Offset>(rows().ids.size());
+        node.own_value.resize(node.rows, node.cols);
+        pick<T>(rows(), x.view(), {node.own_value.view(), false});
+      },
+      [=] {
+        if (Sink<T> dx = sink_of(x)) put_back<T>(rows(), y.grad(), dx);
+      },
+      "gather");
+  return y;
+}
+
+template <class T>
+Var<T> scatter(Var<T> x, std::function<const Selection&()> rows) {
+  if (static_cast<Offset>(rows().ids.size()) != x.rows())
+    fail("scatter: x has " + std::to_string(x.rows()) + " rows, the selection " + std::to_string(rows().ids.size()));
+  Var<T> y = x.tape->result(rows().places.rows, x.cols(), {x});
+  x.tape->record(
+      y,
+      [=] {
+        put_back<T>(rows(), x.view(), {y.value().view(), false});
+      },
+      [=] {
+        if (Sink<T> dx = x.sink()) pick<T>(rows(), y.grad(), dx);
+      },
+      "gather");
+  return y;
+}
+
+template <class T>
+Var<T> gate(Columns<T> x, Var<T> u) {
+  expect("gate", u, x.rows(), 1);
+  Var<T> y = x.of.tape->result(x.rows(), x.count, {x.of, u});
+  auto open = [=](Offset i) { return T(1) / (T(1) + std::exp(-u.value()(i, 0))); };
+  x.of.tape->record(
+      y,
+      [=] {
+        parallel_pieces(x.rows(), row_grain(x.count), [&](Offset begin, Offset end) {
+          for (Offset i = begin; i < end; ++i) {
+            const T factor = open(i);
+            for (Offset c = 0; c < x.count; ++c) y.value()(i, c) = factor * x.view()(i, c);
+          }
+        });
+      },
+      [=] {
+        View<const T> dy = y.grad(), from = x.view();
+        Sink<T> dx = sink_of(x), du = u.sink();
+        parallel_pieces(x.rows(), row_grain(x.count), [&](Offset begin, Offset end) {
+          for (Offset i = begin; i < end; ++i) {
+            const T factor = open(i);
+            T sum = 0;
+            for (Offset c = 0; c < x.count; ++c) {
+              sum += dy(i, c) * from(i, c);
+              if (dx) dx.to(i, c) = (dx.add ? dx.to(i, c) : T(0)) + factor * dy(i, c);
+            }
+            if (du) du.to(i, 0) = (du.add ? du.to(i, 0) : T(0)) + factor * (1 - factor) * sum;
+          }
+        });
+      },
+      "gate");
+  return y;
+}
+
+template <class T>
+Var<T> grow(Var<T> x, Id m) {
+  const Id n = static_cast<Id>(x.rows()), width = static_cast<Id>(x.cols());
+  if (m < 0 || n > std::numeric_limits<Id>::max() - m || width > std::numeric_limits<Id>::max() - m)
+    fail("grow: " + shape(n, width) + " cannot have " + std::to_string(m) + " rows more");
+  if (const Sparse* sparse = x.sparse()) {
+    Csr pattern = sparse->pattern();
+    std::vector<float> values = sparse->values;
+    pattern.rows += m, pattern.cols += m;
+    for (Id v = 0; v < m; ++v) {
+      pattern.ids.push_back(width + v), values.push_back(1);
+      pattern.offsets.push_back(pattern.edges());
+    }
+    auto grown = std::make_shared<const Sparse>(std::make_shared<const Csr>(std::move(pattern)), std::move(values));
+    Var<T> y = x.tape->constant(*grown);
+    x.tape->record(
+        y, [grown] {}, nullptr);  // which keeps it alive
+    return y;
+  }
+  Var<T> y = x.tape->result(n + m, width + m, {x});
+  x.tape->record(
+      y,
+      [=] {
+        View<T> to = y.value().view();
+        clear(to);
+        add_to(Sink<T>{View<T>{to.data, n, width, to.stride}, true}, x.view());
+        for (Id v = 0; v < m; ++v) to(n + v, width + v) = 1;
+      },
+      [=] {
+        View<const T> dy = y.grad();
+        if (Sink<T> dx = x.sink()) add_to(dx, View<const T>{dy.data, n, width, dy.stride});
+      },
+      "grow");
+  return y;
+}
+
+template <class T>
+Var<T> attention(const AttentionVars<T>& given, std::shared_ptr<const Sight> sight, const Score& score,
                  const Normaliser& normaliser, int heads, double dropout) {
+  AttentionVars<T> x = given;
+  const bool queries = sight->pattern->query_order != nullptr, keys = sight->pattern->key_order != nullptr;
+  struct Gathered {
+    Columns<T> from;
+    bool query;
+    Var<T> to;
+  };
+  std::vector<Gathered> known;  // columns that come again are gathered once
+  auto in_order = [&](Columns<T>& c, bool query) {
+    for (const Gathered& g : known)
+      if (g.query == query && g.from.of.id == c.of.id && g.from.first == c.first && g.from.count == c.count) {
+        c = g.to;
+        return;
+      }
+    const Columns<T> from = c;
+    c = gather<T>(from, [sight, query]() -> const Selection& {
+      return query ? *sight->pattern->query_order : *sight->pattern->key_order;
+    });
+    known.push_back({from, query, c.of});
+  };
+  if (queries) in_order(x.q, true);
+  if (keys) in_order(x.k, false), in_order(x.v, false);
   std::vector<Var<T>> inputs;
   for (const Columns<T>& c : {x.q, x.k, x.v, x.a, x.p, x.e, x.bias, x.ev})
     if (c) inputs.push_back(c.of);
   Tape<T>* tape = x.q.of.tape;
   Var<T> y = tape->result(x.q.rows(), x.v.cols(), inputs);
   struct Kept {
-    std::shared_ptr<const Pattern> pattern;
+    std::shared_ptr<const Sight> sight;
     Score score;
     Normaliser normaliser;
     AttentionState<T> state;
@@ -767,10 +904,10 @@ Var<T> attention(const AttentionVars<T>& x, std::shared_ptr<const Pattern> patte
     }
   };
   auto kept =
-      std::make_shared<Kept>(Kept{pattern, score, normaliser, {}, {}, {x.q, x.k, x.v, x.a, x.p, x.e, x.bias, x.ev}});
+      std::make_shared<Kept>(Kept{sight, score, normaliser, {}, {}, {x.q, x.k, x.v, x.a, x.p, x.e, x.bias, x.ev}});
   const std::uint64_t stream = tape->next_stream();
   auto call = [=] {
-    return Attention<T>{kept->pattern.get(),
+    return Attention<T>{kept->sight->pattern.get(),
                         &kept->score,
                         &kept->normaliser,
                         heads,
@@ -824,7 +961,8 @@ Var<T> attention(const AttentionVars<T>& x, std::shared_ptr<const Pattern> patte
         if (de.add) add_to(de, std::as_const(kept->de).view());
       },
       "attention");
-  return y;
+  if (!queries) return y;
+  return scatter<T>(y, [sight]() -> const Selection& { return *sight->pattern->query_order; });
 }
 
 namespace {
@@ -955,24 +1093,28 @@ Var<T> binary_cross_entropy(Var<T> x, std::span<const Id> rows, std::span<const 
       });
 }
 
-#define HEED_INSTANTIATE(T)                                                                                           \
-  template Var<T> linear(Var<T>, const std::vector<LinearMap<T>>&);                                                   \
-  template Var<T> add_bias(Var<T>, Var<T>);                                                                           \
-  template Var<T> add(Var<T>, Var<T>);                                                                                \
-  template Var<T> scale(Var<T>, double);                                                                              \
-  template Var<T> columns(const Columns<T>&);                                                                         \
-  template Var<T> concat(const std::vector<Var<T>>&);                                                                 \
-  template Var<T> permute(Var<T>, std::vector<Id>);                                                                   \
-  template Var<T> mean_heads(Var<T>, int);                                                                            \
-  template Var<T> contract(Var<T>, const std::vector<Var<T>>&, int);                                                  \
-  template Var<T> dropout(Var<T>, double);                                                                            \
-  template Var<T> activate(Var<T>, Activation);                                                                       \
-  template Var<T> layer_norm(Var<T>, Var<T>, Var<T>, double);                                                         \
-  template Var<T> batch_norm(Var<T>, Var<T>, Var<T>, Parameter<T>&, Parameter<T>&, double);                           \
-  template Var<T> propagate(Var<T>, std::shared_ptr<const Pattern>, std::vector<T>, std::vector<T>);                  \
-  template Var<T> attention(const AttentionVars<T>&, std::shared_ptr<const Pattern>, const Score&, const Normaliser&, \
-                            int, double);                                                                             \
-  template Var<T> cross_entropy(Var<T>, std::span<const Id>, std::span<const Id>, const LossOptions&);                \
+#define HEED_INSTANTIATE(T)                                                                                         \
+  template Var<T> linear(Var<T>, const std::vector<LinearMap<T>>&);                                                 \
+  template Var<T> add_bias(Var<T>, Var<T>);                                                                         \
+  template Var<T> add(Var<T>, Var<T>);                                                                              \
+  template Var<T> scale(Var<T>, double);                                                                            \
+  template Var<T> columns(const Columns<T>&);                                                                       \
+  template Var<T> concat(const std::vector<Var<T>>&);                                                               \
+  template Var<T> mean_heads(Var<T>, int);                                                                          \
+  template Var<T> contract(Var<T>, const std::vector<Var<T>>&, int);                                                \
+  template Var<T> dropout(Var<T>, double);                                                                          \
+  template Var<T> activate(Var<T>, Activation);                                                                     \
+  template Var<T> layer_norm(Var<T>, Var<T>, Var<T>, double);                                                       \
+  template Var<T> batch_norm(Var<T>, Var<T>, Var<T>, Parameter<T>&, Parameter<T>&, double);                         \
+  template Var<T> propagate(Var<T>, std::shared_ptr<const Pattern>, std::vector<T>, std::vector<T>);                \
+  template Var<T> permute(Var<T>, std::vector<Id>);                                                                 \
+  template Var<T> gather(Columns<T>, std::function<const Selection&()>);                                            \
+  template Var<T> scatter(Var<T>, std::function<const Selection&()>);                                               \
+  template Var<T> gate(Columns<T>, Var<T>);                                                                         \
+  template Var<T> grow(Var<T>, Id);                                                                                 \
+  template Var<T> attention(const AttentionVars<T>&, std::shared_ptr<const Sight>, const Score&, const Normaliser&, \
+                            int, double);                                                                           \
+  template Var<T> cross_entropy(Var<T>, std::span<const Id>, std::span<const Id>, const LossOptions&);              \
   template Var<T> binary_cross_entropy(Var<T>, std::span<const Id>, std::span<const Id>, const LossOptions&);
 HEED_INSTANTIATE(float)
 HEED_INSTANTIATE(double)

@@ -2,6 +2,7 @@
 // heads*d. All throw Error where shapes do not fit.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -82,6 +83,28 @@ Var<T> batch_norm(Var<T> x, Var<T> gain, Var<T> shift, Parameter<T>& mean, Param
 template <class T>
 Var<T> propagate(Var<T> x, std::shared_ptr<const Pattern> pattern, std::vector<T> weights, std::vector<T> scale);
 
+// Rows of x in another order, some of them or several times   y_t = x_rows[t]
+// `rows` is asked at each step; there may be more or fewer of them than before.
+template <class T>
+Var<T> gather(Columns<T> x, std::function<const Selection&()> rows);
+
+// The way back                          y_i = sum of the x_t with rows[t] = i
+template <class T>
+Var<T> scatter(Var<T> x, std::function<const Selection&()> rows);
+
+// x_ic sigmoid(u_i)                     x: n x c, u: n x 1
+template <class T>
+Var<T> gate(Columns<T> x, Var<T> u);
+
+// [x 0; 0 I]: m more rows, each with a channel of its own   x: n x c, dense or sparse, result n + m x c + m
+template <class T>
+Var<T> grow(Var<T> x, Id m);
+
+// Who sees whom at this step. Where it changes, an earlier step of the tape puts the pattern here.
+struct Sight {
+  std::shared_ptr<const Pattern> pattern;
+};
+
 // The fused operator. Absent operands are empty. Columns of one value, as linear() lays them side by side, are the same
 // or have none in common.
 template <class T>
@@ -90,9 +113,16 @@ struct AttentionVars {
   Columns<T> a, p;
   Columns<T> e, bias, ev;
 };
+// q has a row for each node (query), k and v for each node (key), in the nodes' order. Where the pattern has orders of
+// its own, their rows are gathered so, and the result is put back.
+template <class T>
+Var<T> attention(const AttentionVars<T>& x, std::shared_ptr<const Sight> sight, const Score& score,
+                 const Normaliser& normaliser, int heads, double dropout = 0);
 template <class T>
 Var<T> attention(const AttentionVars<T>& x, std::shared_ptr<const Pattern> pattern, const Score& score,
-                 const Normaliser& normaliser, int heads, double dropout = 0);
+                 const Normaliser& normaliser, int heads, double dropout = 0) {
+  return attention(x, std::make_shared<const Sight>(Sight{std::move(pattern)}), score, normaliser, heads, dropout);
+}
 
 struct LossOptions {
   std::vector<double> class_weights = {};  // one a class, above 0; empty: all 1

@@ -2,58 +2,116 @@
 //
 //   local(k) | self()        a node sees its k-hop neighbourhood and itself
 //   all() - local()          everybody but the neighbours: one interval less a list, never a list of pairs
+//   community() & before()   nodes of the same community that were there before
 //
-// A rule becomes a Pattern when it meets a graph. A finite set of pairs is a list; what `all` makes large is kept as
-// the finite set of pairs that is missing, so nothing of size nodes x nodes exists.
+// A rule becomes a Pattern when it meets a graph: a list where it is one, else what pairs.h makes of it, so that
+// nothing of size nodes x nodes exists. mask_named() reads expressions as users type them.
 #pragma once
 
+#include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 
 #include "graph/graph.h"
-#include "kernels/pattern.h"
+#include "kernels/sparse.h"
+#include "sampling/expression.h"
+#include "sampling/pairs.h"
 
 namespace heed {
 
-// A set of pairs (query, key), or all pairs but those.
-struct PairSet {
-  std::shared_ptr<const Csr> pairs;
-  bool complement = false;
+// What a rule may read.
+struct MaskContext {
+  const Graph& graph;
+  const Features* features = nullptr;               // of the nodes; may be none
+  std::uint64_t seed = 0;                           // of what is random
+  std::uint64_t step = 0;                           // of the training; 0 outside of it
+  std::map<std::string, PairSet>* known = nullptr;  // where given: rules that do not read the step are kept here
 };
-PairSet operator|(const PairSet& a, const PairSet& b);
-PairSet operator&(const PairSet& a, const PairSet& b);
-PairSet operator-(const PairSet& a, const PairSet& b);
+
+// What a rule does read, beside the graph. A rule that reads the step is asked anew at each.
+struct Needs {
+  bool features = false, times = false, seed = false, step = false;
+  friend Needs operator|(Needs a, Needs b) {
+    return {a.features || b.features, a.times || b.times, a.seed || b.seed, a.step || b.step};
+  }
+};
+// Throws Error "knn(5) needs features of the nodes, which there are not" and the like.
+void check(const std::string& rule, Needs needs, const MaskContext& context);
 
 class Mask {
  public:
+  using Rule = std::function<PairSet(const MaskContext&)>;
+
   // A rule of one's own: what it is called, and the pairs that it means on a graph (nodes x nodes). Rules made by two
   // calls are two rules, whatever they are called.
   Mask(std::string text, std::function<PairSet(const Graph&)> pairs);
+  Mask(std::string text, Needs needs, Rule pairs);
 
   const std::string& text() const { return text_; }  // "local(2) | self"
-  const std::string& key() const { return key_; }    // equal keys mean equal pairs on any graph
-  PairSet pairs(const Graph& graph) const { return pairs_(graph); }
-  std::shared_ptr<const Pattern> pattern(const Graph& graph) const;
+  const std::string& key() const { return key_; }    // equal keys mean equal pairs in any context
+  Needs needs() const { return needs_; }
+
+  // All throw Error where something is missing that the rule needs.
+  PairSet pairs(const MaskContext& context) const;
+  PairSet pairs(const Graph& graph) const { return pairs(MaskContext{graph}); }
+  // With `kept` (rising), of the pairs whose key is kept alone. With `virtual_nodes`, of so many more nodes than the
+  // graph has, which see all and are seen by all.
+  std::shared_ptr<const Pattern> pattern(const MaskContext& context, const std::vector<Id>* kept = nullptr,
+                                         Id virtual_nodes = 0) const;
+  std::shared_ptr<const Pattern> pattern(const Graph& graph) const { return pattern(MaskContext{graph}); }
 
   friend Mask operator|(const Mask& a, const Mask& b);
   friend Mask operator&(const Mask& a, const Mask& b);
   friend Mask operator-(const Mask& a, const Mask& b);
-  friend Mask self();
-  friend Mask local(int k);
-  friend Mask all();
 
  private:
-  Mask(std::string text, std::string key, std::function<PairSet(const Graph&)> pairs);
-  friend Mask combine(const Mask& a, const Mask& b, const char* sign,
-                      PairSet (*operation)(const PairSet&, const PairSet&));
+  friend struct MaskRules;
+  Mask(std::string text, std::string key, Needs needs, Rule pairs)
+      : text_(std::move(text)), key_(std::move(key)), needs_(needs), pairs_(std::move(pairs)) {}
+  friend Mask join(const Mask& a, const Mask& b, const char* sign, SetOperation operation);
 
   std::string text_, key_;
-  std::function<PairSet(const Graph&)> pairs_;
+  Needs needs_;
+  Rule pairs_;
+  std::function<std::shared_ptr<const Pattern>(const MaskContext&)> whole_;  // of the mask alone, without a list
 };
 
-Mask self();            // a node sees itself
-Mask local(int k = 1);  // the nodes at 1 to k hops; a graph's own self loops are hops
-Mask all();             // every node, itself too
+// Lists. A rule that counts its keys has fewer where there are fewer nodes. Numbers below 1 throw Error.
+Mask self();                                    // a node sees itself
+Mask local(int k = 1);                          // the nodes at 1 to k hops; own self loops are hops
+Mask heavier(double w);                         // the neighbours by edges of a weight above w (none: 1)
+Mask hubs(int m, bool by_pagerank = false);     // the m nodes of highest degree (keys in their row), or rank
+Mask knn(int k);                                // most_similar (similar.h) of the features
+Mask ppr(int k);                                // top_by_ppr (rank.h)
+Mask expander(int d);                           // random_regular (draw.h)
+Mask pairs(const std::filesystem::path& file);  // its lines: query key; # begins a comment
+
+enum class Draw { once, every_step };
+// m keys, drawn anew for each node. Every step: m keyed permutations (Pattern::drawn), nothing stored; of keys that
+// coincide, one. Outside training it is the draw of step 0. In a composition it is a list, made anew at each step.
+Mask random(int m, Draw draw = Draw::once);
+
+// What no list could hold.
+Mask all();                                      // every node, itself too
+Mask community();                                // the nodes of the same community (communities.h)
+Mask before();                                   // the nodes whose time is not later: graph.times
+Mask before(const std::filesystem::path& file);  // times from a file: one number a line, node by node
+Mask where(std::string name, std::function<bool(Id query, Id key)> test);  // asked again whenever a pair is visited;
+                                                                           // from several threads at once
+
+// The masks that have a name. A user's own expression of them throws Error naming the column, with the nearest names.
+const std::vector<RuleEntry>& mask_menu();
+Mask mask_named(const std::string& text);
+
+// Masks for heads: "0-3: local | self; 4-7: expander(8)". One mask for every head stands alone, without heads.
+struct HeadMask {
+  int first = 0, last = 0;  // both included
+  Mask mask;
+};
+constexpr int kEveryHead = 1 << 20;
+// In the order of their heads, each head once. Throws Error naming the column, as mask_named.
+std::vector<HeadMask> head_masks_named(const std::string& text);
 
 }  // namespace heed

@@ -97,11 +97,38 @@ TEST_CASE("several models make one table; --out holds the JSON; progress stays o
   CHECK(run("train karate --epochs 3 --quiet").err.empty());
 }
 
+TEST_CASE("masks and keys: trained with, said again by predict, and refused with their column") {
+  Scratch files;
+  auto at = [&](const char* name) { return (files.path / name).string(); };
+  for (const char* options :
+       {"--mask 'local | expander(3)' --keys 'every(2)'", "--mask '0-3: local; 4-7: random(4, step)'",
+        "--mask community --keys 'learned(0.5)' --virtual-nodes 2", "--keys 'random(0.5, step) | degree(0.1)'"}) {
+    CAPTURE(options);
+    fs::remove_all(at("runs"));
+    auto trained = run("train karate --epochs 4 --seed 5 --quiet " + std::string(options) + " --save " + at("runs"));
+    CHECK(trained.err == "");
+    CHECK(trained.code == 0);
+    auto said = run("predict --weights " + at("runs/karate-gat-5.safetensors"));
+    CHECK(said.code == 0);
+    CHECK(said.out == contents(at("runs/karate-gat-5.csv")));
+  }
+  files.write("run.toml", "dataset = \"karate\"\nmask = \"local | hbs(2)\"\n");
+  refused("train --config " + at("run.toml"), "line 2: mask: column 9: unknown mask 'hbs'; did you mean hubs?");
+  refused("train karate --mask 'local | (self'", "--mask: column 14: expected ')' before the end");
+  refused("train karate --keys 'evry(2)'", "--keys: column 1: unknown keys 'evry'; did you mean every?");
+  refused("train karate --mask before", "before needs a time for each of the 34 nodes");
+  refused("train karate --mask '0-3: local'", "there are masks for 4 heads, not for 8");
+  refused("train karate --model gcn --mask local", "the model 'gcn' has no attention; 'mask' does not fit it");
+}
+
 TEST_CASE("help, version and lists") {
   CHECK(run("--help").code == 0);
   CHECK(run("train --help").out.find("Examples:") != std::string::npos);
   CHECK(run("--version").out.find("heed ") == 0);
   CHECK(run("list").out.find("gatv2") != std::string::npos);
+  CHECK(run("list masks").out.find("expander(d)") != std::string::npos);
+  CHECK(run("list keys").out.find("farthest(share)") != std::string::npos);
+  refused("list mask", "unknown kind 'mask'; did you mean masks?");
   refused("--help > /dev/full", "cannot write standard output");
 }
 

@@ -780,4 +780,67 @@ TEST_CASE("weighted sum: dense reference, transposed too, and the same bits on a
   }
 }
 
+TEST_CASE("walks: as the list of the same pairs, hubs in parts and rows without keys among them") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  const Id keys = static_cast<Id>(2 * kHubEdges + 500), n = 300;
+  const std::vector<Interval> intervals{{0, 4000}, {0, keys}, {10, keys}, {17, keys}, {9000, keys}};
+  auto without = std::make_shared<Csr>(random_pattern(5, keys, 300, random));
+  auto more =
+      std::make_shared<Csr>(Csr{.rows = 5, .cols = keys, .offsets = {0, 2, 2, 2, 3, 4}, .ids = {4000, 5000, 3, 8}});
+  const auto salt = random.next();
+  auto some = [salt](Id i, Id j) { return mix(salt, static_cast<std::uint64_t>(j + i)) % 5 > 1; };
+  auto late = [](Id i, Id j) { return i != 3 && j > 9000; };  // whole parts see nothing, and row 3 what is beside it
+  std::vector<std::shared_ptr<const Pattern>> walks{Pattern::mixed(keys, intervals, without, more, some),
+                                                    Pattern::mixed(keys, intervals, nullptr, more, late),
+                                                    Pattern::mixed(keys, intervals, without, nullptr, late),
+                                                    Pattern::mixed(keys, intervals, without, more, {}),
+                                                    Pattern::drawn(n, 7, random.next()),
+                                                    Pattern::drawn(n, 90, random.next())};
+  for (const auto& walk : walks) {
+    Csr same{.rows = walk->queries(), .cols = walk->keys()};
+    for (Id i = 0; i < same.rows; ++i) {
+      Id ids[kChunk];
+      const Offset begin = same.edges(), length = walk->by_query.length(i);
+      for (Offset at = 0; at < length; at += kChunk) {
+        const int count = walk->by_query.walk->columns(i, at, std::min<Offset>(length, at + kChunk), ids);
+        same.ids.insert(same.ids.end(), ids, ids + count);
+      }
+      std::sort(same.ids.begin() + begin, same.ids.end());
+      same.offsets.push_back(same.edges());
+    }
+    check(same);
+    CHECK(walk->edges() == same.edges());
+    auto list = Pattern::listed(std::make_shared<Csr>(same));
+    for (const Normaliser& normaliser : normaliser_menu())
+      for (const char* name : {"dot", "gat", "gatv2"}) {
+        const Score& score = score_named(name);
+        CAPTURE(normaliser.name);
+        CAPTURE(name);
+        const Offset channels = score.contracts ? 3 : 12;
+        auto q = random_matrix<double>(walk->queries(), channels, random, 0.3);
+        auto k = random_matrix<double>(walk->keys(), channels, random, 0.3);
+        auto v = random_matrix<double>(walk->keys(), 12, random), a = random_matrix<double>(1, channels, random, 0.3);
+        auto dy = random_matrix<double>(walk->queries(), 12, random);
+        Matrix<double> found[2][4];
+        for (int side : {0, 1}) {
+          Attention<double> x{(side == 0 ? walk : list).get(), &score, &normaliser, 3, q.view(), k.view(), v.view()};
+          if (score.reads_vector) x.a = a.view();
+          x.dropout = {0.2f, 9};
+          auto& [y, dq, dk, dv] = found[side];
+          y.resize(walk->queries(), 12), dq.resize(q.rows(), q.cols()), dk.resize(k.rows(), k.cols()),
+              dv.resize(v.rows(), v.cols());
+          AttentionState<double> state;
+          attention(x, y.view(), state);
+          AttentionGradient<double> g;
+          g.dq = {dq.view()}, g.dk = {dk.view()}, g.dv = {dv.view()};
+          attention_gradient<double>(x, std::as_const(y).view(), std::as_const(dy).view(), state, g);
+        }
+        for (int t = 0; t < 4; ++t) CHECK(difference(found[0][t], found[1][t]) <= 1e-12);
+      }
+  }
+  CHECK(message([] { Pattern::drawn(5, 257, 1); }) == "a row draws 0 to 256 keys, not 257");
+}
+
 TEST_SUITE_END();

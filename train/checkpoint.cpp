@@ -89,8 +89,9 @@ void save(const std::vector<Weight>& weights, const std::filesystem::path& path)
   write_file(path, to_safetensors(weights, {{"format", "heed"}}));
 }
 
-Matrix<float> predict(const Model& model, const Graph& graph, const Features& features, const Safetensors& weights) {
-  Network<float> network(model, graph, features, 0);
+Matrix<float> predict(const Model& model, const Graph& graph, const Features& features, const Safetensors& weights,
+                      std::uint64_t seed) {
+  Network<float> network(model, graph, features, seed);
   assign(network, weights);
   network.tape().forward();
   const Matrix<float>& logits = network.output().value();
@@ -115,6 +116,7 @@ std::string fingerprint(const Dataset& data, const Split& split) {
   };
   take(data.graph.adjacency->offsets), take(data.graph.adjacency->ids), take(data.graph.weights);
   take(data.graph.features), take(data.labels), take(split.train), take(split.valid), take(split.test);
+  if (!data.graph.times.empty()) take(data.graph.times);
   if (data.features.sparse) {
     const Csr& pattern = data.features.sparse->pattern();
     take(pattern.offsets), take(pattern.ids), take(data.features.sparse->values);

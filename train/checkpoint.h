@@ -44,8 +44,10 @@ void assign(Network<float>& network, const Safetensors& file, const std::string&
 // A model's weights alone: save(report.runs[0].weights, "cora.safetensors").
 void save(const std::vector<Weight>& weights, const std::filesystem::path& path);
 
-// The model's logits on a graph, nodes x logits, with the weights of a file. Throws Error where one is not finite.
-Matrix<float> predict(const Model& model, const Graph& graph, const Features& features, const Safetensors& weights);
+// The model's logits on a graph, nodes x logits, with the weights of a file. Random masks and keys are drawn from
+// `seed`, which should be the training's. Throws Error where a logit is not finite.
+Matrix<float> predict(const Model& model, const Graph& graph, const Features& features, const Safetensors& weights,
+                      std::uint64_t seed = 0);
 
 // "2708 nodes, 10556 edges, 1433 channels, 7 classes, 0123456789abcdef": the sizes, and a hash of everything in the
 // data and the split.

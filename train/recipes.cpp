@@ -203,6 +203,13 @@ const std::vector<Field>& fields() {
       {"activation", model, "identity, relu, elu, leaky_relu, gelu, tanh or sigmoid", false, true,
        HEED_CHOICE(options.activation, activation)},
       {"norm", model, "Before the activation: none, layer or batch", false, true, HEED_CHOICE(options.norm, norm)},
+      {"mask", model, "Who sees whom (heed list masks), for each head where heads differ; empty: as the model's paper",
+       true, true, HEED_GET(r.options.mask),
+       HEED_SET(if (!text.empty()) head_masks_named(words(text)); r.options.mask = text)},
+      {"keys", model, "Which nodes can be seen at all (heed list keys)", true, true, HEED_GET(r.options.keys),
+       HEED_SET(keys_named(words(text)); r.options.keys = text)},
+      {"virtual-nodes", model, "That see all and are seen by all", false, false,
+       HEED_WHOLE(options.virtual_nodes, 0, kWidest)},
       {"residual", model, "Each convolution adds a linear map of its input: true or false", false, false,
        HEED_TRUTH(options.residual)},
   };
