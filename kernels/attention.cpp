@@ -3,8 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/batch.h"
+#include "kernels/normalisers.h"
 #include "kernels/parallel.h"
+#include "kernels/stages.h"
 #include "kernels/tiled.h"
 
 namespace heed {

@@ -1,6 +1,7 @@
-// The menus as lists. Each entry of `Scores` and `Normalisers` is compiled here, once.
+// The menus as lists.
+#include "kernels/menu.h"
+
 #include "graph/error.h"
-#include "kernels/score.h"
 
 namespace heed {
 namespace {
@@ -18,7 +19,11 @@ const Entry& named(const char* kind, const std::vector<Entry>& menu, const std::
 }  // namespace
 
 const std::vector<Score>& score_menu() {
-  static const auto menu = std::apply([](auto... score) { return std::vector<Score>{make_score(score)...}; }, Scores{});
+  static const auto menu = [] {
+    std::vector<Score> out(std::tuple_size_v<Scores>);
+    enter_scores<0>(out), enter_scores<1>(out), enter_scores<2>(out), enter_scores<3>(out);
+    return out;
+  }();
   return menu;
 }
 

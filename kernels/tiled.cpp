@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "kernels/parallel.h"
+#include "kernels/scores.h"
+#include "kernels/tiles.h"
 
 namespace heed {
 namespace {

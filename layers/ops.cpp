@@ -7,8 +7,8 @@
 #include <string>
 
 #include "kernels/dense.h"
-#include "kernels/lanes.h"
 #include "kernels/parallel.h"
+#include "kernels/stages.h"
 
 namespace heed {
 namespace {

@@ -4,6 +4,7 @@
 
 #include <functional>
 
+#include "kernels/make_score.h"
 #include "kernels/tiled.h"
 #include "tests/scratch.h"
 #include "tests/support.h"

@@ -13,7 +13,7 @@
 
 #include "graph/graph.h"
 #include "kernels/attention.h"
-#include "kernels/score.h"
+#include "kernels/fn.h"
 
 namespace heed::test {
 
