@@ -6,6 +6,7 @@
 #include <functional>
 #include <numeric>
 
+#include "kernels/batch.h"
 #include "sampling/mask.h"
 #include "tests/scratch.h"
 #include "tests/support.h"
