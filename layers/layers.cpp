@@ -47,14 +47,23 @@ Model attend(Attend o) {
   if (o.out < 1 || o.heads < 1)
     fail("attend: needs at least 1 head and 1 channel a head, not " + std::to_string(o.heads) + " and " +
          std::to_string(o.out));
+  const Offset width = o.score_width > 0 ? o.score_width : o.out;  // of the scores
+  const bool own_width = width != o.out || o.score.prepares == Prepare::hidden;
   if (o.projection == Projection::by_score)
-    o.projection = o.score.contracts      ? Projection::one
-                   : o.score.reads_vector ? Projection::source_target
-                                          : Projection::separate;
+    o.projection = o.score.contracts                    ? Projection::one
+                   : o.score.reads_vector && !own_width ? Projection::source_target
+                                                        : Projection::separate;
+  if (own_width && o.projection != Projection::separate)
+    fail("attend: scores have a width of their own only where query, key and value are projected separately");
   if (o.score.contracts && o.projection != Projection::one)
     fail("attend: the score '" + o.score.name + "' contracts one projection; it takes no other");
-  return [o]<class T>(Scope<T>& scope, Var<T> x) {
-    const Offset total = o.out * o.heads;
+  check(o.score, o.normaliser);
+  if (o.score.check_width) o.score.check_width(o.score.self.get(), static_cast<int>(width));
+  if (o.score.prepares == Prepare::centre_unit && width < 2)
+    fail("attend: the score '" + o.score.name + "' needs at least 2 channels a head");
+  o.score = with_temperature(o.score, o.temperature, o.learn_temperature);
+  return [o, width]<class T>(Scope<T>& scope, Var<T> x) {
+    const Offset total = o.out * o.heads, score_total = width * o.heads;
     const auto pattern = scope.pattern(o.mask);
     const bool biased = o.projection != Projection::one;
     AttentionVars<T> in;
@@ -75,11 +84,11 @@ Model attend(Attend o) {
         break;
       }
       case Projection::separate: {
-        auto query = torch_map(scope.inside("query"), channels, total, o.bias, o.query_scale);
-        auto key = torch_map(scope.inside("key"), channels, total, o.bias);
+        auto query = torch_map(scope.inside("query"), channels, score_total, o.bias, o.query_scale);
+        auto key = torch_map(scope.inside("key"), channels, score_total, o.bias);
         auto value = torch_map(scope.inside("value"), channels, total, o.bias);
         Var<T> all = linear<T>(x, {query, key, value});
-        in.q = {all, 0, total}, in.k = {all, total, total}, in.v = {all, 2 * total, total};
+        in.q = {all, 0, score_total}, in.k = {all, score_total, score_total}, in.v = {all, 2 * score_total, total};
         break;
       }
     }
@@ -89,22 +98,35 @@ Model attend(Attend o) {
       // The tape refers to the table: a step that does nothing keeps it alive.
       scope.tape().record(
           features, [table] {}, nullptr);
+      const Offset wide = o.score.contracts ? total : score_total;
       in.e = linear(features,
-                    scope.inside("edge").parameter("weight", features.cols(), total, glorot(features.cols(), total)));
-      if (o.projection == Projection::separate) in.ev = in.e;
+                    scope.inside("edge").parameter("weight", features.cols(), wide, glorot(features.cols(), wide)));
+      if (o.projection == Projection::separate && wide == total) in.ev = in.e;
     }
-    const Init vector = glorot(o.heads, o.out);
-    if (o.score.contracts) {
+    const Init vector = glorot(o.heads, o.score.contracts ? o.out : width);
+    if (o.score.contracts && !o.score.reads_query) {
+      in.q = in.k = contract(in.v.of, scope.parameter("att", 1, total, vector), o.heads);
+      if (o.edges) in.e = contract(in.e.of, scope.parameter("att_edge", 1, total, vector), o.heads);
+    } else if (o.score.contracts) {
       Var<T> source = scope.parameter("att_src", 1, total, vector);
       Var<T> target = scope.parameter("att_dst", 1, total, vector);
       Var<T> both = contract<T>(in.v.of, {source, target}, o.heads);
       in.k = {both, 0, o.heads}, in.q = {both, o.heads, o.heads};
       if (o.edges) in.e = contract(in.e.of, scope.parameter("att_edge", 1, total, vector), o.heads);
     } else if (o.score.reads_vector) {
-      in.a = scope.parameter("att", 1, total, vector);
+      in.a = scope.parameter("att", 1, score_total, vector);
     }
-    if (o.score.scalars > 0) in.p = scope.parameter("scalars", o.score.scalars, o.heads, {0, 1});
+    if (o.score.scalars > 0) {
+      std::vector<double> start;
+      for (float first : o.score.start) start.insert(start.end(), static_cast<std::size_t>(o.heads), first);
+      in.p = scope.parameter("scalars", o.score.scalars, o.heads, {.start = std::move(start)});
+    }
     if (o.query_scale != 1 && !biased) in.q = scale(columns(in.q), o.query_scale);
+    if (o.score.prepares == Prepare::centre_unit) in.q = centre(in.q, o.heads), in.k = centre(in.k, o.heads);
+    if (o.score.prepares == Prepare::unit || o.score.prepares == Prepare::centre_unit)
+      in.q = unit(in.q, o.heads), in.k = unit(in.k, o.heads);
+    if (o.score.prepares == Prepare::bilinear)
+      in.k = linear_heads(in.k, scope.parameter("bilinear", width, score_total, glorot(width, width)), o.heads);
     if (o.feature_dropout > 0) in.v = dropout(columns(in.v), o.feature_dropout);
     Var<T> y = attention(in, pattern, o.score, o.normaliser, o.heads, o.dropout);
     if (!o.concat && o.heads > 1) y = mean_heads(y, o.heads);
