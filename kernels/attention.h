@@ -7,8 +7,8 @@
 // forward and backward, with nothing stored per edge: backward computes scores again. It runs over rows of queries
 // (dq, da, dp and the gradients of edges) and keys (dk, dv), or over tiles of long intervals (tiled.h); a row has one
 // owner at a time: no atomics, the same bits on any number of threads. A query without keys gets y = 0 and gradient 0.
-// Where the score reads the key alone and all queries see all keys, one row is computed, for all; dropout then draws for
-// the keys.
+// Where the score reads the key alone and all queries see all keys, one row is computed, for all; dropout then draws
+// for the keys.
 #pragma once
 
 #include "kernels/matrix.h"

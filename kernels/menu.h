@@ -1,5 +1,5 @@
-// The compilation of the menus' entries, dealt out to the files menu_0.cpp, menu_1.cpp, ... so that they compile side by
-// side. An entry of `Scores` is compiled by the file that its place in the list says.
+// The compilation of the menus' entries, dealt out to the files menu_0.cpp, menu_1.cpp, ... so that they compile side
+// by side. An entry of `Scores` is compiled by the file that its place in the list says.
 #pragma once
 
 #include "kernels/make_score.h"
