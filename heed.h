@@ -4,6 +4,7 @@
 #include "datasets/dataset.h"
 #include "graph/graph.h"
 #include "kernels/attention.h"
+#include "kernels/make_score.h"
 #include "layers/layers.h"
 #include "layers/models.h"
 #include "sampling/keys.h"

@@ -233,6 +233,10 @@ void run(Options o) {
         for (std::size_t s = 0; s < (kernel.scores ? scores.size() : 1); ++s)
           for (std::size_t n = 0; n < (kernel.normalisers ? normalisers.size() : 1); ++n) {
             in.score = scores[s], in.normaliser = normalisers[n];
+            // Of lists that were not chosen, what goes together.
+            if (kernel.normalisers && in.normaliser.nonnegative && !in.score.nonnegative &&
+                (o.scores == "all" || o.normalisers == "all"))
+              continue;
             report.add(kernel, graph, in, shape);
           }
       }

@@ -5,8 +5,9 @@
 #include <cstring>
 #include <numeric>
 
-#include "kernels/batch.h"
+#include "kernels/normalisers.h"
 #include "kernels/parallel.h"
+#include "kernels/stages.h"
 #include "kernels/tiled.h"
 
 namespace heed {
@@ -19,8 +20,6 @@ using stages::kHeadBuffer;
 using stages::kMaxHeads;
 using stages::RowState;
 using stages::Target;
-
-constexpr int kMaxScalars = 3;
 
 // A batch's rows should stay in the first-level cache between the stages that read them, beside those of the next one.
 int batch_edges(Offset bytes_per_edge) {
@@ -112,11 +111,16 @@ struct Plan {
         score_index(width_index(score_width)) {
     for (int i = 0; i < x.score->scalars; ++i) stages::spread(x.p.row(i), heads, padded, spread_p + i * round);
     T state[3 * kHeadBuffer], factor[kHeadBuffer];
-    normaliser().close(begin_state(state, round), padded, tau_of_none, factor);
+    if (x.normaliser->solves)
+      std::fill_n(tau_of_none, kHeadBuffer, T(__builtin_inff()));
+    else
+      normaliser().close(begin_state(state, round), padded, tau_of_none, factor);
   }
 
   const ScoreStages<T>& score() const { return x.score->template stages<T>(); }
   const NormaliserStages<T>& normaliser() const { return x.normaliser->template stages<T>(); }
+  bool finishes() const { return x.score->finishes(); }
+  Finish<T> finish() const { return x.score->finish(spread_p, score_width); }
   // The next batch, whose values are to be fetched; none where they are the keys, which are on their way.
   const Batch* next_values(const Batch& batch) const { return x.v.data == x.k.data ? nullptr : batch.next; }
   // Whether forward keeps what spares backward the pass over queries:
@@ -227,10 +231,10 @@ template <bool row_is_query, class T>
 void score_batch(const Plan<T>& plan, const Batch& batch, Scratch<T>& w, const Offset* entry) {
   const Attention<T>& x = plan.x;
   const auto& score = plan.score();
-  T* sums = score.finish ? w.sums : w.s;
-  if (score.finish) stages::clear_tails(batch, plan.padded, sums);
+  T* sums = plan.finishes() ? w.sums : w.s;
+  if (plan.finishes()) stages::clear_tails(batch, plan.padded, sums);
   score.sums[row_is_query][plan.score_index](x.score->self.get(), chunk_of<row_is_query>(plan, batch, w, entry), sums);
-  if (score.finish) score.finish(x.score->self.get(), sums, plan.spread_p, batch.vectors, plan.padded, w.s);
+  if (plan.finishes()) score.finish(x.score->self.get(), sums, plan.finish(), batch.vectors, plan.padded, w.s);
   if (x.bias)
     for (int t = 0; t < batch.n; ++t)
       for (int h = 0; h < plan.heads; ++h) w.s[batch.at[t] + h] += x.bias(entry[t], h);
@@ -265,6 +269,51 @@ struct Outputs {
   }
 };
 
+// The scores of one row that may count for its threshold, head by head.
+template <class T>
+class Candidates {
+ public:
+  explicit Candidates(const Plan<T>& plan)
+      : reach_(static_cast<T>(plan.x.normaliser->reach)),
+        top_(static_cast<std::size_t>(plan.heads), T(-__builtin_inff())),
+        kept_(static_cast<std::size_t>(plan.heads)) {}
+  void add(int h, T s) {
+    const auto at = static_cast<std::size_t>(h);
+    if (!(s > top_[at] - reach_)) return;
+    kept_[at].push_back(s);
+    top_[at] = std::max(top_[at], s);
+  }
+  void add(const Candidates& other) {
+    for (std::size_t h = 0; h < kept_.size(); ++h)
+      for (T s : other.kept_[h]) add(static_cast<int>(h), s);
+  }
+  void solve(const Plan<T>& plan, T* tau) const {
+    for (std::size_t h = 0; h < kept_.size(); ++h) tau[h] = plan.normaliser().solve(kept_[h].data(), kept_[h].size());
+  }
+
+ private:
+  T reach_;
+  std::vector<T> top_;
+  std::vector<std::vector<T>> kept_;
+};
+
+// Scores become weights where tau is solved for: here for rows that lie in this batch, by fill_thresholds for others.
+template <class T>
+void weigh_batch(const Plan<T>& plan, const Batch& batch, Scratch<T>& w, Matrix<T>& tau) {
+  for (int g = 0; g < batch.segments; ++g) {
+    const Segment& s = batch.segment[g];
+    if (s.starts && s.ends)
+      for (int h = 0; h < plan.heads; ++h) {
+        T row[kChunk];
+        for (int t = s.begin; t < s.end; ++t) row[t - s.begin] = w.s[batch.at[t] + h];
+        tau(s.row, h) = plan.normaliser().solve(row, static_cast<std::size_t>(s.edges()));
+      }
+    std::fill_n(w.delta + g * plan.round, plan.round, T(1));  // the factor
+  }
+  stages::gather(std::as_const(tau).view(), batch.rows, batch.at, batch.n, plan.padded, w.tau);
+  plan.normaliser().weigh(w.s, w.tau, batch.vectors);
+}
+
 // The rows of a block: outputs and tau of those that end in it. What a row that is cut has so far lies in `sum` (zero
 // before) and `state`.
 template <class T>
@@ -291,11 +340,15 @@ void forward_block(const Plan<T>& plan, Scratch<T>& w, const Block& block, const
     score_batch<true>(plan, batch, w, entry);
     if (out.above)
       for (int l = 0; l < end; l += kLanes) select(V::load(w.s + l) > V(T(0)), V(T(1)), V(T(0))).store(above + l);
-    plan.normaliser().raw(w.s, batch, plan.padded, state, w.tau, w.delta);
-    if (!batch.segment[0].starts && x.normaliser->couples)
-      out.each(plan, sum, 0, [&](T* place, T*, int width) { scale_heads(place, state.rescale, plan.heads, width); });
-    for (int g = 0; g < batch.segments; ++g)
-      if (batch.segment[g].ends) std::copy_n(w.tau + g * plan.round, plan.heads, tau.row(batch.segment[g].row));
+    if (x.normaliser->solves) {
+      weigh_batch(plan, batch, w, tau);
+    } else {
+      plan.normaliser().raw(w.s, batch, plan.padded, state, w.tau, w.delta);
+      if (!batch.segment[0].starts && x.normaliser->couples)
+        out.each(plan, sum, 0, [&](T* place, T*, int width) { scale_heads(place, state.rescale, plan.heads, width); });
+      for (int g = 0; g < batch.segments; ++g)
+        if (batch.segment[g].ends) std::copy_n(w.tau + g * plan.round, plan.heads, tau.row(batch.segment[g].row));
+    }
     if (out.above) {
       for (int l = 0; l < end; l += kLanes) (V::load(above + l) * V::load(w.s + l)).store(above + l);
       aim(batch, sum + 2 * out.size, out.above.columns(out.y.cols, plan.heads));
@@ -324,10 +377,13 @@ void forward_block(const Plan<T>& plan, Scratch<T>& w, const Block& block, const
 template <class T>
 void finish_row(const Plan<T>& plan, const RowState<T>& state, T* sum, Id i, const Outputs<T>& out, Matrix<T>& tau) {
   alignas(64) T closed[kHeadBuffer], factor[kHeadBuffer];
-  plan.normaliser().close(state, plan.padded, closed, factor);
-  std::copy_n(closed, plan.heads, tau.row(i));
+  const bool solved = plan.x.normaliser->solves;
+  if (!solved) {
+    plan.normaliser().close(state, plan.padded, closed, factor);
+    std::copy_n(closed, plan.heads, tau.row(i));
+  }
   out.each(plan, sum, i, [&](T* place, T* to, int width) {
-    scale_heads(place, factor, plan.heads, width);
+    if (!solved) scale_heads(place, factor, plan.heads, width);
     std::copy_n(place, plan.heads * width, to);
   });
 }
@@ -353,6 +409,58 @@ void for_each_block(const Rows& rows, Whole whole, Part part, Merge merge) {
     }
     b = last;
   }
+}
+
+// tau of the rows that are cut, where it is solved for.
+template <class T>
+void fill_thresholds(const Plan<T>& plan, Matrix<T>& tau) {
+  const Rows& rows = plan.x.pattern->by_query;
+  auto collect = [&](const Block& block, Candidates<T>& found) {
+    Scratch<T>& w = scratch<T>();
+    for_each_batch(
+        rows, block, plan.limit, plan.padded, w.batches, [](Id) {},
+        [&](const Batch& batch) {
+          prefetch<T>(batch, {plan.x.k});
+          score_batch<true>(plan, batch, w, entries<true>(plan, batch, w));
+          for (int t = 0; t < batch.n; ++t)
+            for (int h = 0; h < plan.heads; ++h) found.add(h, w.s[batch.at[t] + h]);
+        });
+  };
+  std::vector<Candidates<T>> parts(static_cast<std::size_t>(rows.parts), Candidates<T>(plan));
+  for_each_block(
+      rows,
+      [&](std::size_t b) {
+        for (Id i = rows.blocks[b].first; i < rows.blocks[b].last; ++i) {
+          if (rows.length(i) <= plan.limit) continue;
+          Candidates<T> found(plan);
+          collect({.first = i, .last = i + 1}, found);
+          found.solve(plan, tau.row(i));
+        }
+      },
+      [&](std::size_t b) { collect(rows.blocks[b], parts[static_cast<std::size_t>(rows.blocks[b].part)]); },
+      [&](std::size_t first, std::size_t last) {
+        Candidates<T>& found = parts[static_cast<std::size_t>(rows.blocks[first].part)];
+        for (std::size_t b = first + 1; b < last; ++b) found.add(parts[static_cast<std::size_t>(rows.blocks[b].part)]);
+        found.solve(plan, tau.row(rows.blocks[first].first));
+      });
+}
+
+// Whether tiles can and do pay: they need stages of their own.
+template <class T>
+bool in_tiles(const Attention<T>& x) {
+  return x.score->template stages<T>().tile_sums && x.normaliser->template stages<T>().tile &&
+         pays_in_tiles(*x.pattern);
+}
+
+template <class T>
+Attention<T> one_row(const Attention<T>& x, AttentionState<T>& state) {
+  if (!state.one || state.one->keys() != x.pattern->keys()) state.one = Pattern::all(1, x.pattern->keys());
+  if (state.groups.empty()) state.groups.resize(1);
+  state.shared.resize(2, x.v.cols);
+  Attention<T> out = x;
+  out.pattern = state.one.get();
+  out.q.rows = 1;
+  return out;
 }
 
 // More than kMaxHeads heads: the call again for each group, over strided views.
@@ -402,6 +510,11 @@ void check(const Attention<T>& x, View<const std::type_identity_t<T>> y) {
   expect("k", x.k, keys, x.q.cols);
   expect("v", x.v, keys, x.v.cols);
   expect("y", y, queries, x.v.cols);
+  check(*x.score, *x.normaliser);
+  if (x.bias && x.normaliser->nonnegative)
+    fail("attention: the normaliser '" + x.normaliser->name +
+         "' takes scores that are never negative, and a bias may make them so");
+  if (x.score->check_width) x.score->check_width(x.score->self.get(), static_cast<int>(x.q.cols / x.heads));
   if (x.score->contracts && x.q.cols != x.heads)
     fail("attention: the score '" + x.score->name + "' takes one channel a head, not " +
          std::to_string(x.q.cols / x.heads));
@@ -435,6 +548,16 @@ template <class T>
 void attention(const Attention<T>& x, View<T> y, AttentionState<T>& state) {
   check<T>(x, y);
   state.tau.resize(y.rows, x.heads);
+  if (rows_are_one(x)) {
+    const Attention<T> one = one_row(x, state);
+    state.groups[0].backward = state.backward;
+    attention(one, View<T>{state.shared.data(), 1, y.cols, y.cols}, state.groups[0]);
+    for (Offset i = 0; i < y.rows; ++i) {
+      std::copy_n(state.shared.row(0), y.cols, y.row(i));
+      std::copy_n(state.groups[0].tau.row(0), x.heads, state.tau.row(i));
+    }
+    return;
+  }
   if (in_head_groups(x, [&](const Attention<T>& part, int first, int count) {
         AttentionState<T>& own = group_state(state, first);
         own.backward = state.backward;
@@ -442,7 +565,7 @@ void attention(const Attention<T>& x, View<T> y, AttentionState<T>& state) {
         for (Offset i = 0; i < y.rows; ++i) std::copy_n(own.tau.row(i), count, state.tau.row(i) + first);
       }))
     return;
-  if (pays_in_tiles(*x.pattern)) return tiled_attention(x, y, state);
+  if (in_tiles(x)) return tiled_attention(x, y, state);
 
   const Plan<T> plan(x);
   const Rows& rows = x.pattern->by_query;
@@ -451,6 +574,7 @@ void attention(const Attention<T>& x, View<T> y, AttentionState<T>& state) {
   const Outputs<T> out(y, above ? &state.above : nullptr);
   const Offset room = out.room(plan.heads);
   state.parts.resize(rows.parts, rows.parts > 0 ? room + 3 * plan.round : 0);
+  if (x.normaliser->solves) fill_thresholds(plan, state.tau);
 
   for_each_block(
       rows,
@@ -471,7 +595,7 @@ void attention(const Attention<T>& x, View<T> y, AttentionState<T>& state) {
         for (std::size_t b = first + 1; b < last; ++b) {
           T* more = state.parts.row(rows.blocks[b].part);
           auto from = state_at(more + room, plan.round);
-          plan.normaliser().merge(into, from, plan.padded);
+          if (!x.normaliser->solves) plan.normaliser().merge(into, from, plan.padded);
           out.each(plan, sum, row, [&](T* place, T*, int width) {
             for (int h = 0; h < plan.heads; ++h)
               for (int c = h * width; c < (h + 1) * width; ++c)
@@ -562,6 +686,57 @@ void gather_thresholds(const Plan<T>& plan, const Batch& batch, Scratch<T>& w, c
   stages::gather(both.columns(plan.heads, plan.heads), queries, batch.at, batch.n, plan.padded, w.delta);
 }
 
+// Where drain is not w: delta = (sum_j drain_j dw_j) / (sum_j share_j), by a pass over the rows. The two sums of a row
+// lie side by side in `measured`.
+template <class T>
+void measure_delta(const Plan<T>& plan, View<const T> dy, AttentionState<T>& state) {
+  const Attention<T>& x = plan.x;
+  const Rows& rows = x.pattern->by_query;
+  Matrix<T>& measured = state.measured;
+  measured.resize(rows.rows, 2 * plan.heads);
+  measured.fill(T(0));
+  state.parts.resize(rows.parts, rows.parts > 0 ? 2 * plan.heads : 0);
+  auto run = [&](const Block& block) {
+    Scratch<T>& w = scratch<T>();
+    for_each_batch(
+        rows, block, plan.limit, plan.padded, w.batches, [](Id) {},
+        [&](const Batch& batch) {
+          prefetch<T>(batch, {x.k, x.v});
+          const Offset* entry = entries<true>(plan, batch, w);
+          score_batch<true>(plan, batch, w, entry);
+          plan.dot_values(dy, batch.rows, x.v, nullptr, batch, plan.next_values(batch), plan.heads, plan.width, false,
+                          w.dw);
+          if (x.ev) plan.dot_values(dy, batch.rows, x.ev, entry, batch, nullptr, plan.heads, plan.width, true, w.dw);
+          stages::gather(std::as_const(state.tau).view(), batch.rows, batch.at, batch.n, plan.padded, w.tau);
+          if (x.dropout.rate > 0) fill_keep(x.dropout, true, batch, plan.padded, w.keep);
+          plan.normaliser().measure(w.s, w.dw, w.tau, x.dropout.rate > 0 ? w.keep : nullptr, batch, plan.padded);
+          for (int side = 0; side < 2; ++side) {
+            for (int g = 0; g < batch.segments; ++g) {
+              T* to = (block.part < 0 ? measured.row(batch.segment[g].row) : state.parts.row(block.part)) +
+                      side * plan.heads;
+              w.value[g] = {batch.segment[g].starts ? nullptr : to, to};
+            }
+            stages::add_edges(side == 0 ? w.dw : w.s, batch, plan.heads, plan.padded, nullptr, w.value);
+          }
+        });
+  };
+  for_each_block(
+      rows, [&](std::size_t b) { run(rows.blocks[b]); },
+      [&](std::size_t b) {
+        std::fill_n(state.parts.row(rows.blocks[b].part), 2 * plan.heads, T(0));  // a part may have no edges
+        run(rows.blocks[b]);
+      },
+      [&](std::size_t first, std::size_t last) {
+        for (std::size_t b = first; b < last; ++b)
+          put(measured.row(rows.blocks[b].first), state.parts.row(rows.blocks[b].part), 2 * plan.heads, true);
+      });
+  for (Offset i = 0; i < measured.rows(); ++i)
+    for (int h = 0; h < plan.heads; ++h) {
+      const T drained = measured(i, h), shares = measured(i, plan.heads + h);
+      state.tau_delta(i, plan.heads + h) = shares > 0 ? drained / shares : T(0);
+    }
+}
+
 // Row pass over a block: dq, or `sum` (heads*score_width, zero before) of a row that is cut; da and dp are added to.
 template <class T>
 void row_block(const Plan<T>& plan, Scratch<T>& w, const Block& block, const AttentionState<T>& state, View<const T> dy,
@@ -585,8 +760,8 @@ void row_block(const Plan<T>& plan, Scratch<T>& w, const Block& block, const Att
           T& to = g.dbias.to(entry[t], h);
           to = (g.dbias.add ? to : T(0)) + w.dw[batch.at[t] + h];
         }
-    if (score.finish)
-      score.finish_gradient(x.score->self.get(), w.sums, plan.spread_p, batch.vectors, plan.padded, w.dw, dp);
+    if (plan.finishes())
+      score.finish_gradient(x.score->self.get(), w.sums, plan.finish(), batch.vectors, plan.padded, w.dw, dp);
     aim(batch, g.dq, sum, w.down);
     score.gradient[1][plan.score_index](x.score->self.get(), chunk_of<true>(plan, batch, w, entry),
                                         {w.dw, w.down, da, g.de.to});
@@ -624,8 +799,8 @@ void column_block(const Plan<T>& plan, Scratch<T>& w, const Block& block, const 
     }
     gradient_batch<false>(plan, batch, w);
     if (g.dk) {
-      if (score.finish)
-        score.finish_gradient(x.score->self.get(), w.sums, plan.spread_p, batch.vectors, plan.padded, w.dw,
+      if (plan.finishes())
+        score.finish_gradient(x.score->self.get(), w.sums, plan.finish(), batch.vectors, plan.padded, w.dw,
                               static_cast<T*>(nullptr));
       aim(batch, g.dk, down, w.down);
       score.gradient[0][plan.score_index](x.score->self.get(), chunk_of<false>(plan, batch, w, entry),
@@ -647,6 +822,21 @@ template <class T>
 void attention_gradient(const Attention<T>& x, View<const T> y, View<const T> dy, AttentionState<T>& state,
                         const AttentionGradient<T>& g) {
   check(x, y, dy, state.tau, g);
+  if (rows_are_one(x)) {
+    const Attention<T> one = one_row(x, state);
+    T *const one_y = state.shared.row(0), *const one_dy = state.shared.row(1);
+    std::copy_n(y.row(0), y.cols, one_y);
+    std::fill_n(one_dy, y.cols, T(0));
+    ordered_sums(dy.rows, 512, dy.cols, one_dy, state.sums, [&](Offset begin, Offset end, T* sum) {
+      for (Offset i = begin; i < end; ++i)
+        for (Offset c = 0; c < dy.cols; ++c) sum[c] += dy(i, c);
+    });
+    if (g.dq && !g.dq.add)
+      for (Offset i = 0; i < g.dq.to.rows; ++i) std::fill_n(g.dq.to.row(i), g.dq.to.cols, T(0));
+    AttentionGradient<T> rest = g;
+    rest.dq = {};
+    return attention_gradient<T>(one, {one_y, 1, y.cols, y.cols}, {one_dy, 1, y.cols, y.cols}, state.groups[0], rest);
+  }
   if (in_head_groups(x, [&](const Attention<T>& part, int first, int count) {
         AttentionState<T>& own = group_state(state, first);
         own.tau.resize(y.rows, count);
@@ -660,11 +850,12 @@ void attention_gradient(const Attention<T>& x, View<const T> y, View<const T> dy
     return;
   if (g.da && !x.score->reads_vector && !g.da.add)
     for (Offset i = 0; i < g.da.to.rows; ++i) std::fill_n(g.da.to.row(i), g.da.to.cols, T(0));
-  if (pays_in_tiles(*x.pattern)) return tiled_gradient(x, y, dy, state, g);
+  if (in_tiles(x)) return tiled_gradient(x, y, dy, state, g);
 
   const Plan<T> plan(x);
   const bool one_pass = plan.one_pass() && !state.above.empty();
   fill_delta(plan, y, dy, state, one_pass ? g.dq : Sink<T>{});
+  if (x.normaliser->measures) measure_delta(plan, dy, state);
   const Offset channels = x.q.cols, score_total = lane_round(channels), value_total = lane_round(x.v.cols);
   const int round = plan.round;
 

@@ -1,12 +1,14 @@
 // The fused attention operator on the CPU:
 //
-//   s_ij = finish(sum_c term(q_ic, k_jc, e_ijc, a_c), p) + bias_ij
+//   s_ij = finish(sum_c term(q_ic, k_jc, e_ijc, a_c), p) + bias_ij     finish: times 1 / temperature
 //   w_ij = weight(s_ij, tau_i)                           over the keys j that query i sees
 //   y_i  = sum_j w_ij m_ij (v_j + ev_ij)                 m: dropout of attention
 //
 // forward and backward, with nothing stored per edge: backward computes scores again. It runs over rows of queries
 // (dq, da, dp and the gradients of edges) and keys (dk, dv), or over tiles of long intervals (tiled.h); a row has one
 // owner at a time: no atomics, the same bits on any number of threads. A query without keys gets y = 0 and gradient 0.
+// Where the score reads the key alone and all queries see all keys, one row is computed, for all; dropout then draws
+// for the keys.
 #pragma once
 
 #include "kernels/matrix.h"
@@ -46,7 +48,11 @@ struct AttentionState {
   bool backward = true;                // to be set before forward: whether backward will follow, which uses `above`
   Matrix<T> parts;                     // partial results of hub rows
   Matrix<T> sums;                      // per block: da and dp
+  Matrix<T> measured;                  // queries x 2*heads: where a normaliser's delta is measured, its two sums
   std::vector<AttentionState> groups;  // of a call with so many heads that it runs as several
+  // Where all rows are the same: the pattern of one, and its y and dy.
+  std::shared_ptr<const Pattern> one;
+  Matrix<T> shared;
 };
 
 template <class T>

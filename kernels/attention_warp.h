@@ -15,6 +15,7 @@
 #include "kernels/pattern.h"
 #include "kernels/random.h"
 #include "kernels/scores.h"
+#include "kernels/traits.h"
 #include "kernels/warp.h"
 
 namespace heed::warp {
@@ -59,17 +60,57 @@ struct Seen {
   }
 };
 
+// f of the normaliser at a place in the menu. What is uniform in a warp is a switch at run time, lest kernels be
+// compiled for each; those whose delta takes a pass of its own have no place here.
+template <int at = 0, class F>
+HEED_WARP_FN auto at_normaliser(int index, F f) {
+  if constexpr (at + 1 < std::tuple_size_v<Normalisers>)
+    if (index != at) return at_normaliser<at + 1>(index, f);
+  using N = std::tuple_element_t<at, Normalisers>;
+  if constexpr (N::measures)
+    return decltype(f(normalisers::Softmax{})){};
+  else
+    return f(N{});
+}
+struct AnyNormaliser {
+  int index = 0;
+  HEED_WARP_FN bool shifts() const {
+    return at_normaliser(index, [](auto n) { return decltype(n)::shifts; });
+  }
+  HEED_WARP_FN bool couples() const {
+    return at_normaliser(index, [](auto n) { return decltype(n)::couples; });
+  }
+  HEED_WARP_FN float raw(float s, float shift) const {
+    return at_normaliser(index, [=](auto n) { return raw_weight(n, s, shift); });
+  }
+  HEED_WARP_FN Closed<float> close(float shift, float total) const {
+    return at_normaliser(index, [=](auto n) { return closed(n, shift, total); });
+  }
+  HEED_WARP_FN float weight(float s, float tau) const {
+    return at_normaliser(index, [=](auto n) { return n.weight(s, tau); });
+  }
+  HEED_WARP_FN float slope(float s, float w, float tau) const {
+    return at_normaliser(index, [=](auto n) { return n.slope(s, w, tau); });
+  }
+  HEED_WARP_FN float share(float s, float w, float tau) const {
+    return at_normaliser(index, [=](auto n) { return n.share(s, w, tau); });
+  }
+};
+
 // What a pass reads and writes; arrays are shaped as in attention.h. Heads are at most kMaxHeads.
 struct Call {
   Seen rows;
   int heads = 1, head_bits = 0;  // padded heads: 2^head_bits >= heads
   int score_width = 1, width = 1;
-  int normaliser = 0;  // its place in Normalisers
+  AnyNormaliser normaliser;
   Strided<const float> q, k, v, a, p, e, bias, ev;
   bool drops = false;
   std::uint64_t drop_key = 0;
   std::uint32_t drop_below = 0;
   float keep_scale = 1;
+  bool drops_keys = false;  // one draw for all queries
+  float scale = 1;          // of scores
+  bool tempered = false;    // by a learned temperature, whose logarithm is the last row of p
   Strided<float> y, tau, delta;
   Strided<const float> dy;
   Into dq, dk, dv, da, dp, de, dbias, dev;
@@ -84,7 +125,8 @@ struct Call {
   HEED_FN int padded() const { return 1 << head_bits; }
   HEED_FN int chunk() const { return kSlots >> head_bits < kWarp ? kSlots >> head_bits : kWarp; }  // edges
   HEED_FN float keep(Id query, Id key, int head) const {
-    auto bits = drop_bits(mix(drop_key, query), static_cast<std::uint32_t>(key), static_cast<std::uint32_t>(head));
+    auto bits = drop_bits(mix(drop_key, drops_keys ? 0 : query), static_cast<std::uint32_t>(key),
+                          static_cast<std::uint32_t>(head));
     return bits < drop_below ? 0.0f : keep_scale;
   }
 };
@@ -102,30 +144,12 @@ struct Memory {                 // what the lanes of a warp share
 template <class S>
 inline constexpr bool reads_vector =
     (partials<decltype(std::declval<S>().term(float{}, float{}, Zero{}, variable<1>(float{})))> >> 1 & 1) != 0;
-template <class S>
-inline constexpr int scalars_of = [] {
-  if constexpr (requires { S::scalars; })
-    return S::scalars;
-  else
-    return 0;
-}();
-
 template <bool own_is_query, class S, class Own, class Other, class E, class A>
 HEED_FN auto term(const S& score, Own own, Other other, E e, A a) {
   if constexpr (own_is_query)
     return score.term(own, other, e, a);
   else
     return score.term(other, own, e, a);
-}
-
-template <int at = 0, class F>
-HEED_WARP_FN void with_normaliser(int index, F body) {
-  if constexpr (at < std::tuple_size_v<Normalisers>) {
-    if (index == at)
-      body(std::tuple_element_t<at, Normalisers>{});
-    else
-      with_normaliser<at + 1>(index, body);
-  }
 }
 
 // The least power of two that covers n, at most a warp.
@@ -275,17 +299,19 @@ HEED_WARP_FN void score_sums(Warp& warp, const Memory<Warp>& memory, const Call&
     run(std::false_type{});
 }
 
+// What a fixed or learned temperature multiplies scores with.
+HEED_WARP_FN float tempering(const Call& x, int scalars, int head) {
+  return x.tempered ? x.scale * fn::exp(-read(x.p.row(scalars) + head)) : x.scale;
+}
+
 // From the sum over channels to the score.
 template <class S, class Warp>
-HEED_WARP_FN float finished(const Memory<Warp>& memory, const Call& x, const S& score, int lane, int edge, int head,
+HEED_WARP_FN float score_of(const Memory<Warp>& memory, const Call& x, const S& score, int lane, int edge, int head,
                             float sum) {
-  float s = sum;
-  if constexpr (0 < scalars_of<S>) {
-    float p[scalars_of<S>];
-    HEED_UNROLL
-    for (int t = 0; t < scalars_of<S>; ++t) p[t] = read(x.p.row(t) + head);
-    s = score.finish(sum, p);
-  }
+  float p[scalars_of<S> + 1];
+  HEED_UNROLL
+  for (int t = 0; t < scalars_of<S>; ++t) p[t] = read(x.p.row(t) + head);
+  float s = finished(score, sum, p, x.score_width) * tempering(x, scalars_of<S>, head);
   if (x.bias) s += read(x.bias.row(memory.edges.get(lane, edge)) + head);
   return s;
 }
@@ -296,9 +322,9 @@ HEED_WARP_FN float finished(const Memory<Warp>& memory, const Call& x, const S& 
 // Scores become raw weights times dropout, in place; the row's state (one head a lane) takes them in. Leaves in
 // memory.factors what the sums so far, and then the new ones too, are multiplied with; the latter is 1 but for the last
 // chunk of a whole row, whose tau is written.
-template <class S, class N, class Warp>
-HEED_WARP_FN void take_in(Warp& warp, const Memory<Warp>& memory, const Call& x, const S& score, const N& normaliser,
-                          Id i, int n, bool closes, PerLane<Warp, float>& shift, PerLane<Warp, float>& total) {
+template <class S, class Warp>
+HEED_WARP_FN void take_in(Warp& warp, const Memory<Warp>& memory, const Call& x, const S& score, Id i, int n,
+                          bool closes, PerLane<Warp, float>& shift, PerLane<Warp, float>& total) {
   const float none = -__builtin_inff();
   const int slots = n << x.head_bits;
   PerLane<Warp, float> top, sum, rescale;
@@ -307,18 +333,18 @@ HEED_WARP_FN void take_in(Warp& warp, const Memory<Warp>& memory, const Call& x,
     float most = none;
     if (head < x.heads)
       for (int slot = lane; slot < slots; slot += kWarp) {
-        float s = finished(memory, x, score, lane, slot >> x.head_bits, head, memory.s.get(lane, slot));
+        float s = score_of(memory, x, score, lane, slot >> x.head_bits, head, memory.s.get(lane, slot));
         memory.s.set(lane, slot, s);
         if (s > most) most = s;
       }
     top[lane] = most;
   });
-  if constexpr (N::shifts) warp.max(top, x.padded(), kWarp);
+  if (x.normaliser.shifts()) warp.max(top, x.padded(), kWarp);
   warp.lanes([&](int lane) {
     const int head = lane & (x.padded() - 1);
     float use = 0, part = 0;
     rescale[lane] = 1;
-    if constexpr (N::shifts) {
+    if (x.normaliser.shifts()) {
       float old = shift[lane], now = top[lane] > old ? top[lane] : old;
       use = now > none ? now : 0;
       rescale[lane] = old > none ? fn::exp(old - use) : 0;
@@ -326,22 +352,22 @@ HEED_WARP_FN void take_in(Warp& warp, const Memory<Warp>& memory, const Call& x,
     }
     if (head < x.heads)
       for (int slot = lane; slot < slots; slot += kWarp) {
-        float w = normaliser.raw(memory.s.get(lane, slot), use);
+        float w = x.normaliser.raw(memory.s.get(lane, slot), use);
         part += w;
         if (x.drops) w *= x.keep(i, memory.ids.get(lane, slot >> x.head_bits), head);
         memory.s.set(lane, slot, w);
       }
     sum[lane] = part;
   });
-  if constexpr (N::couples) warp.sum(sum, x.padded(), kWarp);
+  if (x.normaliser.couples()) warp.sum(sum, x.padded(), kWarp);
   warp.lanes([&](int lane) {
-    if constexpr (N::couples) total[lane] = total[lane] * rescale[lane] + sum[lane];
+    if (x.normaliser.couples()) total[lane] = total[lane] * rescale[lane] + sum[lane];
     if (lane >= x.heads) return;
     float factor = 1;
     if (closes) {
-      Closed<float> closed = normaliser.close(shift[lane], total[lane]);
-      factor = closed.factor;
-      x.tau.row(i)[lane] = closed.tau;
+      const Closed<float> end = x.normaliser.close(shift[lane], total[lane]);
+      factor = end.factor;
+      x.tau.row(i)[lane] = end.tau;
     }
     memory.factors.set(lane, lane, rescale[lane]);
     memory.factors.set(lane, kMaxHeads + lane, factor);
@@ -365,9 +391,7 @@ HEED_WARP_FN void forward(Warp& warp, const Memory<Warp>& memory, const Call& x,
       const int n = gather(warp, memory, x.rows, i, at - count, count, x.e || x.bias || x.ev);
       score_sums<true>(warp, memory, x, score, i, n);
       warp.sync();
-      with_normaliser(x.normaliser, [&](auto normaliser) {
-        take_in(warp, memory, x, score, normaliser, i, n, whole && at >= end, shift, total);
-      });
+      take_in(warp, memory, x, score, i, n, whole && at >= end, shift, total);
       warp.sync();
       sum_edges<1>(
           warp, x, n, x.width,
@@ -397,28 +421,27 @@ HEED_WARP_FN void forward(Warp& warp, const Memory<Warp>& memory, const Call& x,
 HEED_WARP_FN Offset tiles(Offset channels) { return (channels + kWarp - 1) / kWarp; }
 
 // A hub's segments become its row: a warp for 32 channels of a hub, segments in rising order.
-template <class N>
-HEED_WARP_FN void merge_channel(const Call& x, const Hub& hub, const N& normaliser, int c) {
+HEED_WARP_FN void merge_channel(const Call& x, const Hub& hub, int c) {
   const float none = -__builtin_inff();
   const int head = c / x.width;
   float shift = none, total = 0, sum = 0;
-  if constexpr (N::shifts)
+  if (x.normaliser.shifts())
     for (Offset part = hub.first; part < hub.first + hub.count; ++part) {
       float other = x.part_state.row(part)[head];
       shift = other > shift ? other : shift;
     }
   for (Offset part = hub.first; part < hub.first + hub.count; ++part) {
     float rescale = 1;
-    if constexpr (N::shifts) {
+    if (x.normaliser.shifts()) {
       float own = x.part_state.row(part)[head];
       rescale = own > none ? fn::exp(own - shift) : 0.0f;
     }
     total += x.part_state.row(part)[x.heads + head] * rescale;
     sum += x.parts.row(part)[c] * rescale;
   }
-  const Closed<float> closed = normaliser.close(shift, total);
-  x.y.row(hub.row)[c] = sum * closed.factor;
-  if (c % x.width == 0) x.tau.row(hub.row)[head] = closed.tau;
+  const Closed<float> end = x.normaliser.close(shift, total);
+  x.y.row(hub.row)[c] = sum * end.factor;
+  if (c % x.width == 0) x.tau.row(hub.row)[head] = end.tau;
 }
 template <class Warp>
 HEED_WARP_FN void merge_forward(Warp& warp, const Call& x, Offset t) {
@@ -427,7 +450,7 @@ HEED_WARP_FN void merge_forward(Warp& warp, const Call& x, Offset t) {
   warp.lanes([&](int lane) {
     const int c = static_cast<int>(t % tiles(channels)) * kWarp + lane;
     if (c >= channels) return;
-    with_normaliser(x.normaliser, [&](auto normaliser) { merge_channel(x, hub, normaliser, c); });
+    merge_channel(x, hub, c);
   });
 }
 
@@ -452,9 +475,9 @@ HEED_WARP_FN void delta(Warp& warp, const Memory<Warp>& memory, const Call& x, O
 
 // The middle of backward, alike in both directions, over the slots of a chunk: sums (memory.s) and dw become weights
 // times dropout (memory.s) and the gradient of the sums (memory.dw).
-template <bool own_is_query, class S, class N, class Warp>
-HEED_WARP_FN void slot_gradients(Warp& warp, const Memory<Warp>& memory, const Call& x, const S& score,
-                                 const N& normaliser, Id r, int n, PerLane<Warp, float>* dp) {
+template <bool own_is_query, class S, class Warp>
+HEED_WARP_FN void slot_gradients(Warp& warp, const Memory<Warp>& memory, const Call& x, const S& score, Id r, int n,
+                                 PerLane<Warp, float>* dp) {
   warp.lanes([&](int lane) {
     const int head = lane & (x.padded() - 1);
     if (head >= x.heads) return;
@@ -462,27 +485,31 @@ HEED_WARP_FN void slot_gradients(Warp& warp, const Memory<Warp>& memory, const C
       const int edge = slot >> x.head_bits;
       const Id other = memory.ids.get(lane, edge), query = own_is_query ? r : other, key = own_is_query ? other : r;
       const float sum = memory.s.get(lane, slot);
-      const float s = finished(memory, x, score, lane, edge, head, sum);
-      const float w = normaliser.weight(s, x.tau.row(query)[head]);
+      const float s = score_of(memory, x, score, lane, edge, head, sum);
+      const float tau = x.tau.row(query)[head], w = x.normaliser.weight(s, tau);
       const float keep = x.drops ? x.keep(query, key, head) : 1.0f;
-      float ds = normaliser.slope(w) * (memory.dw.get(lane, slot) * keep);
-      if constexpr (N::couples) ds -= normaliser.share(w) * x.delta.row(query)[head];
+      float ds = x.normaliser.slope(s, w, tau) * (memory.dw.get(lane, slot) * keep);
+      if (x.normaliser.couples()) ds -= x.normaliser.share(s, w, tau) * x.delta.row(query)[head];
       if constexpr (own_is_query)
         if (x.dbias) put(x.dbias.to.row(memory.edges.get(lane, edge)) + head, ds, x.dbias.add);
-      if constexpr (0 < scalars_of<S>) {
-        Jet<float, 0b1111> p[scalars_of<S>], from(sum);
+      ds *= tempering(x, scalars_of<S>, head);
+      if constexpr (has_finish<S>) {
+        Jet<float, 0b1111> p[scalars_of<S> + 1], from(sum);
         from.d[0] = 1;
         HEED_UNROLL
         for (int j = 0; j < scalars_of<S>; ++j) {
           p[j] = Jet<float, 0b1111>(read(x.p.row(j) + head));
           p[j].d[j + 1] = 1;
         }
-        auto y = score.finish(from, p);
+        const auto y = finished(score, from, p, x.score_width);
         if constexpr (own_is_query) {
           HEED_UNROLL
           for (int j = 0; j < scalars_of<S>; ++j) dp[j][lane] += ds * y.d[j + 1];
+          if (x.tempered) dp[scalars_of<S>][lane] -= ds * y.v;
         }
         ds *= y.d[0];
+      } else if constexpr (own_is_query) {
+        if (x.tempered) dp[0][lane] -= ds * sum;
       }
       memory.s.set(lane, slot, w * keep);
       memory.dw.set(lane, slot, ds);
@@ -552,7 +579,7 @@ HEED_WARP_FN void row(Warp& warp, const Memory<Warp>& memory, const Call& x, con
   const bool whole = block.part < 0;
   const int channels = x.heads * x.score_width;
   float* sums = x.sums ? x.sums.row(t) : nullptr;
-  PerLane<Warp, float> dp[0 < scalars_of<S> ? scalars_of<S> : 1];
+  PerLane<Warp, float> dp[scalars_of<S> + 1];
   warp.lanes([&](int lane) {
     for (auto& part : dp) part[lane] = 0;
   });
@@ -572,8 +599,7 @@ HEED_WARP_FN void row(Warp& warp, const Memory<Warp>& memory, const Call& x, con
         return read(x.dy.row(i) + c) * value;
       });
       warp.sync();
-      with_normaliser(x.normaliser,
-                      [&](auto normaliser) { slot_gradients<true>(warp, memory, x, score, normaliser, i, n, dp); });
+      slot_gradients<true>(warp, memory, x, score, i, n, dp);
       warp.sync();
       if (x.dev)
         sum_edges<1>(
@@ -592,14 +618,15 @@ HEED_WARP_FN void row(Warp& warp, const Memory<Warp>& memory, const Call& x, con
       at += count;
     } while (at < end);
   }
-  if constexpr (0 < scalars_of<S>)
-    if (sums)
-      for (int j = 0; j < scalars_of<S>; ++j) {
-        warp.sum(dp[j], x.padded(), kWarp);
-        warp.lanes([&](int lane) {
-          if (lane < x.heads) sums[channels + j * x.heads + lane] = dp[j][lane];
-        });
-      }
+  if (!sums) return;
+  HEED_UNROLL
+  for (int j = 0; j < scalars_of<S> + 1; ++j) {
+    if (j == scalars_of<S> && !x.tempered) break;
+    warp.sum(dp[j], x.padded(), kWarp);
+    warp.lanes([&](int lane) {
+      if (lane < x.heads) sums[channels + j * x.heads + lane] = dp[j][lane];
+    });
+  }
 }
 
 // A block of keys: dk and dv. A segment of a hub has both in one row of x.parts.
@@ -623,9 +650,7 @@ HEED_WARP_FN void column(Warp& warp, const Memory<Warp>& memory, const Call& x, 
         return value * read(x.dy.row(memory.ids.get(lane, edge)) + c);
       });
       warp.sync();
-      with_normaliser(x.normaliser, [&](auto normaliser) {
-        slot_gradients<false>(warp, memory, x, score, normaliser, j, n, static_cast<PerLane<Warp, float>*>(nullptr));
-      });
+      slot_gradients<false>(warp, memory, x, score, j, n, static_cast<PerLane<Warp, float>*>(nullptr));
       warp.sync();
       if (dv)
         sum_edges<1>(

@@ -6,6 +6,7 @@
 #include <bit>
 
 #include "kernels/device_attention.h"
+#include "kernels/tiled.h"
 
 namespace heed {
 namespace {
@@ -55,19 +56,18 @@ struct Plan {
   }
 };
 
-// The place in a menu of the struct that `mine` was made from: two scores are of one struct where their stages are the
-// same functions.
+// The place in a menu of the struct that `mine` was made from.
 int place_in_menu(const Score& mine) {
   const auto& menu = score_menu();
-  for (std::size_t i = 0; i < menu.size(); ++i)
-    if (menu[i].single.sums[0][0] == mine.single.sums[0][0]) return static_cast<int>(i);
-  fail("attention: the score '" + mine.name + "' has no kernel for the GPU; enter its struct in `Scores`");
+  for (std::size_t i = 0; i < std::tuple_size_v<Scores>; ++i)
+    if (menu[i].kind == mine.kind) return static_cast<int>(i);
+  fail("attention: the score '" + mine.name + "' has no kernel for the GPU");
 }
 int place_in_menu(const Normaliser& mine) {
   const auto& menu = normaliser_menu();
   for (std::size_t i = 0; i < menu.size(); ++i)
-    if (menu[i].single.raw == mine.single.raw) return static_cast<int>(i);
-  fail("attention: the normaliser '" + mine.name + "' has no kernel for the GPU; enter its struct in `Normalisers`");
+    if (menu[i].kind == mine.kind && !mine.measures) return static_cast<int>(i);
+  fail("attention: the normaliser '" + mine.name + "' has no kernel for the GPU");
 }
 
 // One operator on one machine: its arrays there, and what must come back.
@@ -81,7 +81,7 @@ class Operator {
     call_.heads = x.heads;
     call_.score_width = static_cast<int>(x.q.cols / x.heads);
     call_.width = static_cast<int>(x.v.cols / x.heads);
-    call_.normaliser = place_in_menu(*x.normaliser);
+    call_.normaliser = {place_in_menu(*x.normaliser)};
     call_.queries = x.pattern->queries();
     call_.q = bring(x.q), call_.k = bring(x.k), call_.v = bring(x.v), call_.e = bring(x.e);
     call_.bias = bring(x.bias), call_.ev = bring(x.ev);
@@ -90,6 +90,8 @@ class Operator {
     call_.drops = x.dropout.rate > 0;
     call_.drop_below = x.dropout.threshold();
     call_.keep_scale = x.dropout.scale();
+    call_.drops_keys = rows_are_one(x);
+    call_.scale = static_cast<float>(x.score->scale), call_.tempered = x.score->tempered;
   }
 
   void forward(View<float> y, Matrix<float>& tau) {

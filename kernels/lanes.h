@@ -54,10 +54,16 @@ struct Vec {
       return map(a, [](T x) { return std::log(x); });
   }
   friend HEED_FN Vec tanh_of(Vec a) {
-    return map(a, [](T x) { return std::tanh(x); });
+    if constexpr (std::is_same_v<T, float>)
+      return fast_tanh(a);
+    else
+      return map(a, [](T x) { return std::tanh(x); });
   }
   friend HEED_FN Vec erf_of(Vec a) {
-    return map(a, [](T x) { return std::erf(x); });
+    if constexpr (std::is_same_v<T, float>)
+      return fast_erf(a);
+    else
+      return map(a, [](T x) { return std::erf(x); });
   }
   friend HEED_FN Vec exp_of(Vec a) {
     if constexpr (std::is_same_v<T, float>)
@@ -97,6 +103,35 @@ struct Vec {
     Vec result = f + y + n * Vec(0.693359375f);
     result = select(x > Vec(0.0f), result, select(x < Vec(0.0f), Vec(__builtin_nanf("")), Vec(-__builtin_inff())));
     return select(x > Vec(3.4e38f), x, result);  // NaN compares as neither and becomes -inf: callers never pass it
+  }
+  template <class... C>
+  static HEED_FN Vec polynomial(Vec x, float first, C... rest) {  // from the highest power down
+    Vec p = first;
+    ((p = p * x + Vec(rest)), ...);
+    return p;
+  }
+  // Cephes' tanhf: an odd polynomial where |x| < 0.625, else 1 - 2 / (e^2|x| + 1). Below 3 ulp.
+  static HEED_FN Vec fast_tanh(Vec x) {
+    const Vec size = select(x < Vec(0.0f), -x, x), z = x * x;
+    const Vec far = Vec(1.0f) - Vec(2.0f) / (fast_exp(size + size) + Vec(1.0f));
+    const Vec near =
+        polynomial(z, -5.70498872745e-3f, 2.06390887954e-2f, -5.37397155531e-2f, 1.33314422036e-1f, -3.33332819422e-1f);
+    return select(size < Vec(0.625f), near * z * x + x, select(x < Vec(0.0f), -far, far));
+  }
+  // Cephes' erff: an odd polynomial where |x| < 1, else 1 - e^-x^2 / |x| times a polynomial in 1 / x^2. Below 3 ulp.
+  static HEED_FN Vec fast_erf(Vec x) {
+    const Vec size = select(x < Vec(0.0f), -x, x), z = x * x, inverse = Vec(1.0f) / size, w = inverse * inverse;
+    const Vec near =
+        polynomial(z, 7.853861353153693e-5f, -8.010193625184903e-4f, 5.188327685732524e-3f, -2.685381193529856e-2f,
+                   1.128358514861418e-1f, -3.761262582423300e-1f, 1.128379165726710f);
+    const Vec middle = polynomial(w, 2.326819970068386e-2f, -1.387039388740657e-1f, 3.687424674597105e-1f,
+                                  -5.824733027278666e-1f, 6.210004621745983e-1f, -4.944515323274145e-1f,
+                                  3.404879937665872e-1f, -2.741127028184656e-1f, 5.638259427386472e-1f);
+    const Vec last =
+        polynomial(w, -1.047766399936249e+1f, 1.297719955372516e+1f, -7.495518717768503f, 2.921019019210786f,
+                   -1.015265279202700f, 4.218463358204948e-1f, -2.820767439740514e-1f, 5.641895067754075e-1f);
+    const Vec far = Vec(1.0f) - fast_exp(-z) * inverse * select(size < Vec(2.0f), middle, last);
+    return select(size < Vec(1.0f), near * x, select(x < Vec(0.0f), -far, far));
   }
   // e^x = 2^n e^r with |r| <= ln 2 / 2 (Cephes' expf; below 2 ulp). NaN stays NaN; under -87.3 the result is 0.
   static HEED_FN Vec fast_exp(Vec x) {

@@ -1,6 +1,9 @@
-// The menus as lists. Each entry of `Scores` and `Normalisers` is compiled here, once.
+// The menus as lists.
+#include "kernels/menu.h"
+
+#include <cmath>
+
 #include "graph/error.h"
-#include "kernels/score.h"
 
 namespace heed {
 namespace {
@@ -18,7 +21,12 @@ const Entry& named(const char* kind, const std::vector<Entry>& menu, const std::
 }  // namespace
 
 const std::vector<Score>& score_menu() {
-  static const auto menu = std::apply([](auto... score) { return std::vector<Score>{make_score(score)...}; }, Scores{});
+  static const auto menu = [] {
+    std::vector<Score> out(std::tuple_size_v<Scores>);
+    enter_scores<0>(out), enter_scores<1>(out), enter_scores<2>(out), enter_scores<3>(out);
+    std::apply([&](auto... score) { (out.push_back(make_score(score)), ...); }, VectorScores{});
+    return out;
+  }();
   return menu;
 }
 
@@ -26,6 +34,33 @@ const std::vector<Normaliser>& normaliser_menu() {
   static const auto menu = std::apply(
       [](auto... normaliser) { return std::vector<Normaliser>{make_normaliser(normaliser)...}; }, Normalisers{});
   return menu;
+}
+
+void scores::SoftDtw::refuse_steps(int steps, int width) {
+  fail("the score 'softdtw': " + std::to_string(width) + " channels a head do not divide into " +
+       std::to_string(steps) + " steps");
+}
+
+Score with_temperature(Score score, double temperature, bool learned) {
+  if (!(temperature > 0) || !std::isfinite(temperature))
+    fail("a temperature must be above 0, not " + std::to_string(temperature));
+  if (score.tempered) fail("the score '" + score.name + "' has a learned temperature already");
+  if (!learned && temperature == 1) return score;
+  score.kinked = false;
+  if (!learned) {
+    score.scale /= temperature;
+    return score;
+  }
+  score.tempered = true;
+  ++score.scalars;
+  score.start.push_back(static_cast<float>(std::log(temperature)));
+  return score;
+}
+
+void check(const Score& score, const Normaliser& normaliser) {
+  if (normaliser.nonnegative && !score.nonnegative)
+    fail("the normaliser '" + normaliser.name + "' takes scores that are never negative, as gaussian's; those of '" +
+         score.name + "' have signs");
 }
 
 const Score& score_named(const std::string& name) { return named("score", score_menu(), name); }

@@ -7,9 +7,12 @@
 // bits: lanes and order of addition are the same.
 #pragma once
 
+#include <algorithm>
+#include <functional>
+
 #include "kernels/batch.h"
-#include "kernels/jet.h"
 #include "kernels/matrix.h"
+#include "kernels/traits.h"
 
 namespace heed::stages {
 
@@ -543,40 +546,46 @@ void score_gradient(const void* self, const Chunk<T>& x, const ChunkGradient<T>&
     run(std::false_type{});
 }
 
-// s = finish(sum, p), elementwise; `p` holds S::scalars runs of period(padded) vectors.
+// s = scale e^-t finish(sum, p, width), elementwise; `p` holds runs of period(padded) vectors.
 template <class S, class T>
-void score_finish(const void* self, const T* sums, const T* p, int vectors, int padded, T* to) {
+void score_finish(const void* self, const T* sums, const Finish<T>& f, int vectors, int padded, T* to) {
   using V = Lanes<T>;
   const S& score = *static_cast<const S*>(self);
   const int round = period(padded);
   for (int t = 0; t < vectors; ++t) {
-    V scalar[S::scalars];
-    for (int i = 0; i < S::scalars; ++i) scalar[i] = V::load(p + (i * round + t % round) * kLanes);
-    score.finish(V::load(sums + t * kLanes), scalar).store(to + t * kLanes);
+    V scalar[scalars_of<S> + 1];
+    for (int i = 0; i < scalars_of<S> + f.tempered; ++i) scalar[i] = V::load(f.p + (i * round + t % round) * kLanes);
+    V s = finished(score, V::load(sums + t * kLanes), scalar, f.width) * V(f.scale);
+    if (f.tempered) s = s * exp_of(-scalar[scalars_of<S>]);
+    s.store(to + t * kLanes);
   }
 }
 
 // ds becomes the gradient of the sums; dp (like p) is added to.
 template <class S, class T>
-void score_finish_gradient(const void* self, const T* sums, const T* p, int vectors, int padded, T* ds, T* dp) {
+void score_finish_gradient(const void* self, const T* sums, const Finish<T>& f, int vectors, int padded, T* ds, T* dp) {
   using V = Lanes<T>;
   const S& score = *static_cast<const S*>(self);
   const int round = period(padded);
   for (int t = 0; t < vectors; ++t) {
-    Jet<V, 0b1111> scalar[S::scalars];
-    for (int i = 0; i < S::scalars; ++i) {
-      scalar[i] = Jet<V, 0b1111>(V::load(p + (i * round + t % round) * kLanes));
+    auto place = [&](int i) { return (i * round + t % round) * kLanes; };
+    Jet<V, 0b1111> scalar[scalars_of<S> + 1];
+    for (int i = 0; i < scalars_of<S>; ++i) {
+      scalar[i] = Jet<V, 0b1111>(V::load(f.p + place(i)));
       scalar[i].d[i + 1] = V(T(1));
     }
     Jet<V, 0b1111> sum(V::load(sums + t * kLanes));
     sum.d[0] = V(T(1));
-    auto y = score.finish(sum, scalar);
-    V d = V::load(ds + t * kLanes);
-    if (dp)
-      for (int i = 0; i < S::scalars; ++i) {
-        T* at = dp + (i * round + t % round) * kLanes;
-        (V::load(at) + d * y.d[i + 1]).store(at);
-      }
+    const auto y = finished(score, sum, scalar, f.width);
+    V d = V::load(ds + t * kLanes) * V(f.scale);
+    auto add = [&](int i, V value) {
+      if (dp) (V::load(dp + place(i)) + value).store(dp + place(i));
+    };
+    if (f.tempered) {
+      d = d * exp_of(-V::load(f.p + place(scalars_of<S>)));
+      add(scalars_of<S>, -(d * y.v));
+    }
+    for (int i = 0; i < scalars_of<S>; ++i) add(i, d * y.d[i + 1]);
     (d * y.d[0]).store(ds + t * kLanes);
   }
 }
@@ -619,7 +628,7 @@ void normaliser_raw(T* s, const Batch& batch, int padded, const RowState<T>& sta
         use = select(shift > V(none), shift, V(T(0)));
       }
       for (int t = r; t < count; t += round) {
-        V w = normaliser.raw(V::load(first + t * kLanes), use);
+        V w = raw_weight(normaliser, V::load(first + t * kLanes), use);
         w.store(first + t * kLanes);
         total = total + (t == count - 1 && tail < kLanes ? keep_first(w, tail) : w);
       }
@@ -633,7 +642,7 @@ void normaliser_raw(T* s, const Batch& batch, int padded, const RowState<T>& sta
         }
       }
       if (segment.ends) {
-        auto x = normaliser.close(shift, total);
+        auto x = closed(normaliser, shift, total);
         x.tau.store(tau + (g * round + r) * kLanes);
         x.factor.store(factor + (g * round + r) * kLanes);
       } else {
@@ -665,9 +674,21 @@ template <class N, class T>
 void normaliser_close(const RowState<T>& state, int padded, T* tau, T* factor) {
   using V = Lanes<T>;
   for (int at = 0; at < period(padded) * kLanes; at += kLanes) {
-    auto x = N{}.close(V::load(state.shift + at), V::load(state.total + at));
+    auto x = closed(N{}, V::load(state.shift + at), V::load(state.total + at));
     x.tau.store(tau + at);
     x.factor.store(factor + at);
+  }
+}
+
+// The lanes of no edge become 0.
+template <class T>
+void clear_unused(T* buffer, const Batch& batch, int padded) {
+  using V = Lanes<T>;
+  if (padded >= kLanes) return;
+  for (int g = 0; g < batch.segments; ++g) {
+    const Segment& segment = batch.segment[g];
+    const int tail = segment.tail(padded), at = (segment.vector + segment.vectors - 1) * kLanes;
+    if (tail < kLanes) keep_first(V::load(buffer + at), tail).store(buffer + at);
   }
 }
 
@@ -679,15 +700,15 @@ void normaliser_gradient(T* s, T* dw, const T* tau, const T* delta, const T* kee
   const N normaliser{};
   auto run = [&](auto drops) {
     for (int at = 0; at < batch.vectors * kLanes; at += kLanes) {
-      V w = normaliser.weight(V::load(s + at), V::load(tau + at));
+      const V score = V::load(s + at), threshold = V::load(tau + at), w = normaliser.weight(score, threshold);
       V d = V::load(dw + at), kept = w;
       if constexpr (decltype(drops)::value) {
         V factor = V::load(keep + at);
         d = d * factor;
         kept = w * factor;
       }
-      V ds = normaliser.slope(w) * d;
-      if constexpr (N::couples) ds = ds - normaliser.share(w) * V::load(delta + at);
+      V ds = normaliser.slope(score, w, threshold) * d;
+      if constexpr (N::couples) ds = ds - normaliser.share(score, w, threshold) * V::load(delta + at);
       kept.store(s + at);
       ds.store(dw + at);
     }
@@ -696,12 +717,43 @@ void normaliser_gradient(T* s, T* dw, const T* tau, const T* delta, const T* kee
     run(std::true_type{});
   else
     run(std::false_type{});
-  if (padded >= kLanes) return;
-  for (int g = 0; g < batch.segments; ++g) {
-    const Segment& segment = batch.segment[g];
-    const int tail = segment.tail(padded), at = (segment.vector + segment.vectors - 1) * kLanes;
-    if (tail < kLanes) keep_first(V::load(dw + at), tail).store(dw + at);
+  clear_unused(dw, batch, padded);
+}
+
+// Scores become weights, in place, from a buffer of tau.
+template <class N, class T>
+void normaliser_weigh(T* s, const T* tau, int vectors) {
+  using V = Lanes<T>;
+  for (int at = 0; at < vectors * kLanes; at += kLanes) N{}.weight(V::load(s + at), V::load(tau + at)).store(s + at);
+}
+
+// The terms of delta: scores become shares and dw becomes drain times dw, in place. 0 in the lanes of no edge.
+template <class N, class T>
+void normaliser_measure(T* s, T* dw, const T* tau, const T* keep, const Batch& batch, int padded) {
+  using V = Lanes<T>;
+  const N normaliser{};
+  for (int at = 0; at < batch.vectors * kLanes; at += kLanes) {
+    const V score = V::load(s + at), threshold = V::load(tau + at), w = normaliser.weight(score, threshold);
+    V d = V::load(dw + at);
+    if (keep) d = d * V::load(keep + at);
+    (normaliser.drain(score, w, threshold) * d).store(dw + at);
+    normaliser.share(score, w, threshold).store(s + at);
   }
+  clear_unused(s, batch, padded), clear_unused(dw, batch, padded);
+}
+
+// tau of a row from its scores, or those of them that may count.
+template <class N, class T>
+T normaliser_solve(const T* s, std::size_t n) {
+  thread_local std::vector<double> best;
+  best.clear();
+  double top = -__builtin_inf();
+  for (std::size_t t = 0; t < n; ++t) top = std::max<double>(top, s[t]);
+  if (!(top > -__builtin_inf())) return T(__builtin_inff());
+  for (std::size_t t = 0; t < n; ++t)
+    if (s[t] - top > -N::reach) best.push_back(s[t] - top);
+  std::sort(best.begin(), best.end(), std::greater<>());
+  return static_cast<T>(top + N::solve(best.data(), best.size()));
 }
 
 }  // namespace heed::stages

@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "kernels/parallel.h"
+#include "kernels/scores.h"
+#include "kernels/tiles.h"
 
 namespace heed {
 namespace {
@@ -16,7 +18,6 @@ using stages::Wide;
 
 constexpr int kNear = 16;   // queries whose sums stay in the first-level cache while tiles pass by
 constexpr int kTasks = 16;  // pieces of work that there should be at any time, whatever the number of threads
-constexpr int kMaxScalars = 3;
 
 Id round_up(Offset n, Offset to) { return static_cast<Id>((n + to - 1) / to * to); }
 Id pieces(Id n, Id each) { return (n + each - 1) / each; }
@@ -44,6 +45,7 @@ struct Plan {
   static Id side(Id n) { return std::clamp<Id>(round_up(n / 8, kTile), kTile, 512); }
   const ScoreStages<T>& score() const { return x.score->template stages<T>(); }
   const NormaliserStages<T>& normaliser() const { return x.normaliser->template stages<T>(); }
+  bool finishes() const { return x.score->finishes(); }
   View<const T> query(int h) const { return x.q.columns(h * width, width); }
   View<const T> key(int h) const { return x.k.columns(h * width, width); }
   View<const T> value(int h) const { return x.v.columns(h * values, values); }
@@ -143,14 +145,14 @@ template <class T>
 void score_tile(const Plan<T>& plan, Room<T>& w, const T* q, const T* k, const std::uint64_t* seen) {
   const auto& score = plan.score();
   const void* self = plan.x.score->self.get();
-  score.tile_sums(self, q, k, w.a, plan.width, score.finish ? w.sums : w.s);
-  if (score.finish) {
+  score.tile_sums(self, q, k, w.a, plan.width, plan.finishes() ? w.sums : w.s);
+  if (plan.finishes()) {
     if (seen) {  // a sum that is seen, in place of those that are not: nothing in them must spoil dp
       int i = 0;
       while (seen[i] == 0) ++i;
       stages::set_unseen(seen, w.sums[i * kTile + __builtin_ctzll(seen[i])], w.sums);
     }
-    score.finish(self, w.sums, w.p, kTileBuffer / kLanes, 1, w.s);
+    score.finish(self, w.sums, plan.x.score->finish(w.p, plan.width), kTileBuffer / kLanes, 1, w.s);
   }
   if (seen) stages::set_unseen(seen, T(-__builtin_inff()), w.s);
 }
@@ -317,7 +319,7 @@ template <class T>
 void gradient_cell(const Plan<T>& plan, int h, Id first, Id last, Id key, Id key_end, View<const T> y, View<const T> dy,
                    const Matrix<T>& tau, const Goal<T>& goal) {
   constexpr int lanes = Plan<T>::lanes;
-  static const Dot dot;
+  static const scores::Dot dot;
   const Attention<T>& x = plan.x;
   const auto& score = plan.score();
   const int width = plan.width, values = plan.values;
@@ -344,14 +346,16 @@ void gradient_cell(const Plan<T>& plan, int h, Id first, Id last, Id key, Id key
       const T *q = w.q + i * width, *dy = w.dy + i * values;
       const T *k = w.k + tile * kTile * width, *v = w.v + tile * kTile * values;
       score_tile(plan, w, q, k, seen);
-      stages::tile_sums<Dot>(&dot, dy, v, static_cast<const T*>(nullptr), values, w.dw);
+      stages::tile_sums<scores::Dot>(&dot, dy, v, static_cast<const T*>(nullptr), values, w.dw);
       const bool drops = x.dropout.rate > 0;
       if (drops) fill_keep(x.dropout, near + i, j, h, w.keep);
       plan.normaliser().tile_gradient(w.s, w.dw, w.tau + i, w.delta + i, drops ? w.keep : nullptr);
       if (seen) stages::set_unseen(seen, T(0), w.s), stages::set_unseen(seen, T(0), w.dw);
       if (goal.dv) stages::tile_scatter(w.s, dy, seen, values, w.dv + tile * kTile * values);
       if (!sums) return;
-      if (score.finish) score.finish_gradient(x.score->self.get(), w.sums, w.p, kTileBuffer / kLanes, 1, w.dw, w.dp);
+      if (plan.finishes())
+        score.finish_gradient(x.score->self.get(), w.sums, x.score->finish(w.p, width), kTileBuffer / kLanes, 1, w.dw,
+                              w.dp);
       score.tile_gradient(x.score->self.get(), q, k, w.a, width, w.dw, seen, w.down + i * width * lanes,
                           w.dk + tile * kTile * width, w.da);
     });

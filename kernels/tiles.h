@@ -351,7 +351,7 @@ bool normaliser_tile(T* s, const TileState<T>& state) {
       use = top > none ? top : T(0);
     }
     for (int at = 0; at < kTile; at += V::lanes) {
-      const V w = normaliser.raw(V::load(row + at), use);
+      const V w = raw_weight(normaliser, V::load(row + at), use);
       w.store(row + at);
       total = total + w;
     }
@@ -370,15 +370,15 @@ void normaliser_tile_gradient(T* s, T* dw, const T* tau, const T* delta, const T
     for (int i = 0; i < kTogether; ++i) {
       const V threshold = tau[i], mean = delta[i];
       for (int at = i * kTile; at < (i + 1) * kTile; at += V::lanes) {
-        const V w = normaliser.weight(V::load(s + at), threshold);
+        const V score = V::load(s + at), w = normaliser.weight(score, threshold);
         V d = V::load(dw + at), kept = w;
         if constexpr (drops.value) {
           const V factor = V::load(keep + at);
           d = d * factor;
           kept = w * factor;
         }
-        V ds = normaliser.slope(w) * d;
-        if constexpr (N::couples) ds = ds - normaliser.share(w) * mean;
+        V ds = normaliser.slope(score, w, threshold) * d;
+        if constexpr (N::couples) ds = ds - normaliser.share(score, w, threshold) * mean;
         kept.store(s + at);
         ds.store(dw + at);
       }

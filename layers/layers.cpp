@@ -49,18 +49,27 @@ Model attend(Attend o) {
   if (o.out < 1 || o.heads < 1)
     fail("attend: needs at least 1 head and 1 channel a head, not " + std::to_string(o.heads) + " and " +
          std::to_string(o.out));
+  const Offset width = o.score_width > 0 ? o.score_width : o.out;  // of the scores
+  const bool own_width = width != o.out || o.score.prepares == Prepare::hidden;
   if (o.projection == Projection::by_score)
-    o.projection = o.score.contracts      ? Projection::one
-                   : o.score.reads_vector ? Projection::source_target
-                                          : Projection::separate;
+    o.projection = o.score.contracts                    ? Projection::one
+                   : o.score.reads_vector && !own_width ? Projection::source_target
+                                                        : Projection::separate;
+  if (own_width && o.projection != Projection::separate)
+    fail("attend: scores have a width of their own only where query, key and value are projected separately");
   if (o.score.contracts && o.projection != Projection::one)
     fail("attend: the score '" + o.score.name + "' contracts one projection; it takes no other");
   if (o.head_masks.empty()) o.head_masks = {{0, kEveryHead, o.mask}};
   if (o.head_masks.back().last < o.heads - 1)
     fail("attend: there are masks for " + std::to_string(o.head_masks.back().last + 1) + " heads, not for " +
          std::to_string(o.heads));
-  return [o]<class T>(Scope<T>& scope, Var<T> x) {
-    const Offset total = o.out * o.heads;
+  check(o.score, o.normaliser);
+  if (o.score.check_width) o.score.check_width(o.score.self.get(), static_cast<int>(width));
+  if (o.score.prepares == Prepare::centre_unit && width < 2)
+    fail("attend: the score '" + o.score.name + "' needs at least 2 channels a head");
+  o.score = with_temperature(o.score, o.temperature, o.learn_temperature);
+  return [o, width]<class T>(Scope<T>& scope, Var<T> x) {
+    const Offset total = o.out * o.heads, score_total = width * o.heads;
     const bool biased = o.projection != Projection::one;
     AttentionVars<T> in;
     const Offset channels = x.cols();
@@ -80,31 +89,43 @@ Model attend(Attend o) {
         break;
       }
       case Projection::separate: {
-        auto query = torch_map(scope.inside("query"), channels, total, o.bias, o.query_scale);
-        auto key = torch_map(scope.inside("key"), channels, total, o.bias);
+        auto query = torch_map(scope.inside("query"), channels, score_total, o.bias, o.query_scale);
+        auto key = torch_map(scope.inside("key"), channels, score_total, o.bias);
         auto value = torch_map(scope.inside("value"), channels, total, o.bias);
         Var<T> all = linear<T>(x, {query, key, value});
-        in.q = {all, 0, total}, in.k = {all, total, total}, in.v = {all, 2 * total, total};
+        in.q = {all, 0, score_total}, in.k = {all, score_total, score_total}, in.v = {all, 2 * score_total, total};
         break;
       }
     }
     Var<T> edge_weight, edge_vector;
     if (o.edges) {
-      const Offset width = scope.graph().channels;
-      edge_weight = scope.inside("edge").parameter("weight", width, total, glorot(width, total));
+      const Offset given = scope.graph().channels, wide = o.score.contracts ? total : score_total;
+      edge_weight = scope.inside("edge").parameter("weight", given, wide, glorot(given, wide));
     }
-    const Init vector = glorot(o.heads, o.out);
-    if (o.score.contracts) {
+    const Init vector = glorot(o.heads, o.score.contracts ? o.out : width);
+    if (o.score.contracts && !o.score.reads_query) {
+      in.q = in.k = contract(in.v.of, scope.parameter("att", 1, total, vector), o.heads);
+      if (o.edges) edge_vector = scope.parameter("att_edge", 1, total, vector);
+    } else if (o.score.contracts) {
       Var<T> source = scope.parameter("att_src", 1, total, vector);
       Var<T> target = scope.parameter("att_dst", 1, total, vector);
       Var<T> both = contract<T>(in.v.of, {source, target}, o.heads);
       in.k = {both, 0, o.heads}, in.q = {both, o.heads, o.heads};
       if (o.edges) edge_vector = scope.parameter("att_edge", 1, total, vector);
     } else if (o.score.reads_vector) {
-      in.a = scope.parameter("att", 1, total, vector);
+      in.a = scope.parameter("att", 1, score_total, vector);
     }
-    if (o.score.scalars > 0) in.p = scope.parameter("scalars", o.score.scalars, o.heads, {0, 1});
+    if (o.score.scalars > 0) {
+      std::vector<double> start;
+      for (float first : o.score.start) start.insert(start.end(), static_cast<std::size_t>(o.heads), first);
+      in.p = scope.parameter("scalars", o.score.scalars, o.heads, {.start = std::move(start)});
+    }
     if (o.query_scale != 1 && !biased) in.q = scale(columns(in.q), o.query_scale);
+    if (o.score.prepares == Prepare::centre_unit) in.q = centre(in.q, o.heads), in.k = centre(in.k, o.heads);
+    if (o.score.prepares == Prepare::unit || o.score.prepares == Prepare::centre_unit)
+      in.q = unit(in.q, o.heads), in.k = unit(in.k, o.heads);
+    if (o.score.prepares == Prepare::bilinear)
+      in.k = linear_heads(in.k, scope.parameter("bilinear", width, score_total, glorot(width, width)), o.heads);
     if (o.feature_dropout > 0) in.v = dropout(columns(in.v), o.feature_dropout);
     Var<T> u;
     if (o.keys.learned_share()) {
@@ -128,7 +149,7 @@ Model attend(Attend o) {
             features, [table] {}, nullptr);
         Var<T> e = linear(features, edge_weight);
         part.e = e;
-        if (o.projection == Projection::separate) part.ev = e;
+        if (o.projection == Projection::separate && e.cols() == total) part.ev = e;
         if (edge_vector.tape) part.e = contract(e, edge_vector, o.heads);
       }
       for (Columns<T>* c : {&part.q, &part.k, &part.v, &part.a, &part.p, &part.e, &part.ev}) {

@@ -11,7 +11,8 @@ namespace heed {
 
 // How the operands come from the nodes.
 enum class Projection {
-  by_score,       // one for scores that contract (GAT), source_target for scores with a learned vector, else separate
+  by_score,       // one for scores that contract (GAT), source_target for scores with a learned vector, else separate;
+                  // separate too where scores have a width of their own
   one,            // h = W x is the query, the key and the value; no bias
   source_target,  // the query is W_r x + b_r; key and value are W_l x + b_l
   separate,       // query, key and value each have a weight and a bias
@@ -33,12 +34,16 @@ struct Attend {
   bool residual = false;   // + W x, with a bias where the projections have one
   bool edges = false;      // read the graph's edge features
   double query_scale = 1;  // the query is multiplied with it
+  Offset score_width = 0;  // channels of a head that the scores read; 0: as out. Otherwise projections are separate
+  double temperature = 1;  // scores are divided by it
+  bool learn_temperature = false;  // from there on, one per head
   Projection projection = Projection::by_score;
 };
 
 // y_i = sum_j w_ij v_j, heads side by side or averaged, plus a bias. With projection `one` and the score gat it is
 // GATConv (arXiv:1710.10903), with source_target and gatv2 GATv2Conv (arXiv:2105.14491), with separate, dot, the
 // residual and query_scale 1/sqrt(out) TransformerConv (UniMP, arXiv:2009.03509), where edge features join the value.
+// What the score wants done to queries and keys (Prepare) is done. Throws Error where options do not go together.
 Model attend(Attend options);
 
 // D^-1/2 (A + I) D^-1/2 x W + b         Kipf & Welling, arXiv:1609.02907, eq. 2

@@ -4,8 +4,8 @@
 
 namespace heed {
 
-Init glorot(Offset fan_in, Offset fan_out) { return {std::sqrt(6.0 / static_cast<double>(fan_in + fan_out)), 0}; }
-Init kaiming(Offset fan_in) { return {1 / std::sqrt(static_cast<double>(fan_in)), 0}; }
+Init glorot(Offset fan_in, Offset fan_out) { return {.limit = std::sqrt(6.0 / static_cast<double>(fan_in + fan_out))}; }
+Init kaiming(Offset fan_in) { return {.limit = 1 / std::sqrt(static_cast<double>(fan_in))}; }
 
 template <class T>
 Parameter<T>& Scope<T>::add(const std::string& name, Offset rows, Offset cols, Init init, bool trained) {
@@ -16,6 +16,7 @@ Parameter<T>& Scope<T>::add(const std::string& name, Offset rows, Offset cols, I
   p.value.resize(rows, cols);
   for (Offset t = 0; t < p.value.size(); ++t)
     p.value.data()[t] = static_cast<T>(init.value + init.limit * (2 * uniform(key, static_cast<std::uint64_t>(t)) - 1));
+  for (std::size_t t = 0; t < init.start.size(); ++t) p.value.data()[t] = static_cast<T>(init.start[t]);
   return p;
 }
 

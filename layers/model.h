@@ -19,9 +19,10 @@
 
 namespace heed {
 
-// How a parameter begins: uniform in +-limit, or a constant.
+// How a parameter begins: uniform in +-limit about a constant, or (start) element by element.
 struct Init {
   double limit = 0, value = 0;
+  std::vector<double> start = {};
 };
 Init glorot(Offset fan_in, Offset fan_out);  // limit sqrt(6 / (in + out)), Glorot & Bengio 2010
 Init kaiming(Offset fan_in);                 // limit 1 / sqrt(in), the default of PyTorch's Linear

@@ -32,7 +32,8 @@ Model attention_model(const ModelOptions& o, const char* score, const Mask& mask
   return build(o, [=](Offset out, bool last) {
     return attend({.out = out,
                    .heads = last ? o.out_heads : o.heads,
-                   .score = score_named(score),
+                   .score = score_named(o.score.empty() ? score : o.score),
+                   .normaliser = normaliser_named(o.normaliser.empty() ? "softmax" : o.normaliser),
                    .mask = mask,
                    .head_masks = masks,
                    .keys = keys,
@@ -40,7 +41,10 @@ Model attention_model(const ModelOptions& o, const char* score, const Mask& mask
                    .feature_dropout = o.feature_dropout,
                    .concat = !last,
                    .residual = residual,
-                   .query_scale = scaled ? 1 / std::sqrt(static_cast<double>(out)) : 1});
+                   .query_scale = scaled && o.score.empty() ? 1 / std::sqrt(static_cast<double>(out)) : 1,
+                   .score_width = o.score_width,
+                   .temperature = o.temperature,
+                   .learn_temperature = o.learn_temperature});
   });
 }
 
@@ -54,6 +58,7 @@ Model plain_model(const ModelOptions& o, Convolution convolution) {
 Model gat(const ModelOptions& o) { return attention_model(o, "gat", local() | self(), false, o.residual); }
 Model gatv2(const ModelOptions& o) { return attention_model(o, "gatv2", local() | self(), false, o.residual); }
 Model transformer(const ModelOptions& o) { return attention_model(o, "dot", local(), true, true); }
+Model attention(const ModelOptions& o) { return attention_model(o, "scaled_dot", local() | self(), false, o.residual); }
 Model gcn(const ModelOptions& o) {
   return plain_model(o, [](Offset out) { return graph_convolution(out); });
 }
@@ -76,6 +81,7 @@ const std::vector<ModelEntry>& model_menu() {
       {"gat", "graph attention network, arXiv:1710.10903", true, gat},
       {"gatv2", "dynamic graph attention, arXiv:2105.14491", true, gatv2},
       {"transformer", "graph transformer with scaled dot products, arXiv:2009.03509", true, transformer},
+      {"attention", "attention with scaled dot products, or any --score and --normaliser", true, attention},
       {"gcn", "graph convolutional network, arXiv:1609.02907", false, gcn},
       {"sage", "GraphSAGE with the mean, arXiv:1706.02216", false, sage},
       {"mlp", "multilayer perceptron, which never looks at the graph", false, mlp},

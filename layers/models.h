@@ -24,6 +24,11 @@ struct ModelOptions {
   double input_dropout = -1;       // of the first layer's; below 0: as the others
   double feature_dropout = 0;      // of the projected values
   double attention_dropout = 0.6;  // of the attention weights
+  std::string score;               // of attention; empty: the model's own
+  std::string normaliser;          // likewise
+  Offset score_width = 0;          // channels of a head that scores read; 0: as many as values have
+  double temperature = 1;          // scores are divided by it
+  bool learn_temperature = false;
   Activation activation = Activation::elu;
   Norm norm = Norm::none;  // before the activation of hidden layers
   bool residual = false;   // each convolution adds a linear map of its input
@@ -35,10 +40,11 @@ struct ModelOptions {
 Model gat(const ModelOptions& options);    // arXiv:1710.10903
 Model gatv2(const ModelOptions& options);  // arXiv:2105.14491
 Model transformer(
-    const ModelOptions& options);         // UniMP's convolution, arXiv:2009.03509; nodes see their neighbours alone
-Model gcn(const ModelOptions& options);   // arXiv:1609.02907
-Model sage(const ModelOptions& options);  // arXiv:1706.02216
-Model mlp(const ModelOptions& options);   // no graph: the control
+    const ModelOptions& options);  // UniMP's convolution, arXiv:2009.03509; nodes see their neighbours alone
+Model attention(const ModelOptions& options);  // scaled dot products, over a node and its neighbours
+Model gcn(const ModelOptions& options);        // arXiv:1609.02907
+Model sage(const ModelOptions& options);       // arXiv:1706.02216
+Model mlp(const ModelOptions& options);        // no graph: the control
 
 struct ModelEntry {
   std::string name, about;

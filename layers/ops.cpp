@@ -8,8 +8,8 @@
 #include <string>
 
 #include "kernels/dense.h"
-#include "kernels/lanes.h"
 #include "kernels/parallel.h"
+#include "kernels/stages.h"
 
 namespace heed {
 namespace {
@@ -272,6 +272,131 @@ Var<T> columns(const Columns<T>& x) {
         add_to(Sink<T>{dx.to.columns(x.first, x.count), true}, y.grad());
       },
       "columns");
+  return y;
+}
+
+namespace {
+
+template <class T>
+Offset head_width(const char* operation, const Columns<T>& x, int heads) {
+  if (heads < 1 || x.cols() % heads != 0)
+    fail(std::string(operation) + ": " + std::to_string(x.cols()) + " channels do not divide into " +
+         std::to_string(heads) + " heads");
+  return x.cols() / heads;
+}
+
+// The sink of some columns of a value; the others get zeros where nothing has arrived.
+template <class T>
+Sink<T> sink_of(const Columns<T>& x) {
+  Sink<T> whole = x.of.sink();
+  if (!whole || x.count == x.of.cols()) return whole;
+  if (!whole.add) clear(whole.to);
+  return {whole.to.columns(x.first, x.count), true};
+}
+
+// An operation on each head's channels alone: forward(x, y, width), and backward(x, y, dy, dx, width), which writes.
+template <class T, class Forward, class Backward>
+Var<T> each_head(const char* name, const Columns<T>& x, int heads, Forward forward, Backward backward) {
+  const Offset width = head_width(name, x, heads), total = x.cols();
+  Var<T> y = x.of.tape->result(x.rows(), total, {x.of});
+  x.of.tape->record(
+      y,
+      [=] {
+        View<const T> X = x.view();
+        parallel_pieces(X.rows, row_grain(total), [&](Offset begin, Offset end) {
+          for (Offset i = begin; i < end; ++i)
+            for (Offset c = 0; c < total; c += width) forward(X.row(i) + c, y.value().row(i) + c, width);
+        });
+      },
+      [=] {
+        View<const T> X = x.view(), dY = y.grad();
+        Sink<T> dx = sink_of(x);
+        if (!dx) return;
+        parallel_pieces(X.rows, row_grain(total), [&](Offset begin, Offset end) {
+          for (Offset i = begin; i < end; ++i)
+            for (Offset c = 0; c < total; c += width)
+              backward(X.row(i) + c, y.value().row(i) + c, dY.row(i) + c, width,
+                       [to = dx.to.row(i) + c, add = dx.add](Offset t, T d) { to[t] = add ? to[t] + d : d; });
+        });
+      },
+      name);
+  return y;
+}
+
+template <class T>
+T dot(const T* a, const T* b, Offset width) {
+  T sum = 0;
+  for (Offset t = 0; t < width; ++t) sum += a[t] * b[t];
+  return sum;
+}
+template <class T>
+T mean(const T* a, Offset width) {
+  T sum = 0;
+  for (Offset t = 0; t < width; ++t) sum += a[t];
+  return sum / static_cast<T>(width);
+}
+template <class T>
+T inverse_norm(const T* x, Offset width) {
+  const T norm = std::sqrt(dot(x, x, width));
+  return norm > 0 ? T(1) / norm : T(0);
+}
+
+}  // namespace
+
+template <class T>
+Var<T> unit(const Columns<T>& x, int heads) {
+  return each_head(
+      "unit", x, heads,
+      [](const T* from, T* to, Offset width) {
+        const T scale = inverse_norm(from, width);
+        for (Offset t = 0; t < width; ++t) to[t] = from[t] * scale;
+      },
+      [](const T* from, const T* y, const T* dy, Offset width, auto put) {
+        const T scale = inverse_norm(from, width), along = dot(y, dy, width);
+        for (Offset t = 0; t < width; ++t) put(t, (dy[t] - y[t] * along) * scale);
+      });
+}
+
+template <class T>
+Var<T> centre(const Columns<T>& x, int heads) {
+  if (head_width("centre", x, heads) < 2) fail("centre: one channel a head less its mean is always 0; it takes 2");
+  return each_head(
+      "centre", x, heads,
+      [](const T* from, T* to, Offset width) {
+        const T middle = mean(from, width);
+        T most = 0;
+        for (Offset t = 0; t < width; ++t) most = std::max(most, std::abs(to[t] = from[t] - middle));
+        if (most <= 8 * std::numeric_limits<T>::epsilon() * std::abs(middle)) std::fill_n(to, width, T(0));
+      },
+      [](const T*, const T*, const T* dy, Offset width, auto put) {
+        const T middle = mean(dy, width);
+        for (Offset t = 0; t < width; ++t) put(t, dy[t] - middle);
+      });
+}
+
+template <class T>
+Var<T> linear_heads(const Columns<T>& x, Var<T> w, int heads) {
+  const Offset width = head_width("linear heads", x, heads);
+  expect("the weight of linear heads", w, width, x.cols());
+  Var<T> y = x.of.tape->result(x.rows(), x.cols(), {x.of, w});
+  auto parts = std::make_shared<Matrix<T>>();
+  x.of.tape->record(
+      y,
+      [=] {
+        for (Offset c = 0; c < x.cols(); c += width)
+          product<T>(x.view().columns(c, width), w.view().columns(c, width),
+                     {y.value().view().columns(c, width), false}, {});
+      },
+      [=] {
+        Sink<T> dw = w.sink(), dx = sink_of(x);
+        auto part = [&](const Sink<T>& sink, Offset c) { return Sink<T>{sink.to.columns(c, width), sink.add}; };
+        for (Offset c = 0; c < x.cols(); c += width) {
+          View<const T> dy = y.grad().columns(c, width);
+          if (dw) product_of_transpose<T>(x.view().columns(c, width), dy, part(dw, c), *parts, {});
+          if (dx) product_by_transpose<T>(dy, w.view().columns(c, width), part(dx, c));
+        }
+      },
+      "linear heads");
   return y;
 }
 
@@ -734,14 +859,6 @@ void put_back(const Selection& rows, View<const T> from, const Sink<T>& to) {
     }
   });
 }
-// The sink of some columns of a value; the others get zeros where nothing has arrived.
-template <class T>
-Sink<T> sink_of(const Columns<T>& x) {
-  Sink<T> dx = x.of.sink();
-  if (!dx) return dx;
-  if (!dx.add && x.count < x.of.cols()) clear(dx.to), dx.add = true;
-  return {dx.to.columns(x.first, x.count), dx.add};
-}
 
 }  // namespace
 
@@ -1100,6 +1217,9 @@ Var<T> binary_cross_entropy(Var<T> x, std::span<const Id> rows, std::span<const 
   template Var<T> scale(Var<T>, double);                                                                            \
   template Var<T> columns(const Columns<T>&);                                                                       \
   template Var<T> concat(const std::vector<Var<T>>&);                                                               \
+  template Var<T> unit(const Columns<T>&, int);                                                                     \
+  template Var<T> centre(const Columns<T>&, int);                                                                   \
+  template Var<T> linear_heads(const Columns<T>&, Var<T>, int);                                                     \
   template Var<T> mean_heads(Var<T>, int);                                                                          \
   template Var<T> contract(Var<T>, const std::vector<Var<T>>&, int);                                                \
   template Var<T> dropout(Var<T>, double);                                                                          \

@@ -57,6 +57,17 @@ Var<T> contract(Var<T> x, Var<T> a, int heads) {
   return contract<T>(x, std::vector<Var<T>>{a}, heads);
 }
 
+// What scores want done to queries and keys (Prepare), for the d channels of each head; n x heads*d:
+// x / |x|. The vector 0 stays 0 and takes no gradient.
+template <class T>
+Var<T> unit(const Columns<T>& x, int heads);
+// x less its mean; d is at least 2. What is constant but for rounding becomes 0.
+template <class T>
+Var<T> centre(const Columns<T>& x, int heads);
+// x_h w_h                               w: d x heads*d, the matrices of the heads side by side
+template <class T>
+Var<T> linear_heads(const Columns<T>& x, Var<T> w, int heads);
+
 // Each element is 0 with probability `rate`, else divided by 1 - rate; the identity outside training. On a sparse
 // value it draws for the entries alone.
 template <class T>

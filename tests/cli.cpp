@@ -129,6 +129,10 @@ TEST_CASE("help, version and lists") {
   CHECK(run("list masks").out.find("expander(d)") != std::string::npos);
   CHECK(run("list keys").out.find("farthest(share)") != std::string::npos);
   refused("list mask", "unknown kind 'mask'; did you mean masks?");
+  CHECK(run("list scores").out.find("p corr(q, k)") != std::string::npos);
+  CHECK(run("list scores").out.find("karate") == std::string::npos);
+  CHECK(run("list normalisers").out.find("arXiv:1602.02068") != std::string::npos);
+  refused("list score", "did you mean scores?");
   refused("--help > /dev/full", "cannot write standard output");
 }
 
@@ -155,6 +159,11 @@ TEST_CASE("values out of range are refused") {
   refused("train karate --heads 0", "--heads: must be a whole number, 1 to 65536, not '0'");
   refused("train karate --heads 60000", "wider than 65536 channels");
   refused("train karate --model gcn --heads 8", "has no attention");
+  refused("train karate --model gcn --score dot", "has no attention");
+  refused("train karate --score dto", "unknown score 'dto'; did you mean dot");
+  refused("train karate --normaliser sum", "the normaliser 'sum' takes scores that are never negative");
+  refused("train karate --temperature 0", "must be a number above 0");
+  refused("train karate --score pearson --score-width 1", "needs at least 2 channels a head");
   refused("train karate --dropout 1", "--dropout: must be a number, at least 0 and below 1, not '1'");
   refused("train karate --rate 0", "--rate: must be a number above 0, not '0'");
   refused("train karate --threads -1", "--threads");

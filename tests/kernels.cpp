@@ -4,6 +4,8 @@
 
 #include <functional>
 
+#include "kernels/lanes.h"
+#include "kernels/make_score.h"
 #include "kernels/tiled.h"
 #include "tests/scratch.h"
 #include "tests/support.h"
@@ -16,7 +18,14 @@ namespace {
 std::vector<Score> scores_under_test() {
   auto out = score_menu();
   out.push_back(make_score(Tempered{}));
+  out.push_back(with_temperature(score_named("gat"), 0.7));
+  out.push_back(with_temperature(score_named("sqeuclidean"), 1.5, true));
+  out.push_back(with_temperature(make_score(Tempered{}), 1.2, true));
+  out.push_back(make_score(scores::SoftDtw{.steps = 1, .gamma = 0.5f}));
   return out;
+}
+std::vector<Pair> pairs_under_test(Random& random, int more = 0) {
+  return pairs_of(scores_under_test(), normaliser_menu(), random, more);
 }
 
 enum class Mask { list, symmetric, range, sliding, without, rectangular, empty, hub, hub_key, features };
@@ -82,11 +91,12 @@ struct Case {  // one call with everything it reads, and all its gradients
     g.de = sink(de, e), g.dbias = sink(dbias, bias), g.dev = sink(dev, ev);
     attention_gradient<T>(call(), std::as_const(y).view(), std::as_const(dy).view(), state, g);
   }
-  double loss() {
+  long double loss() {  // long: the rounding of so many additions, and of the sum, would show in a difference
     forward();
-    long double sum = 0;  // long: the rounding of so many additions would show in a difference
-    for (Offset t = 0; t < y.size(); ++t) sum += static_cast<double>(y.data()[t]) * static_cast<double>(dy.data()[t]);
-    return static_cast<double>(sum);
+    long double sum = 0;
+    for (Offset t = 0; t < y.size(); ++t)
+      sum += static_cast<long double>(y.data()[t]) * static_cast<long double>(dy.data()[t]);
+    return sum;
   }
 };
 
@@ -105,18 +115,26 @@ Case<T> make_case(const Score& score, const Normaliser& normaliser, Mask mask, i
   c.k = random_matrix<T>(c.pattern->keys(), channels, random);
   c.v = random_matrix<T>(c.pattern->keys(), heads * width, random);
   c.dy = random_matrix<T>(c.pattern->queries(), heads * width, random);
+  // Far points would all have the same weight, 0 or 1.
+  const bool distance =
+      score.name == "sqeuclidean" || score.name == "euclidean" || score.name == "gaussian" || score.name == "softdtw";
+  const T near = distance ? T(1) / std::sqrt(static_cast<T>(c.score_width)) : T(1);
+  for (auto* table : {&c.q, &c.k})
+    for (T& x : *table) x *= near;
   if (mask == Mask::hub || mask == Mask::hub_key) {
     // So many pairs that some would lie at a kink: the hub alone decides the side, at a distance.
     for (T& x : mask == Mask::hub ? c.k : c.q) x *= T(0.2);
-    for (T& x : mask == Mask::hub ? c.q : c.k) x += x > 0 ? T(2) : T(-2);
+    for (T& x : mask == Mask::hub ? c.q : c.k) x += T(x > 0 ? 1 : -1) * T(distance ? 0.5 : 2);
   }
   // A hub's scores are much alike: small ones, lest all weights lie where a sigmoid is flat and differences are noise.
   if (score.reads_vector)
     c.a = random_matrix<T>(1, channels, random, mask == Mask::hub || mask == Mask::hub_key ? 0.2 : 1);
   if (score.scalars > 0) c.p = random_matrix<T>(score.scalars, heads, random);
+  if (score.name == "gaussian" || score.tempered)  // logarithms
+    for (int h = 0; h < heads; ++h) c.p(score.scalars - 1, h) = T(0.7 + 0.2 * random.normal());
   if (mask == Mask::features) {
-    c.e = random_matrix<T>(c.pattern->edges(), channels, random);
-    c.bias = random_matrix<T>(c.pattern->edges(), heads, random);
+    c.e = random_matrix<T>(c.pattern->edges(), channels, random, near);
+    if (!normaliser.nonnegative) c.bias = random_matrix<T>(c.pattern->edges(), heads, random);
     c.ev = random_matrix<T>(c.pattern->edges(), heads * width, random);
   }
   return c;
@@ -135,20 +153,141 @@ bool sees(const Pattern& pattern, Id i, Id j, Offset& edge) {
   return j >= begin && j < end && !(rows.list && rows.list->contains(i, j));
 }
 
-// Scores by name, in plain scalar double: what the papers say.
-double reference_sum(const Score& score, double q, double k, double e, double a) {
+// Scores by name, in plain scalar double: what the papers say. p is a column.
+double reference_score(const Score& score, const double* q, const double* k, const double* e, const double* a,
+                       const double* p, int width) {
   auto leaky = [](double x) { return x > 0 ? x : 0.2f * x; };
-  if (score.name == "dot") return q * (k + e);
-  if (score.name == "gat") return leaky(q + k + e);
-  if (score.name == "gatv2") return a * leaky(q + k + e);
-  if (score.name == "tempered") return a * std::tanh(q * k) + (q - k) * (q - k) * e;
-  FAIL("the reference does not know the score " << score.name);
-  return 0;
+  auto sum = [&](auto term) {
+    double total = 0;
+    for (int c = 0; c < width; ++c) total += term(q[c], k[c], e[c], a[c]);
+    return total;
+  };
+  auto dot = [](double q, double k, double e, double) { return q * (k + e); };
+  auto apart = [](double q, double k, double e, double) { return (q - k - e) * (q - k - e); };
+  const std::string& name = score.name;
+  double s = 0;
+  int scalars = 0;
+  if (name == "dot" || name == "bilinear")
+    s = sum(dot);
+  else if (name == "scaled_dot")
+    s = sum(dot) / std::sqrt(width);
+  else if (name == "cosine" || name == "pearson")
+    s = sum(dot) * p[scalars++];
+  else if (name == "gat")
+    s = leaky(q[0] + k[0] + e[0]);
+  else if (name == "gatv2")
+    s = sum([&](double q, double k, double e, double a) { return a * leaky(q + k + e); });
+  else if (name == "bahdanau")
+    s = sum([&](double q, double k, double e, double a) { return a * std::tanh(q + k + e); });
+  else if (name == "mlp")
+    s = sum([&](double q, double k, double e, double a) { return a * std::max(0.0, q + k + e); }) + p[scalars++];
+  else if (name == "node")
+    s = k[0] + e[0];
+  else if (name == "sqeuclidean")
+    s = -sum(apart);
+  else if (name == "euclidean")
+    s = -std::sqrt(sum(apart));
+  else if (name == "gaussian")
+    s = std::exp(-sum(apart) / (2 * std::exp(p[scalars++] * 2)));
+  else if (name == "laplace")
+    s = sum([&](double q, double k, double e, double a) { return -a * std::abs(q - k - e); });
+  else if (name == "softdtw") {
+    const auto& own = *static_cast<const scores::SoftDtw*>(score.self.get());
+    const int n = own.steps > 0 ? own.steps : width, c = width / n;
+    Matrix<double> r(n + 1, n + 1);
+    r.fill(1e9), r(0, 0) = 0;
+    for (int i = 1; i <= n; ++i)
+      for (int j = 1; j <= n; ++j) {
+        double cost = 0;
+        for (int t = 0; t < c; ++t) cost += std::pow(q[(i - 1) * c + t] - k[(j - 1) * c + t] - e[(j - 1) * c + t], 2);
+        const double least = std::min({r(i - 1, j), r(i, j - 1), r(i - 1, j - 1)});
+        double total = 0;
+        for (double x : {r(i - 1, j), r(i, j - 1), r(i - 1, j - 1)}) total += std::exp((least - x) / own.gamma);
+        r(i, j) = cost + least - own.gamma * std::log(total);
+      }
+    s = -r(n, n);
+  } else if (name == "tempered") {
+    s = sum([](double q, double k, double e, double a) { return a * std::tanh(q * k) + (q - k) * (q - k) * e; });
+    s = s * p[0] + 1 / (1 + std::exp(-s * p[1]));
+    scalars = 2;
+  } else {
+    FAIL("the reference does not know the score " << name);
+  }
+  return s * score.scale * (score.tempered ? std::exp(-p[scalars]) : 1);
 }
 
 template <class T>
-Matrix<double> dense_reference(const Case<T>& c) {
-  Matrix<double> y(c.q.rows(), c.v.cols());
+double reference_score(const Case<T>& c, Id i, Id j, Offset edge, int h) {
+  std::vector<double> all[4], p;
+  for (Offset x = h * c.score_width; x < (h + 1) * c.score_width; ++x) {
+    all[0].push_back(c.q(i, x)), all[1].push_back(c.k(j, x));
+    all[2].push_back(c.e.empty() ? 0 : c.e(edge, x)), all[3].push_back(c.a.empty() ? 0 : c.a(0, x));
+  }
+  for (Offset t = 0; t < c.p.rows(); ++t) p.push_back(c.p(t, h));
+  return reference_score(c.score, all[0].data(), all[1].data(), all[2].data(), all[3].data(), p.data(), c.score_width) +
+         (c.bias.empty() ? 0 : c.bias(edge, h));
+}
+
+// The weights of scores, by name. `distance` becomes that of the nearest score from a kink, where there is one.
+std::vector<double> reference_weights(const std::string& name, std::vector<double> s, double* distance) {
+  double top = -1e300, total = 0;
+  for (double x : s) top = std::max(top, x);
+  auto each = [&](auto f) {
+    for (double& x : s) x = f(x);
+    return s;
+  };
+  auto threshold = [&](auto weight) {  // where the weights add up to 1
+    double low = top - 2, high = top;
+    for (int t = 0; t < 100; ++t) {
+      const double middle = (low + high) / 2;
+      double sum = 0;
+      for (double x : s) sum += weight(x - middle);
+      (sum > 1 ? low : high) = middle;
+    }
+    for (double x : s) *distance = std::min(*distance, std::abs(x - low));
+    return low;
+  };
+  auto linear = [](double x) { return std::max(x, 0.0); };
+  auto squared = [](double x) { return std::pow(std::max(x, 0.0) / 2, 2); };
+  if (name == "softmax" || name == "softmax_sink") {
+    for (double x : s) total += std::exp(x - top);
+    if (name == "softmax_sink") total += std::exp(-top);
+    return each([&](double x) { return std::exp(x - top) / total; });
+  }
+  if (name == "sigmoid") return each([](double x) { return 1 / (1 + std::exp(-x)); });
+  if (name == "tanh") return each([](double x) { return std::tanh(x); });
+  if (name == "none") return s;
+  if (name == "mean") return each([&](double) { return 1.0 / static_cast<double>(s.size()); });
+  if (name == "max") {
+    double second = -1e300;
+    for (double x : s)
+      if (x < top) second = std::max(second, x);
+    if (s.size() > 1) *distance = std::min(*distance, std::count(s.begin(), s.end(), top) > 1 ? 0 : top - second);
+    return each([&](double x) { return std::exp(x - top); });
+  }
+  if (name == "sum") {
+    for (double x : s) total += x;
+    return each([&](double x) { return x / total; });
+  }
+  if (name == "sparsemax") return each([&, tau = threshold(linear)](double x) { return linear(x - tau); });
+  if (name == "entmax15") return each([&, tau = threshold(squared)](double x) { return squared(x - tau); });
+  FAIL("the reference does not know the normaliser " << name);
+  return s;
+}
+
+template <class T>
+struct Reference {
+  Matrix<double> y;
+  double kink = 1e300;  // distance of the nearest score or channel from one
+  double largest = 1;   // score
+};
+template <class T>
+Reference<T> reference_of(const Case<T>& c) {
+  Reference<T> out;
+  out.y.resize(c.q.rows(), c.v.cols());
+  out.y.fill(0);
+  const Rows& rows = c.pattern->by_query;
+  const bool one_row = c.score.name == "node" && rows.intervals.size() == 1 && !rows.list;
   for (Id i = 0; i < c.q.rows(); ++i)
     for (int h = 0; h < c.heads; ++h) {
       std::vector<double> s;
@@ -157,49 +296,32 @@ Matrix<double> dense_reference(const Case<T>& c) {
       for (Id j = 0; j < c.k.rows(); ++j) {
         Offset edge;
         if (!sees(*c.pattern, i, j, edge)) continue;
-        double sum = 0;
-        for (int x = h * c.score_width; x < (h + 1) * c.score_width; ++x)
-          sum +=
-              reference_sum(c.score, c.q(i, x), c.k(j, x), c.e.empty() ? 0 : c.e(edge, x), c.a.empty() ? 0 : c.a(0, x));
-        if (c.score.name == "tempered") sum = sum * c.p(0, h) + 1 / (1 + std::exp(-sum * c.p(1, h)));
-        if (!c.bias.empty()) sum += c.bias(edge, h);
-        s.push_back(sum), keys.push_back(j), edges.push_back(edge);
+        s.push_back(reference_score(c, i, j, edge, h)), keys.push_back(j), edges.push_back(edge);
+        out.largest = std::max(out.largest, std::abs(s.back()));
+        for (Offset x = h * c.score_width; x < (h + 1) * c.score_width; ++x)
+          out.kink = std::min(out.kink, kink_distance(c.score, c.q(i, x), c.k(j, x), c.e.empty() ? 0 : c.e(edge, x)));
       }
-      double top = -1e300, total = 0;
-      for (double x : s) top = std::max(top, x);
-      for (double& x : s) {
-        if (c.normaliser.name == "softmax")
-          total += x = std::exp(x - top);
-        else if (c.normaliser.name == "sigmoid")
-          x = 1 / (1 + std::exp(-x)), total = 1;
-        else
-          FAIL("the reference does not know the normaliser " << c.normaliser.name);
-      }
+      s = reference_weights(c.normaliser.name, s, &out.kink);
       for (std::size_t t = 0; t < s.size(); ++t) {
-        double w = s[t] / total;
+        double w = s[t];
         if (c.dropout.rate > 0) {
-          auto bits = drop_bits(c.dropout.row_key(i), keys[t], h);
+          auto bits = drop_bits(c.dropout.row_key(one_row ? 0 : i), keys[t], h);
           w = bits < c.dropout.threshold() ? 0 : w * c.dropout.scale();
         }
         for (int x = h * c.width; x < (h + 1) * c.width; ++x)
-          y(i, x) += w * (c.v(keys[t], x) + (c.ev.empty() ? 0 : c.ev(edges[t], x)));
+          out.y(i, x) += w * (c.v(keys[t], x) + (c.ev.empty() ? 0 : c.ev(edges[t], x)));
       }
     }
-  return y;
+  return out;
 }
-
-// The smallest distance of a leaky argument from its kink: near it, central differences mean nothing.
 template <class T>
-bool near_kink(const Case<T>& c) {
-  if (c.score.name != "gat" && c.score.name != "gatv2") return false;
-  for (Id i = 0; i < c.q.rows(); ++i)
-    for (Id j = 0; j < c.k.rows(); ++j) {
-      Offset edge;
-      if (!sees(*c.pattern, i, j, edge)) continue;
-      for (Offset x = 0; x < c.q.cols(); ++x)
-        if (std::abs(c.q(i, x) + c.k(j, x) + (c.e.empty() ? 0 : c.e(edge, x))) < 1e-3) return true;
-    }
-  return false;
+Matrix<double> dense_reference(const Case<T>& c) {
+  return reference_of(c).y;
+}
+// In float, errors of scores become those of weights.
+template <class T>
+double float_tolerance(const Reference<T>& reference) {
+  return 1e-6 * std::max(10.0, reference.largest);
 }
 
 void with_threads(int n, const std::function<void()>& body) {
@@ -216,39 +338,47 @@ TEST_CASE("attention: dense reference and central differences, in double") {
   CAPTURE(seed);
   Random random(seed);
   double worst_value = 0, worst_gradient = 0;
-  for (const Score& score : scores_under_test())
-    for (const Normaliser& normaliser : normaliser_menu())
-      for (Mask mask : kMasks)
-        for (auto [heads, score_width, width] : {std::array{1, 5, 7}, std::array{3, 16, 4}, std::array{8, 1, 16}})
-          for (float rate : {0.0f, 0.4f}) {
-            const bool hub = mask == Mask::hub || mask == Mask::hub_key;
-            if (hub && (rate > 0 || heads == 3)) continue;
-            auto c = make_case<double>(score, normaliser, mask, heads, score_width, width, random);
-            for (int tries = 0; near_kink(c) && tries < 200; ++tries)
-              c = make_case<double>(score, normaliser, mask, heads, score_width, width, random);
-            c.dropout = {rate, random.next()};
-            CAPTURE(score.name);
-            CAPTURE(normaliser.name);
-            CAPTURE(static_cast<int>(mask));
-            CAPTURE(heads);
-            CAPTURE(rate);
-            c.forward();
-            double value = difference(c.y, dense_reference(c));
-            CHECK(value <= 1e-12);
-            worst_value = std::max(worst_value, value);
-            c.backward();
-            int steps = hub ? 2 : 12;
-            auto check = [&](const std::string& name, Matrix<double>& x, const Matrix<double>& gradient) {
-              if (x.empty()) return;
-              CAPTURE(name);
-              double error = check_gradient(
-                  x, gradient, [&] { return c.loss(); }, random, steps);
-              CHECK(error <= 1e-6);
-              worst_gradient = std::max(worst_gradient, error);
-            };
-            check("dq", c.q, c.dq), check("dk", c.k, c.dk), check("dv", c.v, c.dv), check("da", c.a, c.da);
-            check("dp", c.p, c.dp), check("de", c.e, c.de), check("dbias", c.bias, c.dbias), check("dev", c.ev, c.dev);
-          }
+  for (const auto& [score, normaliser] : pairs_under_test(random, 5))
+    for (Mask mask : kMasks)
+      for (auto [heads, score_width, width] : {std::array{1, 5, 7}, std::array{3, 16, 4}, std::array{8, 1, 16}}) {
+        const bool hub = mask == Mask::hub || mask == Mask::hub_key;
+        if (hub && (heads == 3 || random.below(6) > 0)) continue;
+        const float rate = hub || random.below(2) == 0 ? 0 : 0.4f;
+        auto c = make_case<double>(score, normaliser, mask, heads, score_width, width, random);
+        auto reference = reference_of(c);
+        for (int tries = 0; reference.kink < 1e-3 && tries < (hub ? 4 : 200); ++tries) {
+          c = make_case<double>(score, normaliser, mask, heads, score_width, width, random);
+          reference = reference_of(c);
+        }
+        c.dropout = {rate, random.next()};
+        CAPTURE(score.name);
+        CAPTURE(normaliser.name);
+        CAPTURE(static_cast<int>(mask));
+        CAPTURE(heads);
+        CAPTURE(rate);
+        c.forward();
+        double value = difference(c.y, dense_reference(c));
+        CHECK(value <= 1e-12);
+        if (reference.kink < 1e-3) continue;  // differences mean nothing there
+        worst_value = std::max(worst_value, value);
+        c.backward();
+        int steps = hub ? 2 : 12;
+        double size = 0;
+        for (double each : c.dy) size += each * each;
+        auto check = [&](const std::string& name, Matrix<double>& x, const Matrix<double>& gradient) {
+          if (x.empty()) return;
+          CAPTURE(name);
+          // A scalar in which all pairs have a part may have no effect but rounding; a hub's sums round 12 000 terms.
+          const double least = hub ? 1e-2 : 1e-3;
+          const double cancels = name == "dp" ? std::max(least, 1e-2 * std::sqrt(size)) : least;
+          double error = check_gradient(
+              x, gradient, [&] { return c.loss(); }, random, steps, cancels);
+          CHECK(error <= 1e-6);
+          worst_gradient = std::max(worst_gradient, error);
+        };
+        check("dq", c.q, c.dq), check("dk", c.k, c.dk), check("dv", c.v, c.dv), check("da", c.a, c.da);
+        check("dp", c.p, c.dp), check("de", c.e, c.de), check("dbias", c.bias, c.dbias), check("dev", c.ev, c.dev);
+      }
   MESSAGE("worst value error " << worst_value << ", worst gradient error " << worst_gradient << ", seed " << seed);
 }
 
@@ -256,75 +386,74 @@ TEST_CASE("attention: float agrees with the dense reference, and all compiled wi
   auto seed = fresh_seed();
   CAPTURE(seed);
   Random random(seed);
-  for (const Score& score : scores_under_test())
-    for (const Normaliser& normaliser : normaliser_menu())
-      for (int width : {4, 8, 16, 32, 64}) {
-        CAPTURE(score.name);
-        CAPTURE(normaliser.name);
-        CAPTURE(width);
-        auto c = make_case<float>(score, normaliser, Mask::features, 3, width, width, random);
-        c.dropout = {0.3f, seed};
-        c.forward(), c.backward();
-        CHECK(difference(c.y, dense_reference(c)) <= 1e-5);
-        // Zero channels added to each head change nothing, but the width without a kernel of its own runs.
-        int wider = width + 8 - (width == 4 ? 3 : 0);
-        if (score.name == "tempered") continue;
-        auto widen = [&](const Matrix<float>& x, int from, int to) {
-          Matrix<float> out(x.rows(), x.cols() / from * to);
-          for (Offset i = 0; i < x.rows(); ++i)
-            for (Offset t = 0; t < x.cols(); ++t) out(i, t / from * to + t % from) = x(i, t);
-          return out;
-        };
-        auto d = c;
-        d.score_width = score.contracts ? 1 : wider;
-        d.width = wider;
-        for (auto* x : {&d.q, &d.k, &d.a, &d.e})
-          if (!x->empty()) *x = widen(*x, c.score_width, d.score_width);
-        for (auto* x : {&d.v, &d.ev, &d.dy}) *x = widen(*x, width, wider);
-        d.forward(), d.backward();
-        CHECK(d.y == widen(c.y, width, wider));
-        CHECK(d.dv == widen(c.dv, width, wider));
-        CHECK(d.dk == widen(c.dk, c.score_width, d.score_width));
-        CHECK(d.dq == widen(c.dq, c.score_width, d.score_width));
-      }
+  for (const auto& [score, normaliser] : pairs_under_test(random))
+    for (int width : {4, 8, 16, 32, 64}) {
+      CAPTURE(score.name);
+      CAPTURE(normaliser.name);
+      CAPTURE(width);
+      auto c = make_case<float>(score, normaliser, Mask::features, 3, width, width, random);
+      c.dropout = {0.3f, seed};
+      c.forward(), c.backward();
+      const auto reference = reference_of(c);
+      CHECK(difference(c.y, reference.y) <= float_tolerance(reference));
+      // Zero channels added to each head change nothing, but the width without a kernel of its own runs.
+      int wider = width + 8 - (width == 4 ? 3 : 0);
+      if (score.name == "tempered" || score.name == "scaled_dot" || score.name == "softdtw") continue;
+      auto widen = [&](const Matrix<float>& x, int from, int to) {
+        Matrix<float> out(x.rows(), x.cols() / from * to);
+        for (Offset i = 0; i < x.rows(); ++i)
+          for (Offset t = 0; t < x.cols(); ++t) out(i, t / from * to + t % from) = x(i, t);
+        return out;
+      };
+      auto d = c;
+      d.score_width = score.contracts ? 1 : wider;
+      d.width = wider;
+      for (auto* x : {&d.q, &d.k, &d.a, &d.e})
+        if (!x->empty()) *x = widen(*x, c.score_width, d.score_width);
+      for (auto* x : {&d.v, &d.ev, &d.dy}) *x = widen(*x, width, wider);
+      d.forward(), d.backward();
+      CHECK(d.y == widen(c.y, width, wider));
+      CHECK(d.dv == widen(c.dv, width, wider));
+      CHECK(d.dk == widen(c.dk, c.score_width, d.score_width));
+      CHECK(d.dq == widen(c.dq, c.score_width, d.score_width));
+    }
 }
 
-TEST_CASE("attention: the same bits on 1, 2, 7 and 16 threads") {
+TEST_CASE("attention: the same bits on 1, 2 and 7 threads") {
   auto seed = fresh_seed();
   CAPTURE(seed);
-  for (const Score& score : scores_under_test())
-    for (const Normaliser& normaliser : normaliser_menu()) {
-      Random random(seed);
-      auto c = make_case<float>(score, normaliser, Mask::list, 4, 16, 16, random);
-      // Rows around a hub of 20000 edges, so that parts are merged in both directions.
-      Id n = 20500;
-      std::vector<std::set<Id>> rows(static_cast<std::size_t>(n));
-      for (Id j = 0; j < 20000; ++j) rows[3].insert(j), rows[j].insert(5);
-      for (int e = 0; e < 60000; ++e) rows[random.below(n)].insert(static_cast<Id>(random.below(n)));
-      Csr csr{.rows = n, .cols = n};
-      for (auto& row : rows) {
-        csr.ids.insert(csr.ids.end(), row.begin(), row.end());
-        csr.offsets.push_back(csr.edges());
-      }
-      c.pattern = Pattern::listed(std::make_shared<Csr>(csr));
-      CHECK(c.pattern->by_query.parts == 3);
-      CHECK(c.pattern->by_key.parts == 3);
-      c.q = random_matrix<float>(n, c.q.cols(), random), c.k = random_matrix<float>(n, c.k.cols(), random);
-      c.v = random_matrix<float>(n, c.v.cols(), random), c.dy = random_matrix<float>(n, c.v.cols(), random);
-      c.dropout = {0.25f, 99};
-      with_threads(1, [&] { c.forward(), c.backward(); });
-      for (int threads : {2, 7, 16}) {
-        CAPTURE(threads);
-        auto d = c;
-        with_threads(threads, [&] { d.forward(), d.backward(); });
-        CHECK(c.y == d.y);
-        CHECK(c.dq == d.dq);
-        CHECK(c.dk == d.dk);
-        CHECK(c.dv == d.dv);
-        CHECK(c.da == d.da);
-        CHECK(c.dp == d.dp);
-      }
+  Random random(seed);
+  for (const auto& [score, normaliser] : pairs_under_test(random)) {
+    auto c = make_case<float>(score, normaliser, Mask::list, 2, 8, 16, random);
+    // Rows around a hub of 20000 edges, so that parts are merged in both directions.
+    Id n = 20500;
+    std::vector<std::set<Id>> rows(static_cast<std::size_t>(n));
+    for (Id j = 0; j < 20000; ++j) rows[3].insert(j), rows[j].insert(5);
+    for (int e = 0; e < 60000; ++e) rows[random.below(n)].insert(static_cast<Id>(random.below(n)));
+    Csr csr{.rows = n, .cols = n};
+    for (auto& row : rows) {
+      csr.ids.insert(csr.ids.end(), row.begin(), row.end());
+      csr.offsets.push_back(csr.edges());
     }
+    c.pattern = Pattern::listed(std::make_shared<Csr>(csr));
+    CHECK(c.pattern->by_query.parts == 3);
+    CHECK(c.pattern->by_key.parts == 3);
+    c.q = random_matrix<float>(n, c.q.cols(), random), c.k = random_matrix<float>(n, c.k.cols(), random);
+    c.v = random_matrix<float>(n, c.v.cols(), random), c.dy = random_matrix<float>(n, c.v.cols(), random);
+    c.dropout = {0.25f, 99};
+    with_threads(1, [&] { c.forward(), c.backward(); });
+    for (int threads : {2, 7}) {
+      CAPTURE(threads);
+      auto d = c;
+      with_threads(threads, [&] { d.forward(), d.backward(); });
+      CHECK(c.y == d.y);
+      CHECK(c.dq == d.dq);
+      CHECK(c.dk == d.dk);
+      CHECK(c.dv == d.dv);
+      CHECK(c.da == d.da);
+      CHECK(c.dp == d.dp);
+    }
+  }
 }
 
 namespace {
@@ -405,88 +534,90 @@ TEST_CASE("attention: intervals of many tiles give what a list of the same pairs
   CAPTURE(seed);
   Random random(seed);
   int turn = 0;
-  for (const Score& score : scores_under_test())
-    for (const Normaliser& normaliser : normaliser_menu())
-      for (Shape shape : kShapes) {
-        constexpr std::array<int, 3> kSizes[] = {{1, 16, 24}, {3, 5, 1}, {8, 8, 5}, {2, 1, 16}, {3, 24, 8}};
-        auto [heads, score_width, width] = kSizes[turn++ % 5];
-        auto run = [&]<class T>(T tolerance) {
-          auto c = case_of_tiles<T>(score, normaliser, shape, heads, score_width, width, random);
-          c.dropout = {turn % 2 == 0 ? 0.0f : 0.3f, seed};
-          CAPTURE(score.name);
-          CAPTURE(normaliser.name);
-          CAPTURE(static_cast<int>(shape));
-          CAPTURE(heads);
-          CAPTURE(sizeof(T));
-          auto d = c;
-          d.pattern = as_list(*c.pattern);
-          c.forward(), c.backward();
-          d.forward(), d.backward();
-          for (auto [name, part] : results<T>()) {
-            CAPTURE(name);
-            CHECK(difference(c.*part, d.*part) <= tolerance);
-          }
-        };
-        run(1e-10), run(5e-4f);  // sums that nearly cancel, as da and dp may, are off by more than a rounding
-      }
+  for (const auto& [score, normaliser] : pairs_under_test(random))
+    for (Shape shape : kShapes) {
+      if (random.below(score.name == "softdtw" ? 9 : 3) > 0) continue;
+      constexpr std::array<int, 3> kSizes[] = {{1, 16, 24}, {3, 5, 1}, {8, 8, 5}, {2, 1, 16}, {3, 24, 8}};
+      auto [heads, score_width, width] = kSizes[turn++ % 5];
+      auto run = [&]<class T>(T tolerance) {
+        auto c = case_of_tiles<T>(score, normaliser, shape, heads, score_width, width, random);
+        c.dropout = {turn % 2 == 0 ? 0.0f : 0.3f, seed};
+        CAPTURE(score.name);
+        CAPTURE(normaliser.name);
+        CAPTURE(static_cast<int>(shape));
+        CAPTURE(heads);
+        CAPTURE(sizeof(T));
+        auto d = c;
+        d.pattern = as_list(*c.pattern);
+        c.forward(), c.backward();
+        d.forward(), d.backward();
+        double size = 0;
+        for (T x : c.dy) size += static_cast<double>(x * x);
+        for (auto [name, part] : results<T>()) {  // what all pairs have a part in may cancel
+          CAPTURE(std::string(name));
+          CHECK(difference(c.*part, d.*part, name == std::string("dp") ? 0.02 * std::sqrt(size) : 0) <= tolerance);
+        }
+      };
+      run(1e-10), run(5e-4f);  // sums that nearly cancel, as da and dp may, are off by more than a rounding
+    }
 }
 
 TEST_CASE("attention: intervals have the same bits on 1, 2, 7 and 16 threads, whatever was computed before") {
   auto seed = fresh_seed();
   CAPTURE(seed);
   Random random(seed);
-  for (const Score& score : scores_under_test())
-    for (const Normaliser& normaliser : normaliser_menu())
-      for (Shape shape : kShapes) {
-        CAPTURE(score.name);
-        CAPTURE(normaliser.name);
-        CAPTURE(static_cast<int>(shape));
-        auto c = case_of_tiles<float>(score, normaliser, shape, 3, 8, 16, random);
-        c.dropout = {0.25f, 99};
-        with_threads(1, [&] { c.forward(), c.backward(); });
-        for (int threads : {1, 2, 7, 16}) {
-          CAPTURE(threads);
-          auto d = c, poison = c;
-          for (auto* x : {&poison.q, &poison.k, &poison.v, &poison.dy}) x->fill(NAN);
-          with_threads(threads, [&] {
-            poison.forward(), poison.backward();
-            d.forward(), d.backward();
-          });
-          for (auto [name, part] : results<float>()) {
-            CAPTURE(name);
-            CHECK(c.*part == d.*part);
-          }
+  for (const auto& [score, normaliser] : pairs_under_test(random))
+    for (Shape shape : kShapes) {
+      if (random.below(3) > 0) continue;
+      CAPTURE(score.name);
+      CAPTURE(normaliser.name);
+      CAPTURE(static_cast<int>(shape));
+      auto c = case_of_tiles<float>(score, normaliser, shape, 3, 8, 16, random);
+      c.dropout = {0.25f, 99};
+      with_threads(1, [&] { c.forward(), c.backward(); });
+      for (int threads : {1, 2, 7, 16}) {
+        CAPTURE(threads);
+        auto d = c, poison = c;
+        for (auto* x : {&poison.q, &poison.k, &poison.v, &poison.dy}) x->fill(NAN);
+        with_threads(threads, [&] {
+          poison.forward(), poison.backward();
+          d.forward(), d.backward();
+        });
+        for (auto [name, part] : results<float>()) {
+          CAPTURE(name);
+          CHECK(c.*part == d.*part);
         }
       }
+    }
 }
 
 TEST_CASE("attention: what no pair sees is not read, be it NaN") {
   auto seed = fresh_seed();
   CAPTURE(seed);
   Random random(seed);
-  for (const Score& score : scores_under_test())
-    for (const Normaliser& normaliser : normaliser_menu())
-      for (Shape shape : kShapes) {
-        CAPTURE(score.name);
-        CAPTURE(normaliser.name);
-        CAPTURE(static_cast<int>(shape));
-        auto c = case_of_tiles<float>(score, normaliser, shape, 2, 8, 8, random);
-        c.dropout = {0.25f, seed};
-        auto d = c;
-        auto list = as_list(*c.pattern);
-        for (Id i = 0; i < c.q.rows(); ++i)
-          if (list->by_query.length(i) == 0)
-            for (auto* x : {&d.q, &d.dy}) std::fill_n(x->row(i), x->cols(), NAN);
-        for (Id j = 0; j < c.k.rows(); ++j)
-          if (list->by_key.length(j) == 0)
-            for (auto* x : {&d.k, &d.v}) std::fill_n(x->row(j), x->cols(), NAN);
-        c.forward(), c.backward();
-        d.forward(), d.backward();
-        for (auto [name, part] : results<float>()) {
-          CAPTURE(name);
-          CHECK(c.*part == d.*part);
-        }
+  for (const auto& [score, normaliser] : pairs_under_test(random))
+    for (Shape shape : kShapes) {
+      if (random.below(3) > 0) continue;
+      CAPTURE(score.name);
+      CAPTURE(normaliser.name);
+      CAPTURE(static_cast<int>(shape));
+      auto c = case_of_tiles<float>(score, normaliser, shape, 2, 8, 8, random);
+      c.dropout = {0.25f, seed};
+      auto d = c;
+      auto list = as_list(*c.pattern);
+      for (Id i = 0; i < c.q.rows(); ++i)
+        if (list->by_query.length(i) == 0)
+          for (auto* x : {&d.q, &d.dy}) std::fill_n(x->row(i), x->cols(), NAN);
+      for (Id j = 0; j < c.k.rows(); ++j)
+        if (list->by_key.length(j) == 0)
+          for (auto* x : {&d.k, &d.v}) std::fill_n(x->row(j), x->cols(), NAN);
+      c.forward(), c.backward();
+      d.forward(), d.backward();
+      for (auto [name, part] : results<float>()) {
+        CAPTURE(name);
+        CHECK(c.*part == d.*part);
       }
+    }
 }
 
 TEST_CASE("attention: over intervals too, gradients are added where asked, also of one table in several roles") {
@@ -554,87 +685,86 @@ TEST_CASE("attention: rows of any length between empty ones, and nothing of an e
   auto seed = fresh_seed();
   CAPTURE(seed);
   Random random(seed);
-  for (const Score& score : scores_under_test())
-    for (const Normaliser& normaliser : normaliser_menu())
-      for (int heads : {1, 2, 3, 4, 5, 8, 9}) {
-        CAPTURE(score.name);
-        CAPTURE(normaliser.name);
-        CAPTURE(heads);
-        auto c = make_case<float>(score, normaliser, Mask::list, heads, 8, 8, random);
-        Csr csr{.rows = 40, .cols = 300};
-        for (Id i = 0; i < csr.rows; ++i) {
-          std::set<Id> row;
-          for (auto n = random.below(3) == 0 ? 0 : random.below(random.below(4) == 0 ? 250 : 9); row.size() < n;)
-            row.insert(static_cast<Id>(random.below(300)));
-          csr.ids.insert(csr.ids.end(), row.begin(), row.end());
-          csr.offsets.push_back(csr.edges());
-        }
-        c.pattern = Pattern::listed(std::make_shared<Csr>(csr));
-        for (auto* x : {&c.q, &c.dy}) *x = random_matrix<float>(csr.rows, x->cols(), random, 0.5);
-        for (auto* x : {&c.k, &c.v}) *x = random_matrix<float>(csr.cols, x->cols(), random, 0.5);
-        c.dropout = {random.below(2) == 0 ? 0.0f : 0.3f, seed};
-        c.forward(), c.backward();
-        CHECK(difference(c.y, dense_reference(c)) <= 1e-5);
-        if (!score.contracts) {  // one table is key and value, and both gradients are added to what is there
-          auto d = c;
-          Matrix<float> both = random_matrix<float>(csr.cols, c.k.cols(), random), expected = both, dq = c.dq;
-          for (Offset t = 0; t < both.size(); ++t) expected.data()[t] += c.dk.data()[t] + c.dv.data()[t];
-          AttentionGradient<float> g{.dq = {dq.view(), true}, .dk = {both.view(), true}, .dv = {both.view(), true}};
-          attention_gradient<float>(d.call(), std::as_const(d.y).view(), std::as_const(d.dy).view(), d.state, g);
-          CHECK(difference(both, expected) <= 1e-6);
-          for (float& x : dq) x /= 2;
-          CHECK(difference(dq, c.dq) <= 1e-6);
-        }
-        auto poison = c;
-        poison.pattern = Pattern::all(csr.rows, csr.cols);
-        poison.v.fill(NAN), poison.q.fill(NAN), poison.k.fill(NAN);
-        poison.forward(), poison.backward();
-        auto again = c;
-        again.forward(), again.backward();
-        CHECK(again.y == c.y);
-        CHECK(again.dq == c.dq);
-        CHECK(again.dk == c.dk);
-        CHECK(again.dv == c.dv);
-        CHECK(again.da == c.da);
-        CHECK(again.dp == c.dp);
+  for (const auto& [score, normaliser] : pairs_under_test(random))
+    for (int heads : {1, 2, 3, 4, 5, 8, 9}) {
+      CAPTURE(score.name);
+      CAPTURE(normaliser.name);
+      CAPTURE(heads);
+      auto c = make_case<float>(score, normaliser, Mask::list, heads, 8, 8, random);
+      Csr csr{.rows = 40, .cols = 300};
+      for (Id i = 0; i < csr.rows; ++i) {
+        std::set<Id> row;
+        for (auto n = random.below(3) == 0 ? 0 : random.below(random.below(4) == 0 ? 250 : 9); row.size() < n;)
+          row.insert(static_cast<Id>(random.below(300)));
+        csr.ids.insert(csr.ids.end(), row.begin(), row.end());
+        csr.offsets.push_back(csr.edges());
       }
+      c.pattern = Pattern::listed(std::make_shared<Csr>(csr));
+      for (auto* x : {&c.q, &c.dy}) *x = random_matrix<float>(csr.rows, x->cols(), random, 0.5);
+      for (auto* x : {&c.k, &c.v}) *x = random_matrix<float>(csr.cols, x->cols(), random, 0.5);
+      c.dropout = {random.below(2) == 0 ? 0.0f : 0.3f, seed};
+      c.forward(), c.backward();
+      const auto reference = reference_of(c);
+      CHECK(difference(c.y, reference.y) <= float_tolerance(reference));
+      if (!score.contracts) {  // one table is key and value, and both gradients are added to what is there
+        auto d = c;
+        Matrix<float> both = random_matrix<float>(csr.cols, c.k.cols(), random), expected = both, dq = c.dq;
+        for (Offset t = 0; t < both.size(); ++t) expected.data()[t] += c.dk.data()[t] + c.dv.data()[t];
+        AttentionGradient<float> g{.dq = {dq.view(), true}, .dk = {both.view(), true}, .dv = {both.view(), true}};
+        attention_gradient<float>(d.call(), std::as_const(d.y).view(), std::as_const(d.dy).view(), d.state, g);
+        CHECK(difference(both, expected) <= 1e-6);
+        for (float& x : dq) x /= 2;
+        CHECK(difference(dq, c.dq) <= 1e-6);
+      }
+      auto poison = c;
+      poison.pattern = Pattern::all(csr.rows, csr.cols);
+      poison.v.fill(NAN), poison.q.fill(NAN), poison.k.fill(NAN);
+      poison.forward(), poison.backward();
+      auto again = c;
+      again.forward(), again.backward();
+      CHECK(again.y == c.y);
+      CHECK(again.dq == c.dq);
+      CHECK(again.dk == c.dk);
+      CHECK(again.dv == c.dv);
+      CHECK(again.da == c.da);
+      CHECK(again.dp == c.dp);
+    }
 }
 
 TEST_CASE("attention: a list of all pairs, hubs among them, gives what the range gives; and backward without a hint") {
   auto seed = fresh_seed();
   CAPTURE(seed);
   Random random(seed);
-  for (const Score& score : scores_under_test())
-    for (const Normaliser& normaliser : normaliser_menu())
-      for (Mask mask : {Mask::hub, Mask::hub_key, Mask::range}) {
-        CAPTURE(score.name);
-        CAPTURE(normaliser.name);
-        CAPTURE(static_cast<int>(mask));
-        auto c = make_case<double>(score, normaliser, mask, 2, 3, 5, random);
-        for (auto* x : {&c.q, &c.k}) *x = random_matrix<double>(x->rows(), x->cols(), random);  // of either sign
-        c.dropout = {0.2f, seed};
-        c.forward(), c.backward();
-        const Id queries = c.pattern->queries(), keys = c.pattern->keys();
-        Csr all{.rows = queries, .cols = keys};
-        for (Id i = 0; i < queries; ++i) {
-          for (Id j = 0; j < keys; ++j) all.ids.push_back(j);
-          all.offsets.push_back(all.edges());
-        }
-        auto list = Pattern::listed(std::make_shared<Csr>(std::move(all)));
-        for (bool hint : {true, false}) {
-          CAPTURE(hint);
-          auto d = c;
-          d.pattern = list;
-          d.state.backward = hint;
-          d.forward(), d.backward();
-          CHECK(difference(d.y, c.y) <= 1e-12);
-          CHECK(difference(d.dq, c.dq) <= 1e-10);
-          CHECK(difference(d.dk, c.dk) <= 1e-10);
-          CHECK(difference(d.dv, c.dv) <= 1e-12);
-          if (!c.da.empty()) CHECK(difference(d.da, c.da) <= 1e-10);
-          if (!c.dp.empty()) CHECK(difference(d.dp, c.dp) <= 1e-10);
-        }
+  for (const auto& [score, normaliser] : pairs_under_test(random))
+    for (Mask mask : {Mask::hub, Mask::hub_key, Mask::range}) {
+      CAPTURE(score.name);
+      CAPTURE(normaliser.name);
+      CAPTURE(static_cast<int>(mask));
+      auto c = make_case<double>(score, normaliser, mask, 2, 3, 5, random);
+      for (auto* x : {&c.q, &c.k}) *x = random_matrix<double>(x->rows(), x->cols(), random);  // of either sign
+      if (score.reads_query) c.dropout = {0.2f, seed};  // otherwise a range draws for the keys
+      c.forward(), c.backward();
+      const Id queries = c.pattern->queries(), keys = c.pattern->keys();
+      Csr all{.rows = queries, .cols = keys};
+      for (Id i = 0; i < queries; ++i) {
+        for (Id j = 0; j < keys; ++j) all.ids.push_back(j);
+        all.offsets.push_back(all.edges());
       }
+      auto list = Pattern::listed(std::make_shared<Csr>(std::move(all)));
+      for (bool hint : {true, false}) {
+        CAPTURE(hint);
+        auto d = c;
+        d.pattern = list;
+        d.state.backward = hint;
+        d.forward(), d.backward();
+        CHECK(difference(d.y, c.y) <= 1e-12);
+        CHECK(difference(d.dq, c.dq) <= 1e-10);
+        CHECK(difference(d.dk, c.dk) <= 1e-10);
+        CHECK(difference(d.dv, c.dv) <= 1e-12);
+        if (!c.da.empty()) CHECK(difference(d.da, c.da) <= 1e-10);
+        if (!c.dp.empty()) CHECK(difference(d.dp, c.dp, 1e-2) <= 1e-10);
+      }
+    }
 }
 
 TEST_CASE("attention: gradients are added where asked, and many heads equal groups of heads") {
@@ -703,12 +833,7 @@ TEST_CASE("attention: scores on request are what the papers say, and the weights
         for (int h = 0; h < heads; ++h) {
           double total = 0;
           for (Offset t = csr.offsets[i]; t < csr.offsets[i + 1]; ++t) {
-            double& sum = expected(t, h);
-            for (int x = h * c.score_width; x < (h + 1) * c.score_width; ++x)
-              sum += reference_sum(score, c.q(i, x), c.k(csr.ids[t], x), c.e.empty() ? 0 : c.e(t, x),
-                                   c.a.empty() ? 0 : c.a(0, x));
-            if (score.name == "tempered") sum = sum * c.p(0, h) + 1 / (1 + std::exp(-sum * c.p(1, h)));
-            if (!c.bias.empty()) sum += c.bias(t, h);
+            expected(t, h) = reference_score(c, i, csr.ids[t], t, h);
             total += weights(t, h) = std::exp(s(t, h));
           }
           for (Offset t = csr.offsets[i]; t < csr.offsets[i + 1]; ++t) weights(t, h) /= total;
@@ -716,6 +841,106 @@ TEST_CASE("attention: scores on request are what the papers say, and the weights
       CHECK(difference(s, expected) <= 1e-12);
       CHECK(difference(w, weights) <= 1e-12);
     }
+}
+
+TEST_CASE("softdtw: series of several channels, a hard minimum far from a soft one, and what does not divide") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  for (int steps : {1, 2, 3, 6, 12}) {
+    CAPTURE(steps);
+    const Score score = make_score(scores::SoftDtw{.steps = steps, .gamma = 0.8f});
+    auto c = make_case<double>(score, normaliser_named("sigmoid"), Mask::features, 2, 12, 3, random);
+    c.forward(), c.backward();
+    CHECK(difference(c.y, dense_reference(c)) <= 1e-12);
+    for (auto [x, gradient] : {std::pair{&c.q, &c.dq}, {&c.k, &c.dk}, {&c.e, &c.de}})
+      CHECK(check_gradient(
+                *x, *gradient, [&] { return c.loss(); }, random, 12) <= 1e-6);
+  }
+  // One step is the squared distance.
+  auto c = make_case<float>(make_score(scores::SoftDtw{.steps = 1}), normaliser_named("softmax"), Mask::list, 2, 8, 8,
+                            random);
+  auto d = c;
+  d.score = score_named("sqeuclidean");
+  c.forward(), d.forward();
+  CHECK(difference(c.y, d.y) <= 1e-5);
+  CHECK(message([&] {
+          auto e = make_case<float>(make_score(scores::SoftDtw{.steps = 5}), normaliser_named("softmax"), Mask::list, 2,
+                                    8, 8, random);
+          e.forward();
+        }) == "the score 'softdtw': 8 channels a head do not divide into 5 steps");
+}
+
+TEST_CASE("conventions: coincident points take no gradient, keys that share a maximum share its gradient") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  for (const char* name : {"euclidean", "laplace", "sqeuclidean", "gaussian"}) {
+    CAPTURE(name);
+    auto c = make_case<float>(score_named(name), normaliser_named("sigmoid"), Mask::range, 2, 4, 4, random);
+    for (Id i = 0; i < c.k.rows(); ++i) std::copy_n(c.q.row(0), c.q.cols(), c.k.row(i));
+    for (Id i = 0; i < c.q.rows(); ++i) std::copy_n(c.q.row(0), c.q.cols(), c.q.row(i));
+    c.forward(), c.backward();
+    for (const auto* m : {&c.dq, &c.dk})
+      for (float x : *m) CHECK(x == 0);
+  }
+  // Three keys, two of them alike and best: each takes half of what the third one's weight costs them.
+  auto c = make_case<double>(score_named("dot"), normaliser_named("max"), Mask::range, 1, 2, 1, random);
+  c.pattern = Pattern::all(1, 3);
+  for (auto* x : {&c.q, &c.dy}) *x = random_matrix<double>(1, x->cols(), random);
+  for (auto* x : {&c.k, &c.v}) *x = random_matrix<double>(3, x->cols(), random);
+  const double length = c.q(0, 0) * c.q(0, 0) + c.q(0, 1) * c.q(0, 1);
+  for (Id j = 0; j < 3; ++j)
+    for (int x = 0; x < 2; ++x) c.k(j, x) = c.q(0, x) * (j == 2 ? 0.5 : 1) / length;
+  c.forward(), c.backward();
+  const double w = std::exp(-0.5), ds = w * c.dy(0, 0) * c.v(2, 0);
+  for (int x = 0; x < 2; ++x) {
+    CHECK(c.dk(2, x) == doctest::Approx(ds * c.q(0, x)));
+    for (Id j : {0, 1})
+      CHECK(c.dk(j, x) ==
+            doctest::Approx((c.dy(0, 0) * c.v(j, 0) - c.dy(0, 0) * (c.v(0, 0) + c.v(1, 0) + w * c.v(2, 0)) / 2) *
+                            c.q(0, x)));
+  }
+}
+
+TEST_CASE("scores, normalisers and temperatures that do not go together are refused") {
+  Random random(1);
+  auto refused = [&](const Score& score, const Normaliser& normaliser) {
+    return message([&] { make_case<float>(score, normaliser, Mask::list, 2, 4, 4, random).forward(); });
+  };
+  for (const Score& score : score_menu())
+    CHECK(refused(score, normaliser_named("sum")) ==
+          (score.nonnegative ? ""
+                             : "the normaliser 'sum' takes scores that are never negative, as gaussian's; those of '" +
+                                   score.name + "' have signs"));
+  auto c = make_case<float>(score_named("gaussian"), normaliser_named("sum"), Mask::features, 2, 4, 4, random);
+  c.bias = random_matrix<float>(c.pattern->edges(), 2, random);
+  CHECK(message([&] { c.forward(); }).find("a bias may make them so") != std::string::npos);
+  CHECK(message([] { with_temperature(score_named("dot"), 0); }).find("above 0") != std::string::npos);
+  CHECK(message([] { with_temperature(with_temperature(score_named("dot"), 1, true), 1, true); }) ==
+        "the score 'dot' has a learned temperature already");
+  for (const Score& score : score_menu()) CHECK(std::string(score.about.formula) != "");
+  for (const Normaliser& normaliser : normaliser_menu()) CHECK(std::string(normaliser.about.formula) != "");
+}
+
+TEST_CASE("functions of lanes are within a few ulp") {
+  using V = Vec<float, 8>;
+  double worst = 0;
+  auto off = [](float x, double y) {
+    const float size = std::abs(static_cast<float>(y));
+    return std::abs(x - y) / std::max(std::nextafter(size, 1e38f) - size, 1e-38f);
+  };
+  for (float x = -12; x < 12; x += 1e-3f) {
+    worst = std::max(worst, off(tanh_of(V(x)).v[3], std::tanh(static_cast<double>(x))));
+    worst = std::max(worst, off(erf_of(V(x)).v[3], std::erf(static_cast<double>(x))));
+    worst = std::max(worst, off(exp_of(V(x)).v[3], std::exp(static_cast<double>(x))));
+  }
+  CHECK(worst <= 3);
+  const float infinite = __builtin_inff();
+  CHECK(tanh_of(V(-infinite)).v[0] == -1);
+  CHECK(erf_of(V(infinite)).v[0] == 1);
+  CHECK(std::isnan(tanh_of(V(NAN)).v[0]));
+  CHECK(std::isnan(erf_of(V(NAN)).v[0]));
 }
 
 TEST_CASE("attention: dropout keeps its rate, and every head and edge draws for itself") {
@@ -814,8 +1039,9 @@ TEST_CASE("walks: as the list of the same pairs, hubs in parts and rows without 
     CHECK(walk->edges() == same.edges());
     auto list = Pattern::listed(std::make_shared<Csr>(same));
     for (const Normaliser& normaliser : normaliser_menu())
-      for (const char* name : {"dot", "gat", "gatv2"}) {
+      for (const char* name : {"dot", "gat", "gatv2", "gaussian"}) {
         const Score& score = score_named(name);
+        if (normaliser.nonnegative && !score.nonnegative) continue;
         CAPTURE(normaliser.name);
         CAPTURE(name);
         const Offset channels = score.contracts ? 3 : 12;
@@ -823,10 +1049,12 @@ TEST_CASE("walks: as the list of the same pairs, hubs in parts and rows without 
         auto k = random_matrix<double>(walk->keys(), channels, random, 0.3);
         auto v = random_matrix<double>(walk->keys(), 12, random), a = random_matrix<double>(1, channels, random, 0.3);
         auto dy = random_matrix<double>(walk->queries(), 12, random);
+        auto p = random_matrix<double>(std::max(1, score.scalars), 3, random, 0.2);
         Matrix<double> found[2][4];
         for (int side : {0, 1}) {
           Attention<double> x{(side == 0 ? walk : list).get(), &score, &normaliser, 3, q.view(), k.view(), v.view()};
           if (score.reads_vector) x.a = a.view();
+          if (score.scalars > 0) x.p = p.view();
           x.dropout = {0.2f, 9};
           auto& [y, dq, dk, dv] = found[side];
           y.resize(walk->queries(), 12), dq.resize(q.rows(), q.cols()), dk.resize(k.rows(), k.cols()),
@@ -837,7 +1065,12 @@ TEST_CASE("walks: as the list of the same pairs, hubs in parts and rows without 
           g.dq = {dq.view()}, g.dk = {dk.view()}, g.dv = {dv.view()};
           attention_gradient<double>(x, std::as_const(y).view(), std::as_const(dy).view(), state, g);
         }
-        for (int t = 0; t < 4; ++t) CHECK(difference(found[0][t], found[1][t]) <= 1e-12);
+        for (int t = 0; t < 4; ++t) {
+          CAPTURE(t);
+          CAPTURE(&walk - walks.data());
+          // GAT's dq is 0 but for rounding where no pair that counts meets the kink.
+          CHECK(difference(found[0][t], found[1][t], t == 1 ? 1 : 0) <= 1e-12);
+        }
       }
   }
   CHECK(message([] { Pattern::drawn(5, 257, 1); }) == "a row draws 0 to 256 keys, not 257");

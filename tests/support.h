@@ -13,7 +13,7 @@
 
 #include "graph/graph.h"
 #include "kernels/attention.h"
-#include "kernels/score.h"
+#include "kernels/fn.h"
 
 namespace heed::test {
 
@@ -73,9 +73,38 @@ struct Tempered {
   HEED_FN auto finish(auto sum, auto p) const { return sum * p[0] + fn::sigmoid(sum * p[1]); }
 };
 
-// Norm-wise relative difference; NaN where either side has one.
+struct Pair {
+  Score score;
+  Normaliser normaliser;
+};
+// Combinations that go together: every score and every normaliser at least once, and `more` by chance.
+inline std::vector<Pair> pairs_of(const std::vector<Score>& scores, const std::vector<Normaliser>& normalisers,
+                                  Random& random, int more) {
+  std::vector<Pair> out;
+  auto any = [&](const auto& list) { return list[random.below(list.size())]; };
+  auto fit = [](const Score& score, const Normaliser& normaliser) {
+    return !normaliser.nonnegative || score.nonnegative;
+  };
+  auto enter = [&](auto draw, int tries) {
+    for (int t = 0; t < tries; ++t)
+      if (Pair pair = draw(); fit(pair.score, pair.normaliser)) return out.push_back(pair);
+  };
+  for (const Score& score : scores) enter([&] { return Pair{score, any(normalisers)}; }, 1000);
+  for (const Normaliser& normaliser : normalisers) enter([&] { return Pair{any(scores), normaliser}; }, 1000);
+  for (int t = 0; t < more; ++t) enter([&] { return Pair{any(scores), any(normalisers)}; }, 1000);
+  return out;
+}
+
+// How far a channel is from a kink of the score's term; far where there is none.
+inline double kink_distance(const Score& score, double q, double k, double e) {
+  if (score.name == "gat" || score.name == "gatv2" || score.name == "mlp") return std::abs(q + k + e);
+  if (score.name == "laplace") return std::abs(q - k - e);
+  return 1e300;
+}
+
+// Norm-wise relative difference; NaN where either side has one. What should cancel is measured against `floor`.
 template <class A, class B>
-double difference(const Matrix<A>& a, const Matrix<B>& b) {
+double difference(const Matrix<A>& a, const Matrix<B>& b, double floor = 0) {
   REQUIRE(a.rows() == b.rows());
   REQUIRE(a.cols() == b.cols());
   double error = 0, norm = 0;
@@ -84,24 +113,26 @@ double difference(const Matrix<A>& a, const Matrix<B>& b) {
     error += (x - y) * (x - y);
     norm += y * y;
   }
+  norm = std::max(norm, floor * floor);
   return norm > 0 ? std::sqrt(error / norm) : std::sqrt(error);
 }
 
 // Central differences of f with respect to each element of x, against `gradient`: the largest error, relative to the
-// gradient's largest element. `steps` elements are tried, all where x is small.
+// gradient's largest element, or to `scale`. `steps` elements are tried, all where x is small.
 template <class F>
-double check_gradient(Matrix<double>& x, const Matrix<double>& gradient, F f, Random& random, int steps = 40) {
-  double worst = 0, scale = 1e-3;
+double check_gradient(Matrix<double>& x, const Matrix<double>& gradient, F f, Random& random, int steps = 40,
+                      double scale = 1e-3) {
+  double worst = 0;
   for (double g : gradient) scale = std::max(scale, std::abs(g));
   for (int t = 0; t < std::min<Offset>(steps, x.size()); ++t) {
     Offset at = x.size() <= steps ? t : static_cast<Offset>(random.below(x.size()));
     double old = x.data()[at], h = 1e-5 * std::max(1.0, std::abs(old));
     x.data()[at] = old + h;
-    double up = f();
+    const auto up = f();
     x.data()[at] = old - h;
-    double down = f();
+    const auto down = f();
     x.data()[at] = old;
-    worst = std::max(worst, std::abs((up - down) / (2 * h) - gradient.data()[at]) / scale);
+    worst = std::max(worst, std::abs(static_cast<double>((up - down) / (2 * h)) - gradient.data()[at]) / scale);
   }
   return worst;
 }

@@ -16,7 +16,7 @@ Recipe for_citations(const std::string& model, const std::string& dataset) {
   Recipe r;
   r.normalise = true;
   r.train = {.epochs = 1500, .patience = 100, .stop = Stop::loss, .rate = 5e-3, .decay = 5e-4};
-  if (model == "gat" || model == "gatv2" || model == "transformer") {
+  if (model_named(model).attends) {
     r.options = {.hidden = 8, .heads = 8, .dropout = 0.6, .feature_dropout = 0.6, .attention_dropout = 0.6};
     if (dataset == "pubmed") {  // as GAT's authors
       r.options.out_heads = 8;
@@ -35,7 +35,7 @@ Recipe for_blocks(const std::string& model) {
   Recipe r;
   r.options = {.hidden = 8, .heads = 8, .dropout = 0.5, .attention_dropout = 0.3};
   r.train = {.epochs = 200, .stop = Stop::loss, .rate = 5e-3, .decay = 5e-4};
-  if (model == "gcn" || model == "sage" || model == "mlp") r.options.hidden = 64, r.options.heads = 1;
+  if (!model_named(model).attends) r.options.hidden = 64, r.options.heads = 1;
   return r;
 }
 
@@ -107,6 +107,13 @@ std::string text_of(double value) {
   const auto end = std::to_chars(buffer, buffer + sizeof(buffer), value).ptr;
   std::string out(buffer, end);
   return out.find_first_of(".e") == std::string::npos ? out + ".0" : out;  // a float in TOML, too
+}
+
+void set_temperature(ModelOptions& o, const std::string& text) {
+  const std::string learned = "learned";
+  const bool named = text == learned, started = text.rfind(learned + ":", 0) == 0;
+  o.temperature = named ? 1 : number(started ? text.substr(learned.size() + 1) : text, Bound::positive);
+  o.learn_temperature = named || started;
 }
 
 template <class E>
@@ -194,6 +201,16 @@ const std::vector<Field>& fields() {
        HEED_WHOLE(options.hidden, 1, kWidest)},
       {"heads", model, "Of hidden layers, side by side", true, false, HEED_WHOLE(options.heads, 1, kWidest)},
       {"out-heads", model, "Of the last layer, averaged", true, false, HEED_WHOLE(options.out_heads, 1, kWidest)},
+      {"score", model, "How a node scores another (heed list scores); empty: the model's own", true, true,
+       HEED_GET(r.options.score), HEED_SET(r.options.score = text.empty() ? text : score_named(text).name)},
+      {"score-width", model, "Channels of a head that scores read; 0: as many as values have", true, false,
+       HEED_WHOLE(options.score_width, 0, kWidest)},
+      {"normaliser", model, "How scores become weights (heed list normalisers); empty: softmax", true, true,
+       HEED_GET(r.options.normaliser),
+       HEED_SET(r.options.normaliser = text.empty() ? text : normaliser_named(text).name)},
+      {"temperature", model, "What scores are divided by: a number, or learned:NUMBER, one per head from there on",
+       true, true, HEED_GET((r.options.learn_temperature ? "learned:" : "") + text_of(r.options.temperature)),
+       HEED_SET(set_temperature(r.options, text))},
       {"dropout", model, "Of each layer's input", false, false, HEED_NUMBER(options.dropout, share)},
       {"input-dropout", model, "Of the first layer's; -1: as the others", false, false,
        HEED_NUMBER(options.input_dropout, share_or_minus)},

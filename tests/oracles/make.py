@@ -6,7 +6,7 @@
 Each file is one layer on a small directed graph: its input `x` (nodes x channels), `edge_index` (2 x edges, from and
 to), `edge_attr` where it reads edges, every parameter under PyTorch's name, the output `out`, a gradient `dout` of the
 output, and `grad.*`: the gradients of x, edge_attr and every parameter. Inputs are float32 numbers; the layer runs in
-float64, and what it gives is rounded to float32.
+float64, and what it gives is rounded to float32. score_* are layers of heed's menus, written here as dense algebra.
 """
 
 import pathlib
@@ -69,6 +69,133 @@ def store_network(name, convs, seed):
     print(f"{path.name}: {path.with_suffix('.safetensors').stat().st_size} bytes")
 
 
+class Dense(torch.nn.Module):
+    """attend with any score and normaliser, as plain dense algebra over all pairs: the formulas of the papers."""
+
+    def __init__(self, score, normaliser, heads, width, score_width=None):
+        super().__init__()
+        self.score, self.normaliser, self.heads, self.width = score, normaliser, heads, width
+        sw = score_width or width
+        parameter = lambda *shape: torch.nn.Parameter(torch.zeros(*shape))
+        if score == "node":
+            self.weight, self.att = parameter(heads * width, CHANNELS), parameter(1, heads * width)
+            self.bias = parameter(heads * width)
+            return
+        learned = score in ("bahdanau", "laplace", "mlp")
+        shared = learned and score != "mlp"
+        sides = {"source": width, "target": width} if shared else {"query": sw, "key": sw, "value": width}
+        for side, channels in sides.items():
+            setattr(self, side + "_weight", parameter(heads * channels, CHANNELS))
+            setattr(self, side + "_bias", parameter(heads * channels))
+        if learned:
+            self.att = parameter(1, heads * sw)
+        if shared:
+            self.bias = parameter(heads * width)
+        if score in ("cosine", "pearson", "gaussian", "mlp"):
+            self.scalars = parameter(1, heads)
+        if score == "bilinear":
+            self.bilinear = parameter(sw, heads * sw)
+
+    def forward(self, x, edge_index):
+        split = lambda y: y.view(NODES, self.heads, -1)
+        if self.score == "node":
+            v = split(x @ self.weight.T)
+            q = k = None
+        else:
+            side = lambda name: split(x @ getattr(self, name + "_weight").T + getattr(self, name + "_bias"))
+            if hasattr(self, "source_weight"):
+                q, k, v = side("target"), side("source"), side("source")
+            else:
+                q, k, v = side("query"), side("key"), side("value")
+        seen = torch.zeros(NODES, NODES, dtype=torch.bool)
+        seen[edge_index[1], edge_index[0]] = True
+        seen = seen[:, :, None]
+        scores = self.scores(q, k, v).masked_fill(~seen, 0)
+        weights = self.weights(scores, seen)
+        y = torch.einsum("ijh,jhc->ihc", weights, v).reshape(NODES, -1)
+        return y + self.bias if hasattr(self, "bias") else y
+
+    def scores(self, q, k, v):
+        a = self.att.view(self.heads, -1) if hasattr(self, "att") else None
+        if self.score == "node":
+            return (v * a).sum(-1)[None].expand(NODES, NODES, self.heads)
+        apart = lambda: q[:, None] - k[None]
+        together = lambda: q[:, None] + k[None]
+        dot = lambda q, k: torch.einsum("ihc,jhc->ijh", q, k)
+        unit = lambda x: x / x.norm(dim=-1, keepdim=True)
+        centre = lambda x: x - x.mean(-1, keepdim=True)
+        if self.score == "scaled_dot":
+            return dot(q, k) / self.width**0.5
+        if self.score == "bilinear":
+            return dot(q, torch.einsum("jhc,chd->jhd", k, self.bilinear.view(self.width, self.heads, self.width)))
+        if self.score == "cosine":
+            return dot(unit(q), unit(k)) * self.scalars
+        if self.score == "pearson":
+            return dot(unit(centre(q)), unit(centre(k))) * self.scalars
+        if self.score == "bahdanau":
+            return (a * together().tanh()).sum(-1)
+        if self.score == "mlp":
+            return (a * together().relu()).sum(-1) + self.scalars
+        if self.score == "sqeuclidean":
+            return -(apart() ** 2).sum(-1)
+        if self.score == "euclidean":
+            return -(apart() ** 2).sum(-1).sqrt()
+        if self.score == "gaussian":
+            return torch.exp(-(apart() ** 2).sum(-1) / (2 * self.scalars.exp() ** 2))
+        if self.score == "laplace":
+            return -(a * apart().abs()).sum(-1)
+        if self.score == "softdtw":
+            r = {(0, 0): torch.zeros(NODES, NODES, self.heads)}
+            for i in range(1, self.width + 1):
+                for j in range(1, self.width + 1):
+                    before = [r[p] for p in ((i - 1, j), (i, j - 1), (i - 1, j - 1)) if p in r]
+                    cost = (q[:, None, :, i - 1] - k[None, :, :, j - 1]) ** 2
+                    r[i, j] = cost - torch.logsumexp(-torch.stack(before), 0)
+            return -r[self.width, self.width]
+        raise ValueError(self.score)
+
+    def weights(self, s, seen):
+        low = s.masked_fill(~seen, -1e30)
+        total = lambda w: w.sum(1, keepdim=True)
+        only = lambda w: w.masked_fill(~seen, 0)
+        some = seen.any(1, keepdim=True)
+        if self.normaliser == "softmax":
+            return only(torch.softmax(low, 1))
+        if self.normaliser == "softmax_sink":
+            return only(torch.softmax(torch.cat([low, torch.zeros_like(low[:, :1])], 1), 1)[:, :-1])
+        if self.normaliser == "sigmoid":
+            return only(s.sigmoid())
+        if self.normaliser == "tanh":
+            return only(s.tanh())
+        if self.normaliser == "none":
+            return only(s)
+        if self.normaliser == "mean":
+            return only(seen / total(seen).clamp(min=1) + 0 * s)
+        if self.normaliser == "max":
+            return only((low - low.amax(1, keepdim=True)).exp())
+        if self.normaliser == "sum":
+            return only(s) / torch.where(some, total(only(s)), 1)
+        order = low.sort(1, descending=True).values  # sparsemax and entmax15: the support, then tau in closed form
+        count = torch.arange(1, NODES + 1, dtype=s.dtype)[None, :, None]
+        if self.normaliser == "sparsemax":
+            tau = (order.cumsum(1) - 1) / count
+        else:
+            order = order / 2
+            mean, square = order.cumsum(1) / count, (order**2).cumsum(1) / count
+            rest = (1 - count * (square - mean**2)) / count
+            tau = mean - torch.where(rest > 0, rest, 1e-30).sqrt()
+        support = total((order > tau) & (order > -1e29)).clamp(min=1)
+        tau = tau.gather(1, (support - 1).expand(-1, 1, self.heads))
+        if self.normaliser == "sparsemax":
+            return only((s - tau).relu())
+        return only((s / 2 - tau).relu() ** 2)
+
+
+MENU = {"scaled_dot": "softmax", "bilinear": "softmax_sink", "cosine": "none", "pearson": "entmax15",
+        "bahdanau": "tanh", "mlp": "sigmoid", "node": "sparsemax", "sqeuclidean": "max", "euclidean": "sparsemax",
+        "gaussian": "sum", "laplace": "entmax15", "softdtw": "softmax"}
+
+
 if __name__ == "__main__":
     sys.path.append(str(pathlib.Path(__file__).parents[2] / "train"))
     from from_pyg import export
@@ -87,6 +214,9 @@ if __name__ == "__main__":
     store("transformer_edges", TransformerConv(CHANNELS, 8, heads=4, **attending), 9, edges=True)
     store("gcn", GCNConv(CHANNELS, 9), 10)
     store("sage", SAGEConv(CHANNELS, 9), 11)
+    for seed, (score, normaliser) in enumerate(MENU.items(), 20):
+        layer = Dense(score, normaliser, heads=3, width=4, score_width=5 if score == "mlp" else None)
+        store("score_" + score, layer, seed)
     store_network("gat", [GATConv(CHANNELS, 8, heads=4), GATConv(32, 5, heads=1, concat=False)], 12)
     store_network("gat_residual", [GATConv(CHANNELS, 8, heads=4, residual=True),
                                    GATConv(32, 5, heads=3, concat=False, residual=True)], 13)

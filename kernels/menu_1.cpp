@@ -1,0 +1,6 @@
+// A part of the menus; see menu.h.
+#include "kernels/menu.h"
+
+namespace heed {
+template void enter_scores<1>(std::vector<Score>&);
+}
