@@ -68,10 +68,10 @@ double gather_bandwidth(Offset table_rows, Offset row_bytes) {
 double product_rate() {
   const Offset rows = 4096, width = 256;
   Matrix<float> x(rows, width), w(width, width), y(rows, width);
+  DenseRoom<float> room;
   x.fill(1), w.fill(1);
-  const double best = best_seconds(9, [&] {
-    product<float>(std::as_const(x).view(), std::as_const(w).view(), {y.view(), false});
-  });
+  const double best = best_seconds(
+      9, [&] { product<float>(std::as_const(x).view(), std::as_const(w).view(), Sink<float>{y.view()}, room); });
   return 2.0 * static_cast<double>(rows * width * width) / best * 1e-9;
 }
 

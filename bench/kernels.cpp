@@ -445,7 +445,8 @@ Work make_sparse_dense(const Input& in) {
 Work make_dense(const Input& in) {
   constexpr Offset kIn = 64;
   struct Data {
-    Matrix<float> x, w, y, dy, dx, dw, parts;
+    Matrix<float> x, w, y, dy, dx, dw;
+    DenseRoom<float> room;
   };
   const Offset nodes = in.pattern->queries(), width = in.heads * in.channels;
   auto d = std::make_shared<Data>(Data{random_matrix<float>(nodes, kIn, mix(in.seed, 1)),
@@ -458,14 +459,15 @@ Work make_dense(const Input& in) {
   Work out{.forward =
                [d] {
                  d->y.resize(d->x.rows(), d->w.cols());
-                 product<float>(std::as_const(d->x).view(), std::as_const(d->w).view(), {d->y.view(), false});
+                 product<float>(std::as_const(d->x).view(), std::as_const(d->w).view(), Sink<float>{d->y.view()},
+                                d->room);
                },
            .backward =
                [d] {
                  d->dx.resize(d->x.rows(), d->x.cols()), d->dw.resize(d->w.rows(), d->w.cols());
                  const auto dy = std::as_const(d->dy).view();
-                 product_by_transpose<float>(dy, std::as_const(d->w).view(), {d->dx.view(), false});
-                 product_of_transpose<float>(std::as_const(d->x).view(), dy, {d->dw.view(), false}, d->parts);
+                 product_by_transpose<float>(dy, std::as_const(d->w).view(), Sink<float>{d->dx.view()}, d->room);
+                 product_of_transpose<float>(std::as_const(d->x).view(), dy, Sink<float>{d->dw.view()}, d->room);
                },
            .data = d};
   out.verify = [d] {

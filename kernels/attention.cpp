@@ -1002,31 +1002,42 @@ void attention_weights(const Attention<T>& x, const AttentionState<T>& state, Vi
 
 template <class T>
 void weighted_sum(const Rows& rows, std::span<const T> weights, std::span<const Offset> edge, std::span<const T> scale,
-                  View<const T> x, Sink<T> y, Matrix<T>& parts) {
-  expect("x of a sparse product", x, rows.cols, x.cols);
-  expect("y of a sparse product", y.to, rows.rows, x.cols);
+                  std::span<const Summand<T>> sums, Matrix<T>& parts) {
+  Offset total = 0;
+  for (const auto& [x, y] : sums) {
+    expect("x of a sparse product", x, rows.cols, x.cols);
+    expect("y of a sparse product", y.to, rows.rows, x.cols);
+    total += lane_round(x.cols);
+  }
   if (rows.listed() && !weights.empty() &&
       static_cast<Offset>((edge.empty() ? weights.size() : edge.size())) != rows.list->edges())
     fail("sparse product: " + std::to_string(weights.size()) + " weights for " + std::to_string(rows.list->edges()) +
          " entries");
   if (!rows.listed() && !weights.empty()) fail("sparse product: weights need a pattern that is a list");
-  const Offset total = lane_round(x.cols);
   parts.resize(rows.parts, rows.parts > 0 ? total : 0);
+  // use(summand, its place in `sum`)
+  auto each = [&](T* sum, auto use) {
+    for (const Summand<T>& s : sums) use(s, sum), sum += lane_round(s.x.cols);
+  };
   auto run = [&](const Block& block, T* sum) {
     Scratch<T>& w = scratch<T>();
     auto empty = [&](Id i) {
-      if (block.part < 0) clear_row(y, i);
+      if (block.part < 0)
+        for (const Summand<T>& s : sums) clear_row(s.y, i);
     };
     for_each_batch(rows, block, kChunk, 1, w.batches, empty, [&](const Batch& batch) {
-      prefetch<T>(batch, {x});
+      for (const Summand<T>& s : sums) prefetch<T>(batch, {s.x});
       for (int t = 0; t < batch.n; ++t) {
         const Offset entry = batch.entry + t;
         T weight = weights.empty() ? T(1) : weights[edge.empty() ? entry : edge[entry]];
         w.s[batch.at[t]] = scale.empty() ? weight : weight * scale[batch.rows[t]];
       }
-      aim(batch, y, sum, w.value);
-      stages::add_rows<T, 0>(w.value, nullptr, w.s, x, nullptr, batch, batch.next, 1, 1, static_cast<int>(x.cols));
-      land(batch, y, sum);
+      each(sum, [&](const Summand<T>& s, T* place) {
+        aim(batch, s.y, place, w.value);
+        stages::add_rows<T, 0>(w.value, nullptr, w.s, s.x, nullptr, batch, batch.next, 1, 1,
+                               static_cast<int>(s.x.cols));
+        land(batch, s.y, place);
+      });
     });
   };
   for_each_block(
@@ -1044,7 +1055,9 @@ void weighted_sum(const Rows& rows, std::span<const T> weights, std::span<const 
       [&](std::size_t first, std::size_t last) {
         T* acc = parts.row(rows.blocks[first].part);
         for (std::size_t b = first + 1; b < last; ++b) put(acc, parts.row(rows.blocks[b].part), total, true);
-        put(y.to.row(rows.blocks[first].first), acc, x.cols, y.add);
+        each(acc, [&](const Summand<T>& s, T* place) {
+          put(s.y.to.row(rows.blocks[first].first), place, s.x.cols, s.y.add);
+        });
       });
 }
 
@@ -1058,7 +1071,7 @@ void weighted_sum(const Rows& rows, std::span<const T> weights, std::span<const 
   template void attention_scores(const Attention<T>&, View<T>);                                            \
   template void attention_weights(const Attention<T>&, const AttentionState<T>&, View<T>);                 \
   template void weighted_sum(const Rows&, std::span<const T>, std::span<const Offset>, std::span<const T>, \
-                             View<const T>, Sink<T>, Matrix<T>&);
+                             std::span<const Summand<T>>, Matrix<T>&);
 HEED_INSTANTIATE(float)
 HEED_INSTANTIATE(double)
 

@@ -94,7 +94,18 @@ void attention_scores(const Attention<T>& x, View<T> scores);
 // y (+)= sum_j weight_ij x_j over the columns j of each row: the sparse product. `weights` holds one number per entry
 // of rows.list (empty: all 1), picked through `edge` where it is given; `scale` one number per row (empty: all 1).
 template <class T>
+struct Summand {
+  View<const T> x;  // rows.cols x any
+  Sink<T> y;        // rows.rows x the same
+};
+template <class T>
 void weighted_sum(const Rows& rows, std::span<const T> weights, std::span<const Offset> edge, std::span<const T> scale,
-                  View<const T> x, Sink<T> y, Matrix<T>& parts);
+                  std::span<const Summand<T>> sums, Matrix<T>& parts);
+template <class T>
+void weighted_sum(const Rows& rows, std::span<const T> weights, std::span<const Offset> edge, std::span<const T> scale,
+                  View<const T> x, Sink<T> y, Matrix<T>& parts) {
+  const Summand<T> one{x, y};
+  weighted_sum<T>(rows, weights, edge, scale, {&one, 1}, parts);
+}
 
 }  // namespace heed

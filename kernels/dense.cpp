@@ -1,96 +1,234 @@
 #include "kernels/dense.h"
 
-#define EIGEN_DONT_PARALLELIZE
-#include <Eigen/Core>
 #include <string>
 
+#include "kernels/lanes.h"
 #include "kernels/parallel.h"
 
 namespace heed {
 namespace {
 
-// Rows of a tile: a multiple of 256, of at least some 10 us of work where a row multiplies in x out numbers.
-Offset tile(Offset in, Offset out) {
-  return 256 * std::max<Offset>(1, (Offset{1} << 12) / std::max<Offset>(1, in * out));
-}
+// A tile of the result, kTile rows x a panel's columns, stays in 12 registers.
+constexpr int kTile = 6;
+template <class T>
+constexpr int kVectors = sizeof(T) == 4 ? 2 : 1;  // of 8
+template <class T>
+constexpr int kPanel = 8 * kVectors<T>;
 constexpr Offset kLong = 2048;  // rows that one partial sum of x^T dy takes in
 
-template <class T>
-using Dense = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-
-template <class T>
-auto map(View<T> x, Offset first, Offset count) {
-  using Plain = Dense<std::remove_const_t<T>>;
-  using Kept = std::conditional_t<std::is_const_v<T>, const Plain, Plain>;
-  return Eigen::Map<Kept, 0, Eigen::OuterStride<>>(x.row(first), count, x.cols, Eigen::OuterStride<>(x.stride));
+void expect(const char* what, Offset a, Offset b) {
+  if (a != b)
+    fail(std::string("dense product: ") + what + " do not fit: " + std::to_string(a) + " and " + std::to_string(b));
 }
 
-void expect(bool fits, const char* what, Offset a, Offset b) {
-  if (!fits)
-    fail(std::string("dense product: ") + what + " do not fit: " + std::to_string(a) + " and " + std::to_string(b));
+// Rows or columns in runs of kTile, and what is left: run.template operator()<R>(first).
+template <class Run>
+HEED_FN void in_tiles(Offset first, Offset last, Run run) {
+  for (; first + kTile <= last; first += kTile) run.template operator()<kTile>(first);
+  switch (last - first) {
+    case 1:
+      return run.template operator()<1>(first);
+    case 2:
+      return run.template operator()<2>(first);
+    case 3:
+      return run.template operator()<3>(first);
+    case 4:
+      return run.template operator()<4>(first);
+    case 5:
+      return run.template operator()<5>(first);
+  }
+}
+
+// to[r] (+)= bias + sum_t a(r, t) b[t] for R rows of the result, where number t of row r of `a` lies at
+// a + r * across + t * along.
+template <int R, class T>
+struct Tile {
+  using V = Vec<T, 8>;
+  static constexpr int N = kVectors<T>;
+  V sum[R][N];
+
+  HEED_FN void begin(const DensePanel<T>& p, Offset row) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+      for (int v = 0; v < N; ++v) {
+        sum[r][v] = p.bias ? V::load(p.bias + 8 * v) : V(T(0));
+        if (p.add) sum[r][v] = sum[r][v] + V::load(p.to.row(row + r) + 8 * v);
+      }
+  }
+  HEED_FN void run(const T* a, Offset across, Offset along, const T* b, Offset b_stride, Offset count) {
+    for (Offset t = 0; t < count; ++t, a += along, b += b_stride) {
+      V from[N];
+#pragma GCC unroll 2
+      for (int v = 0; v < N; ++v) from[v] = V::load(b + 8 * v);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const V factor = a[r * across];
+#pragma GCC unroll 2
+        for (int v = 0; v < N; ++v) sum[r][v] = sum[r][v] + factor * from[v];
+      }
+    }
+  }
+  HEED_FN void end(const DensePanel<T>& p, Offset row) const {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+      for (int v = 0; v < N; ++v)
+        if (p.width > 8 * v) store_first(sum[r][v], p.width - 8 * v, p.to.row(row + r) + 8 * v);
+  }
+};
+
+// Rows [begin, end) of the panels: to (+)= bias + sum_s a_s b_s, the inner dimensions of the a_s one after the other.
+template <class T>
+void multiply(std::span<const View<const T>> a, std::span<const DensePanel<T>> panels, Offset begin, Offset end) {
+  for (const DensePanel<T>& p : panels)
+    in_tiles(begin, end, [&]<int R>(Offset i) {
+      Tile<R, T> tile;
+      tile.begin(p, i);
+      const T* b = p.b;
+      for (const View<const T>& part : a) {
+        tile.run(part.row(i), part.stride, 1, b, p.stride, part.cols);
+        b += part.cols * p.stride;
+      }
+      tile.end(p, i);
+    });
+}
+
+// Rows of a piece: their numbers should stay near while the panels come by.
+Offset piece(Offset in, Offset out) {
+  const Offset near = std::max<Offset>(1, 24576 / std::max<Offset>(1, in));
+  const Offset worth = 1'000'000 / std::max<Offset>(1, in * out);  // some 10 us of work
+  return kTile * std::max<Offset>(1, std::max(near, worth) / kTile);
 }
 
 }  // namespace
 
 template <class T>
-void product(View<const T> x, View<const T> w, Sink<T> y, View<const T> bias) {
-  expect(x.cols == w.rows, "columns of x and rows of w", x.cols, w.rows);
-  expect(y.to.rows == x.rows && y.to.cols == w.cols, "the result and its factors", y.to.cols, w.cols);
-  if (bias) expect(bias.cols == w.cols, "columns of w and of the bias", w.cols, bias.cols);
-  parallel_pieces(x.rows, tile(w.rows, w.cols), [&](Offset begin, Offset end) {
-    auto to = map(y.to, begin, end - begin);
-    if (bias && y.add)
-      to.rowwise() += map(bias, 0, 1).row(0);
-    else if (bias)
-      to.rowwise() = map(bias, 0, 1).row(0);
-    if (y.add || bias)
-      to.noalias() += map(x, begin, end - begin) * map(w, 0, w.rows);
-    else
-      to.noalias() = map(x, begin, end - begin) * map(w, 0, w.rows);
+void product(View<const T> x, std::span<const DenseMap<T>> maps, std::span<const Sink<T>> y, DenseRoom<T>& room) {
+  Offset count = 0, out = 0;
+  for (std::size_t m = 0; m < maps.size(); ++m) {
+    const DenseMap<T>& map = maps[m];
+    expect("columns of x and rows of w", x.cols, map.w.rows);
+    expect("rows of the result and of x", y[m].to.rows, x.rows);
+    expect("columns of the result and of w", y[m].to.cols, map.w.cols);
+    if (map.bias) expect("columns of w and of the bias", map.w.cols, map.bias.cols);
+    count += (map.w.cols + kPanel<T> - 1) / kPanel<T>, out += map.w.cols;
+  }
+  // Each panel with its bias before it, in whole vectors.
+  room.numbers.resize(count, (x.cols + 1) * kPanel<T>);
+  room.panels.clear();
+  for (std::size_t m = 0; m < maps.size(); ++m) {
+    const auto& [w, bias, s] = maps[m];
+    for (Offset c = 0; c < w.cols; c += kPanel<T>) {
+      const int width = static_cast<int>(std::min<Offset>(kPanel<T>, w.cols - c));
+      T* to = room.numbers.row(static_cast<Offset>(room.panels.size()));
+      auto put = [&](const T* from) {
+        for (int l = 0; l < kPanel<T>; ++l) to[l] = from && l < width ? s * from[l] : T(0);
+        to += kPanel<T>;
+      };
+      room.panels.push_back(
+          {to + kPanel<T>, kPanel<T>, y[m].to.columns(c, width), width, y[m].add, bias ? to : nullptr});
+      put(bias ? bias.data + c : nullptr);
+      for (Offset k = 0; k < x.cols; ++k) put(w.row(k) + c);
+    }
+  }
+  parallel_pieces(x.rows, piece(x.cols, out), [&](Offset begin, Offset end) {
+    multiply<T>({&x, 1}, room.panels, begin, end);
   });
 }
 
 template <class T>
-void product_by_transpose(View<const T> dy, View<const T> w, Sink<T> dx) {
-  expect(dy.cols == w.cols, "columns of dy and columns of w", dy.cols, w.cols);
-  expect(dx.to.rows == dy.rows && dx.to.cols == w.rows, "the result and its factors", dx.to.cols, w.rows);
-  parallel_pieces(dy.rows, tile(w.rows, w.cols), [&](Offset begin, Offset end) {
-    auto to = map(dx.to, begin, end - begin);
-    if (dx.add)
-      to.noalias() += map(dy, begin, end - begin) * map(w, 0, w.rows).transpose();
-    else
-      to.noalias() = map(dy, begin, end - begin) * map(w, 0, w.rows).transpose();
-  });
+void product_by_transpose(std::span<const View<const T>> dy, std::span<const DenseMap<T>> maps, Sink<T> dx,
+                          DenseRoom<T>& room) {
+  Offset inner = 0;
+  for (std::size_t m = 0; m < maps.size(); ++m) {
+    expect("columns of dy and columns of w", dy[m].cols, maps[m].w.cols);
+    expect("rows of dx and of dy", dx.to.rows, dy[m].rows);
+    expect("columns of dx and rows of w", dx.to.cols, maps[m].w.rows);
+    inner += dy[m].cols;
+  }
+  const Offset in = dx.to.cols, count = (in + kPanel<T> - 1) / kPanel<T>;
+  room.numbers.resize(count, inner * kPanel<T>);
+  room.panels.clear();
+  for (Offset k = 0; k < in; k += kPanel<T>) {
+    const int width = static_cast<int>(std::min<Offset>(kPanel<T>, in - k));
+    T* to = room.numbers.row(k / kPanel<T>);
+    room.panels.push_back({to, kPanel<T>, dx.to.columns(k, width), width, dx.add});
+    for (const auto& [w, bias, s] : maps)
+      for (Offset c = 0; c < w.cols; ++c, to += kPanel<T>)
+        for (int l = 0; l < kPanel<T>; ++l) to[l] = l < width ? s * w(k + l, c) : T(0);
+  }
+  parallel_pieces(dx.to.rows, piece(inner, in),
+                  [&](Offset begin, Offset end) { multiply<T>(dy, room.panels, begin, end); });
 }
 
 template <class T>
-void product_of_transpose(View<const T> x, View<const T> dy, Sink<T> dw, Matrix<T>& parts, Sink<T> db) {
-  expect(x.rows == dy.rows, "rows of x and rows of dy", x.rows, dy.rows);
-  expect(dw.to.rows == x.cols && dw.to.cols == dy.cols, "the result and its factors", dw.to.rows, x.cols);
-  Offset size = x.cols * dy.cols, count = (x.rows + kLong - 1) / kLong;
-  parts.resize(std::max<Offset>(count, 1), size + dy.cols);
+void product_of_transpose(View<const T> x, std::span<const View<const T>> dy, std::span<const DenseMap<T>> maps,
+                          std::span<const Sink<T>> dw, std::span<const Sink<T>> dbias, DenseRoom<T>& room) {
+  Offset out = 0;
+  for (std::size_t m = 0; m < dy.size(); ++m) {
+    expect("rows of x and rows of dy", x.rows, dy[m].rows);
+    if (dw[m]) expect("rows of dw and columns of x", dw[m].to.rows, x.cols);
+    if (dw[m]) expect("columns of dw and of dy", dw[m].to.cols, dy[m].cols);
+    out += dy[m].cols;
+  }
+  // A partial sum: dw's of all maps side by side, and a row of the sums of dy.
+  const Offset stride = (out + kPanel<T> - 1) / kPanel<T> * kPanel<T>, count = (x.rows + kLong - 1) / kLong;
+  room.numbers.resize(std::max<Offset>(count, 1), (x.cols + 1) * stride);
+  // Rows that are added to the tiles of dw at a time: so many that they outweigh the coming and going of the tiles.
+  const Offset near = std::clamp<Offset>(x.cols * out / std::max<Offset>(1, x.cols + out), 64, 512);
   parallel_pieces(x.rows, kLong, [&](Offset begin, Offset end) {
-    View<T> part{parts.row(begin / kLong), x.cols, dy.cols, dy.cols};
-    map(part, 0, x.cols).noalias() = map(x, begin, end - begin).transpose() * map(dy, begin, end - begin);
-    if (db) map(View<T>{part.row(x.cols), 1, dy.cols, dy.cols}, 0, 1) = map(dy, begin, end - begin).colwise().sum();
+    const View<T> part{room.numbers.row(begin / kLong), x.cols + 1, stride, stride};
+    std::fill_n(part.data, (x.cols + 1) * stride, T(0));
+    for (Offset first = begin; first < end; first += near) {
+      const Offset rows = std::min(near, end - first);
+      Offset at = 0;
+      for (const View<const T>& d : dy) {
+        for (Offset c = 0; c < d.cols; c += kPanel<T>) {
+          const int width = static_cast<int>(std::min<Offset>(kPanel<T>, d.cols - c));
+          const DensePanel<T> p{d.row(first) + c, d.stride, part.columns(at + c, width), width, true};
+          in_tiles(0, x.cols, [&]<int R>(Offset k) {
+            Tile<R, T> tile;
+            tile.begin(p, k);
+            tile.run(x.row(first) + k, 1, x.stride, p.b, p.stride, rows);
+            tile.end(p, k);
+          });
+        }
+        T* sums = part.row(x.cols) + at;
+        if (!dbias.empty())
+          for (Offset i = first; i < first + rows; ++i)
+            for (Offset c = 0; c < d.cols; ++c) sums[c] += d(i, c);
+        at += d.cols;
+      }
+    }
   });
-  auto merge = [&](T* to, bool add, Offset row) {
-    if (!add) std::fill_n(to, dy.cols, T(0));
-    for (Offset p = 0; p < count; ++p) {
-      const T* from = parts.row(p) + row * dy.cols;
-      for (Offset c = 0; c < dy.cols; ++c) to[c] += from[c];
+  auto merge = [&](const Sink<T>& sink, Offset to, Offset row, Offset first, T s) {
+    for (Offset c = 0; c < sink.to.cols; ++c) {
+      T sum = 0;
+      for (Offset p = 0; p < count; ++p) sum += room.numbers.row(p)[row * stride + first + c];
+      T& d = sink.to(to, c);
+      d = (sink.add ? d : T(0)) + s * sum;
     }
   };
-  parallel_pieces(x.cols, row_grain(dy.cols), [&](Offset begin, Offset end) {
-    for (Offset i = begin; i < end; ++i) merge(dw.to.row(i), dw.add, i);
-  });
-  if (db) merge(db.to.row(0), db.add, x.cols);
+  parallel_pieces(x.cols + 1, std::max<Offset>(1, kElementGrain / std::max<Offset>(1, out * count)),
+                  [&](Offset begin, Offset end) {
+                    for (Offset i = begin; i < end; ++i) {
+                      Offset first = 0;
+                      for (std::size_t m = 0; m < dy.size(); ++m) {
+                        if (i < x.cols && dw[m]) merge(dw[m], i, i, first, maps[m].s);
+                        if (i == x.cols && !dbias.empty() && dbias[m]) merge(dbias[m], 0, i, first, maps[m].s);
+                        first += dy[m].cols;
+                      }
+                    }
+                  });
 }
 
-#define HEED_INSTANTIATE(T)                                                    \
-  template void product(View<const T>, View<const T>, Sink<T>, View<const T>); \
-  template void product_by_transpose(View<const T>, View<const T>, Sink<T>);   \
-  template void product_of_transpose(View<const T>, View<const T>, Sink<T>, Matrix<T>&, Sink<T>);
+#define HEED_INSTANTIATE(T)                                                                                       \
+  template void product(View<const T>, std::span<const DenseMap<T>>, std::span<const Sink<T>>, DenseRoom<T>&);    \
+  template void product_by_transpose(std::span<const View<const T>>, std::span<const DenseMap<T>>, Sink<T>,       \
+                                     DenseRoom<T>&);                                                              \
+  template void product_of_transpose(View<const T>, std::span<const View<const T>>, std::span<const DenseMap<T>>, \
+                                     std::span<const Sink<T>>, std::span<const Sink<T>>, DenseRoom<T>&);
 HEED_INSTANTIATE(float)
 HEED_INSTANTIATE(double)
 

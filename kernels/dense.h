@@ -1,22 +1,68 @@
-// Dense products by Eigen, whose own threads stay off (they change bits): fixed tiles run in parallel, and the long
-// dimension of a sum is split at a constant and merged in order.
+// Dense products of a layer's shape: very many rows, few columns. Such products touch memory more than they multiply,
+// so that maps of one input run together and read it once, and tiles of rows meet panels of the weights that stay in
+// the first-level cache. Long sums are split at a constant and merged in order: the same bits on any number of threads.
 #pragma once
+
+#include <vector>
 
 #include "kernels/attention.h"
 
 namespace heed {
 
-// y (+)= x w + bias         x: n x in, w: in x out, y: n x out, bias: 1 x out, may be none
+// Some neighbouring columns of a result, and what they need of the weights.
 template <class T>
-void product(View<const T> x, View<const T> w, Sink<T> y, View<const T> bias = {});
+struct DensePanel {
+  const T* b;  // its row t, at b + t * stride, meets column t of the other factor
+  Offset stride;
+  View<T> to;  // whose first `width` columns are meant
+  int width;
+  bool add;
+  const T* bias = nullptr;  // that begins the sums
+};
+template <class T>
+struct DenseRoom {  // buffers that are kept between calls
+  Matrix<T> numbers;
+  std::vector<DensePanel<T>> panels;
+};
 
-// dx (+)= dy w^T            dy: n x out, w: in x out, dx: n x in
 template <class T>
-void product_by_transpose(View<const T> dy, View<const T> w, Sink<T> dx);
+struct DenseMap {      // y = s (x w + bias)
+  View<const T> w;     // in x out
+  View<const T> bias;  // 1 x out; may be none
+  T s = 1;
+};
 
-// dw (+)= x^T dy            x: n x in, dy: n x out, dw: in x out; `parts` is a buffer kept between calls
-// db (+)= the sums of dy's columns, 1 x out; may be none
+// All throw Error where shapes do not fit.
+
+// y_m (+)= s_m (x w_m + bias_m)              x: n x in, y_m: n x out_m
 template <class T>
-void product_of_transpose(View<const T> x, View<const T> dy, Sink<T> dw, Matrix<T>& parts, Sink<T> db = {});
+void product(View<const T> x, std::span<const DenseMap<T>> maps, std::span<const Sink<T>> y, DenseRoom<T>& room);
+
+// dx (+)= sum_m s_m dy_m w_m^T               dy_m: n x out_m, dx: n x in
+template <class T>
+void product_by_transpose(std::span<const View<const T>> dy, std::span<const DenseMap<T>> maps, Sink<T> dx,
+                          DenseRoom<T>& room);
+
+// dw_m (+)= s_m x^T dy_m, and dbias_m (+)= s_m times the sums of dy_m's columns; sinks may be none
+template <class T>
+void product_of_transpose(View<const T> x, std::span<const View<const T>> dy, std::span<const DenseMap<T>> maps,
+                          std::span<const Sink<T>> dw, std::span<const Sink<T>> dbias, DenseRoom<T>& room);
+
+// The same for one map without a bias.
+template <class T>
+void product(View<const T> x, View<const T> w, Sink<T> y, DenseRoom<T>& room) {
+  const DenseMap<T> map{w};
+  product<T>(x, {&map, 1}, {&y, 1}, room);
+}
+template <class T>
+void product_by_transpose(View<const T> dy, View<const T> w, Sink<T> dx, DenseRoom<T>& room) {
+  const DenseMap<T> map{w};
+  product_by_transpose<T>({&dy, 1}, {&map, 1}, dx, room);
+}
+template <class T>
+void product_of_transpose(View<const T> x, View<const T> dy, Sink<T> dw, DenseRoom<T>& room) {
+  const DenseMap<T> map{{dw.to.data, dw.to.rows, dw.to.cols, dw.to.stride}};
+  product_of_transpose<T>(x, {&dy, 1}, {&map, 1}, {&dw, 1}, {}, room);
+}
 
 }  // namespace heed

@@ -73,12 +73,34 @@ Model attend(Attend o) {
     const bool biased = o.projection != Projection::one;
     AttentionVars<T> in;
     const Offset channels = x.cols();
-    const Init first = glorot(channels, total);
+    const Init first = glorot(channels, total), vector = glorot(o.heads, o.score.contracts ? o.out : width);
     switch (o.projection) {
       case Projection::by_score:
-      case Projection::one:
-        in.q = in.k = in.v = linear<T>(x, {plain_map(scope, channels, total, first, false)});
+      case Projection::one: {
+        const LinearMap<T> map = plain_map(scope, channels, total, first, false);
+        if (!o.score.contracts) {
+          in.q = in.k = in.v = linear<T>(x, {map});
+          break;
+        }
+        const auto own = [&](const char* name) { return scope.parameter(name, 1, total, vector); };
+        std::vector<Var<T>> vectors;
+        if (o.score.reads_query)
+          vectors = {own("att_src"), own("att_dst")};
+        else
+          vectors = {own("att")};
+        // a . W x = (a . W) x: where there are more nodes than channels, contracted weights give the scores' numbers
+        // along with the values.
+        std::vector<Var<T>> both;
+        if (4 * channels < x.rows()) {
+          both = linears<T>(x, {{map}, {{contract(map.w, vectors, o.heads), {}, 1}}});
+        } else {
+          both = {linear<T>(x, {map})};
+          both.push_back(contract(both[0], vectors, o.heads));
+        }
+        in.v = both[0];
+        in.k = {both[1], 0, o.heads}, in.q = {both[1], o.score.reads_query ? Offset{o.heads} : 0, o.heads};
         break;
+      }
       case Projection::source_target: {
         auto source = plain_map(scope.inside("source"), channels, total, first, o.bias);
         auto target = plain_map(scope.inside("target"), channels, total, first, o.bias);
@@ -102,15 +124,7 @@ Model attend(Attend o) {
       const Offset given = scope.graph().channels, wide = o.score.contracts ? total : score_total;
       edge_weight = scope.inside("edge").parameter("weight", given, wide, glorot(given, wide));
     }
-    const Init vector = glorot(o.heads, o.score.contracts ? o.out : width);
-    if (o.score.contracts && !o.score.reads_query) {
-      in.q = in.k = contract(in.v.of, scope.parameter("att", 1, total, vector), o.heads);
-      if (o.edges) edge_vector = scope.parameter("att_edge", 1, total, vector);
-    } else if (o.score.contracts) {
-      Var<T> source = scope.parameter("att_src", 1, total, vector);
-      Var<T> target = scope.parameter("att_dst", 1, total, vector);
-      Var<T> both = contract<T>(in.v.of, {source, target}, o.heads);
-      in.k = {both, 0, o.heads}, in.q = {both, o.heads, o.heads};
+    if (o.score.contracts) {
       if (o.edges) edge_vector = scope.parameter("att_edge", 1, total, vector);
     } else if (o.score.reads_vector) {
       in.a = scope.parameter("att", 1, score_total, vector);

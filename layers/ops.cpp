@@ -77,96 +77,119 @@ void clear(View<T> x) {
 
 }  // namespace
 
-// Several maps run as one product with their weights side by side: x is read once, and its gradient written once.
 template <class T>
 Var<T> linear(Var<T> x, const std::vector<LinearMap<T>>& maps) {
+  return linears<T>(x, {maps})[0];
+}
+
+template <class T>
+std::vector<Var<T>> linears(Var<T> x, const std::vector<std::vector<LinearMap<T>>>& groups) {
   const Sparse* sparse = x.sparse();
   if (sparse && x.needs_grad()) fail("linear: a sparse value takes no gradient");
-  Offset total = 0;
-  bool biased = false;
-  std::vector<Var<T>> inputs{x};
-  for (const auto& [w, b, s] : maps) {
-    if (x.cols() != w.rows())
-      fail("linear: x is " + shape(x.rows(), x.cols()) + ", the weight " + shape(w.rows(), w.cols()));
-    if (b.tape) expect("linear's bias", b, 1, w.cols()), biased = true, inputs.push_back(b);
-    inputs.push_back(w);
-    total += w.cols();
-  }
-  Var<T> y = x.tape->result(x.rows(), total, inputs);
+  struct Placed {  // a map, and the columns of a group's result that it fills
+    LinearMap<T> map;
+    Var<T> y;
+    Offset first;
+  };
   struct Kept {
-    std::vector<LinearMap<T>> maps;
-    Matrix<T> w, b, dw, db, parts;
+    std::vector<Placed> all;
+    std::vector<DenseMap<T>> maps;
+    std::vector<Sink<T>> y, dw, db;
+    std::vector<View<const T>> dy;
+    std::vector<Summand<T>> sums;
+    Matrix<T> sums_of_dy, dw_scaled;
+    DenseRoom<T> room;
   };
   auto kept = std::make_shared<Kept>();
-  kept->maps = maps;
-  kept->b.resize(biased ? 1 : 0, total), kept->db.resize(1, total);
-  const bool plain = maps.size() == 1 && maps[0].s == 1;
-  if (!plain) kept->w.resize(x.cols(), total), kept->dw.resize(x.cols(), total);
-  auto weight = [=] { return plain ? maps[0].w.view() : std::as_const(kept->w).view(); };
+  std::vector<Var<T>> outputs;
+  bool plain = true;  // all weights as they are
+  for (const auto& group : groups) {
+    Offset total = 0;
+    std::vector<Var<T>> inputs{x};
+    for (const auto& [w, b, s] : group) {
+      if (x.cols() != w.rows())
+        fail("linear: x is " + shape(x.rows(), x.cols()) + ", the weight " + shape(w.rows(), w.cols()));
+      if (b.tape) expect("linear's bias", b, 1, w.cols()), inputs.push_back(b);
+      inputs.push_back(w);
+      total += w.cols(), plain = plain && s == 1;
+    }
+    Var<T> y = x.tape->result(x.rows(), total, inputs);
+    Offset first = 0;
+    for (const auto& map : group) {
+      kept->all.push_back({map, y, first});
+      first += map.w.cols();
+    }
+    outputs.push_back(y);
+  }
   auto entries = [=] { return std::span<const T>(x.value().data(), static_cast<std::size_t>(x.value().size())); };
-  x.tape->record(
-      y,
-      [=] {
-        Kept& k = *kept;
-        Offset first = 0;
-        for (const auto& [w, b, s] : k.maps) {
-          const T factor = static_cast<T>(s);
-          if (!plain)
-            for (Offset i = 0; i < w.rows(); ++i)
-              for (Offset c = 0; c < w.cols(); ++c) k.w(i, first + c) = factor * w.value()(i, c);
-          if (b.tape)
-            for (Offset c = 0; c < w.cols(); ++c) k.b(0, first + c) = factor * b.value()(0, c);
-          first += w.cols();
-        }
-        View<const T> bias = biased ? std::as_const(k.b).view() : View<const T>{};
-        if (!sparse) return product<T>(x.view(), weight(), {y.value().view(), false}, bias);
-        weighted_sum<T>(sparse->by_row, entries(), {}, {}, weight(), {y.value().view(), false}, k.parts);
-        if (!bias) return;
-        parallel_pieces(y.rows(), row_grain(total), [&](Offset begin, Offset end) {
-          for (Offset i = begin; i < end; ++i)
-            for (Offset c = 0; c < total; ++c) y.value()(i, c) += k.b(0, c);
-        });
-      },
-      [=] {
-        Kept& k = *kept;
-        View<const T> dy = y.grad();
-        bool learned = false;
-        for (const auto& [w, b, s] : k.maps) learned = learned || w.needs_grad() || (b.tape && b.needs_grad());
-        Sink<T> dw, db;
-        if (learned) {
-          dw = plain ? maps[0].w.sink() : Sink<T>{k.dw.view(), false};
-          if (biased) db = {k.db.view(), false};
-          if (sparse) {
-            if (dw) weighted_sum<T>(sparse->by_column, entries(), sparse->edge, {}, dy, dw, k.parts);
-            if (db) {
-              k.db.fill(T(0));
-              ordered_sums(dy.rows, row_grain(total), total, k.db.data(), k.parts,
-                           [&](Offset begin, Offset end, T* acc) {
-                             for (Offset i = begin; i < end; ++i)
-                               for (Offset c = 0; c < total; ++c) acc[c] += dy(i, c);
-                           });
-            }
-          } else {
-            product_of_transpose<T>(x.view(), dy, dw, k.parts, db);
-          }
-          Offset first = 0;
-          for (const auto& [w, b, s] : k.maps) {
-            const T factor = static_cast<T>(s);
-            auto put = [&](const Sink<T>& to, const Matrix<T>& from) {
-              if (!to) return;
-              for (Offset i = 0; i < to.to.rows; ++i)
-                for (Offset c = 0; c < w.cols(); ++c)
-                  to.to(i, c) = (to.add ? to.to(i, c) : T(0)) + factor * from(i, first + c);
-            };
-            if (!plain) put(w.sink(), k.dw);
-            if (b.tape) put(b.sink(), k.db);
-            first += w.cols();
-          }
-        }
-        if (Sink<T> dx = x.sink()) product_by_transpose<T>(dy, weight(), dx);
-      },
-      sparse ? "sparse linear" : "linear");
-  return y;
+  auto forward = [=] {
+    Kept& k = *kept;
+    k.maps.clear(), k.y.clear(), k.sums.clear();
+    for (const auto& [map, y, first] : k.all) {
+      k.maps.push_back({map.w.view(), map.b.tape ? map.b.view() : View<const T>{}, static_cast<T>(map.s)});
+      k.y.push_back({y.value().view().columns(first, map.w.cols()), false});
+    }
+    if (!sparse) return product<T>(x.view(), k.maps, k.y, k.room);
+    for (std::size_t m = 0; m < k.all.size(); ++m) k.sums.push_back({k.maps[m].w, k.y[m]});
+    weighted_sum<T>(sparse->by_row, entries(), {}, {}, k.sums, k.room.numbers);
+    for (std::size_t m = 0; m < k.all.size(); ++m) {
+      const auto& [w, b, s] = k.maps[m];
+      const View<T> y = k.y[m].to;
+      if (!b && s == 1) continue;
+      parallel_pieces(y.rows, row_grain(y.cols), [&](Offset begin, Offset end) {
+        for (Offset i = begin; i < end; ++i)
+          for (Offset c = 0; c < y.cols; ++c) y(i, c) = s * (b ? y(i, c) + b(0, c) : y(i, c));
+      });
+    }
+  };
+  auto backward = [=] {
+    Kept& k = *kept;
+    k.maps.clear(), k.dy.clear(), k.dw.clear(), k.db.clear(), k.sums.clear();
+    bool learned = false, biased = false;
+    for (const auto& [map, y, first] : k.all) {
+      if (!y.arrived()) continue;
+      k.maps.push_back({map.w.view(), {}, static_cast<T>(map.s)});
+      k.dy.push_back(y.grad().columns(first, map.w.cols()));
+      k.dw.push_back(map.w.sink());
+      k.db.push_back(map.b.tape ? map.b.sink() : Sink<T>{});
+      learned = learned || k.dw.back() || k.db.back(), biased = biased || k.db.back();
+    }
+    if (sparse && learned) {
+      // Scaled weights take a scaled gradient: by way of a table.
+      Offset total = 0, first = 0;
+      for (std::size_t m = 0; m < k.maps.size(); ++m) total += k.dy[m].cols;
+      if (!plain) k.dw_scaled.resize(x.cols(), total);
+      for (std::size_t m = 0; m < k.maps.size(); first += k.dy[m++].cols)
+        if (k.dw[m])
+          k.sums.push_back(
+              {k.dy[m], plain ? k.dw[m] : Sink<T>{k.dw_scaled.view().columns(first, k.dy[m].cols), false}});
+      weighted_sum<T>(sparse->by_column, entries(), sparse->edge, {}, k.sums, k.room.numbers);
+      std::size_t at = 0;
+      for (std::size_t m = 0; m < k.maps.size(); ++m) {
+        const T s = k.maps[m].s;
+        auto put = [&](const Sink<T>& to, View<const T> from) {
+          for (Offset i = 0; i < from.rows; ++i)
+            for (Offset c = 0; c < from.cols; ++c) to.to(i, c) = (to.add ? to.to(i, c) : T(0)) + s * from(i, c);
+        };
+        if (k.dw[m] && !plain) put(k.dw[m], k.sums[at++].y.to);
+        if (!k.db[m]) continue;
+        const View<const T> dy = k.dy[m];
+        k.sums_of_dy.resize(1, dy.cols);
+        k.sums_of_dy.fill(T(0));
+        ordered_sums(dy.rows, row_grain(dy.cols), dy.cols, k.sums_of_dy.data(), k.room.numbers,
+                     [&](Offset begin, Offset end, T* acc) {
+                       for (Offset i = begin; i < end; ++i)
+                         for (Offset c = 0; c < dy.cols; ++c) acc[c] += dy(i, c);
+                     });
+        put(k.db[m], std::as_const(k.sums_of_dy).view());
+      }
+    } else if (learned) {
+      product_of_transpose<T>(x.view(), k.dy, k.maps, k.dw, biased ? k.db : std::span<const Sink<T>>{}, k.room);
+    }
+    if (Sink<T> dx = x.sink()) product_by_transpose<T>(k.dy, k.maps, dx, k.room);
+  };
+  x.tape->record(outputs, forward, backward, sparse ? "sparse linear" : "linear");
+  return outputs;
 }
 
 template <class T>
@@ -379,21 +402,21 @@ Var<T> linear_heads(const Columns<T>& x, Var<T> w, int heads) {
   const Offset width = head_width("linear heads", x, heads);
   expect("the weight of linear heads", w, width, x.cols());
   Var<T> y = x.of.tape->result(x.rows(), x.cols(), {x.of, w});
-  auto parts = std::make_shared<Matrix<T>>();
+  auto parts = std::make_shared<DenseRoom<T>>();
   x.of.tape->record(
       y,
       [=] {
         for (Offset c = 0; c < x.cols(); c += width)
           product<T>(x.view().columns(c, width), w.view().columns(c, width),
-                     {y.value().view().columns(c, width), false}, {});
+                     Sink<T>{y.value().view().columns(c, width), false}, *parts);
       },
       [=] {
         Sink<T> dw = w.sink(), dx = sink_of(x);
         auto part = [&](const Sink<T>& sink, Offset c) { return Sink<T>{sink.to.columns(c, width), sink.add}; };
         for (Offset c = 0; c < x.cols(); c += width) {
           View<const T> dy = y.grad().columns(c, width);
-          if (dw) product_of_transpose<T>(x.view().columns(c, width), dy, part(dw, c), *parts, {});
-          if (dx) product_by_transpose<T>(dy, w.view().columns(c, width), part(dx, c));
+          if (dw) product_of_transpose<T>(x.view().columns(c, width), dy, part(dw, c), *parts);
+          if (dx) product_by_transpose<T>(dy, w.view().columns(c, width), part(dx, c), *parts);
         }
       },
       "linear heads");
@@ -1212,6 +1235,7 @@ Var<T> binary_cross_entropy(Var<T> x, std::span<const Id> rows, std::span<const 
 
 #define HEED_INSTANTIATE(T)                                                                                         \
   template Var<T> linear(Var<T>, const std::vector<LinearMap<T>>&);                                                 \
+  template std::vector<Var<T>> linears(Var<T>, const std::vector<std::vector<LinearMap<T>>>&);                      \
   template Var<T> add_bias(Var<T>, Var<T>);                                                                         \
   template Var<T> add(Var<T>, Var<T>);                                                                              \
   template Var<T> scale(Var<T>, double);                                                                            \

@@ -19,6 +19,9 @@ struct LinearMap {
 };
 template <class T>
 Var<T> linear(Var<T> x, const std::vector<LinearMap<T>>& maps);
+// The same for several groups of maps, each with a result of its own: x is read once for all of them.
+template <class T>
+std::vector<Var<T>> linears(Var<T> x, const std::vector<std::vector<LinearMap<T>>>& groups);
 template <class T>
 Var<T> linear(Var<T> x, Var<T> w) {
   return linear<T>(x, std::vector<LinearMap<T>>{{w, {}, 1}});

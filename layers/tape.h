@@ -3,6 +3,7 @@
 // nothing.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstdint>
@@ -40,6 +41,8 @@ struct Var {  // a value on a tape
   View<const T> view() const { return std::as_const(value()).view(); }
   bool needs_grad() const { return tape->node(id).needs_grad; }
   const Sparse* sparse() const { return tape->node(id).sparse; }
+  // Whether the last backward reached this value.
+  bool arrived() const { return tape->node(id).arrived; }
   // The gradient that has arrived here. Zero rows and columns before the first backward.
   View<const T> grad() const { return std::as_const(*tape->node(id).grad).view(); }
   // Where an operation puts its contribution to this gradient; none where nobody wants it. Call it once per backward
@@ -134,7 +137,12 @@ class Tape {
   // Enters an operation. `backward` runs only if a gradient has arrived at `output`. `name` is for the profile.
   void record(Var<T> output, std::function<void()> forward, std::function<void()> backward,
               const char* name = "other") {
-    steps_.push_back({output.id, name, std::move(forward), std::move(backward)});
+    record(std::vector<Var<T>>{output}, std::move(forward), std::move(backward), name);
+  }
+  // One with several outputs: `backward` runs if a gradient has arrived at any of them.
+  void record(std::vector<Var<T>> outputs, std::function<void()> forward, std::function<void()> backward,
+              const char* name = "other") {
+    steps_.push_back({std::move(outputs), name, std::move(forward), std::move(backward)});
   }
   // A number of this operation's own, for its random stream.
   std::uint64_t next_stream() { return ++streams_; }
@@ -150,7 +158,8 @@ class Tape {
     if (!start) return;
     for (Offset i = 0; i < start.to.rows; ++i) std::fill_n(start.to.row(i), start.to.cols, T(1));
     for (auto s = steps_.rbegin(); s != steps_.rend(); ++s)
-      if (node(s->output).arrived && s->backward) run(s->backward, s->name, 1);
+      if (s->backward && std::ranges::any_of(s->outputs, [](Var<T> y) { return y.arrived(); }))
+        run(s->backward, s->name, 1);
   }
   // For y = x + something that takes no part in x's gradient, at y's turn in backward: x's gradient is y's own, if it
   // is the first to arrive there. Otherwise false, and y's must be added.
@@ -160,8 +169,6 @@ class Tape {
     to.grad = node(y.id).grad;
     return to.arrived = true;
   }
-  // Whether the last backward reached this value.
-  bool arrived(Var<T> v) { return node(v.id).arrived; }
 
   Sink<T> sink(int id) {
     TapeNode<T>& n = node(id);
@@ -174,7 +181,7 @@ class Tape {
 
  private:
   struct Step {
-    int output;
+    std::vector<Var<T>> outputs;
     const char* name;
     std::function<void()> forward, backward;
   };

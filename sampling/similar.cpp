@@ -45,6 +45,7 @@ void dense(const Matrix<float>& x, std::size_t k, std::vector<Best>& best) {
   constexpr Offset kRows = 256, kCols = 4096;
   const Offset n = x.rows();
   Matrix<float> unit(n, x.cols()), tile;
+  DenseRoom<float> room;
   for (Offset i = 0; i < n; ++i) {
     const float scale = inverse_norm(x.row(i), x.cols());
     for (Offset c = 0; c < x.cols(); ++c) unit(i, c) = scale * x(i, c);
@@ -57,7 +58,7 @@ void dense(const Matrix<float>& x, std::size_t k, std::vector<Best>& best) {
     for (Offset from = 0; from < n; from += kCols) {
       const Offset width = std::min(kCols, n - from);
       tile.resize(count, width);
-      product_by_transpose<float>(rows(first, count), rows(from, width), {tile.view(), false});
+      product_by_transpose<float>(rows(first, count), rows(from, width), Sink<float>{tile.view()}, room);
       parallel_pieces(count, 16, [&](Offset begin, Offset end) {
         for (Offset i = begin; i < end; ++i)
           for (Offset j = 0; j < width; ++j)

@@ -4,6 +4,7 @@
 
 #include <functional>
 
+#include "kernels/dense.h"
 #include "kernels/lanes.h"
 #include "kernels/make_score.h"
 #include "kernels/tiled.h"
@@ -1003,6 +1004,81 @@ TEST_CASE("weighted sum: dense reference, transposed too, and the same bits on a
     for (Offset t = 0; t < x.size(); ++t) right += dx.data()[t] * x.data()[t];
     CHECK(left == doctest::Approx(right));
   }
+}
+
+TEST_CASE("dense products: plain loops in double, of any shape, several maps at once, strided and added to") {
+  const auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  auto any = [&](int most) { return static_cast<Offset>(1 + random.below(static_cast<std::uint64_t>(most))); };
+  for (int round = 0; round < 60; ++round) {
+    const Offset n = round % 10 == 0 ? 4099 : any(200), in = any(70);
+    const std::size_t count = static_cast<std::size_t>(any(3));
+    const bool add = random.below(2) == 0, biased = random.below(2) == 0;
+    const std::string name = std::to_string(n) + " x " + std::to_string(in) + ", " + std::to_string(count) + " maps";
+    CAPTURE(name);
+    CAPTURE(add);
+    CAPTURE(biased);
+    Offset out = 0;
+    std::vector<Offset> first;
+    for (std::size_t m = 0; m < count; ++m) first.push_back(out), out += any(40);
+    auto width = [&](std::size_t m) { return (m + 1 < count ? first[m + 1] : out) - first[m]; };
+    // Tables wider than what is used of them, so that rows have a stride.
+    auto x = random_matrix<float>(n, in + 3, random), w = random_matrix<float>(in, out, random);
+    auto bias = random_matrix<float>(1, out, random), y = random_matrix<float>(n, out, random);
+    auto dy = random_matrix<float>(n, out, random), dx = random_matrix<float>(n, in + 2, random);
+    auto dw = random_matrix<float>(in, out, random), db = random_matrix<float>(1, out, random);
+    const auto X = std::as_const(x).view().columns(2, in);
+    Matrix<double> y0(n, out), dx0(n, in), dw0(in, out), db0(1, out);
+    auto old = [&](float value) { return add ? static_cast<double>(value) : 0.0; };
+    std::vector<DenseMap<float>> maps;
+    std::vector<Sink<float>> ys, dws, dbs;
+    std::vector<View<const float>> dys;
+    for (Offset i = 0; i < n; ++i)
+      for (Offset k = 0; k < in; ++k) dx0(i, k) = old(dx(i, k + 1));
+    for (std::size_t m = 0; m < count; ++m) {
+      const double s = m == 0 ? 1 : -0.5;
+      maps.push_back({std::as_const(w).view().columns(first[m], width(m)),
+                      biased ? std::as_const(bias).view().columns(first[m], width(m)) : View<const float>{},
+                      static_cast<float>(s)});
+      ys.push_back({y.view().columns(first[m], width(m)), add});
+      dys.push_back(std::as_const(dy).view().columns(first[m], width(m)));
+      dws.push_back({dw.view().columns(first[m], width(m)), add});
+      dbs.push_back({db.view().columns(first[m], width(m)), add});
+      for (Offset c = first[m]; c < first[m] + width(m); ++c) {
+        db0(0, c) = old(db(0, c));
+        for (Offset k = 0; k < in; ++k) dw0(k, c) = old(dw(k, c));
+        for (Offset i = 0; i < n; ++i) {
+          y0(i, c) = old(y(i, c)) + (biased ? s * bias(0, c) : 0);
+          db0(0, c) += s * dy(i, c);
+          for (Offset k = 0; k < in; ++k) {
+            y0(i, c) += s * X(i, k) * w(k, c);
+            dx0(i, k) += s * dy(i, c) * w(k, c);
+            dw0(k, c) += s * X(i, k) * dy(i, c);
+          }
+        }
+      }
+    }
+    const auto around = dx;
+    DenseRoom<float> room;
+    product<float>(X, maps, ys, room);
+    product_by_transpose<float>(dys, maps, Sink<float>{dx.view().columns(1, in), add}, room);
+    product_of_transpose<float>(X, dys, maps, dws, dbs, room);
+    CHECK(difference(y, y0) <= 1e-6);
+    CHECK(difference(dw, dw0) <= 2e-6);
+    CHECK(difference(db, db0) <= 2e-6);
+    Matrix<double> inner(n, in);
+    for (Offset i = 0; i < n; ++i) {
+      for (Offset k = 0; k < in; ++k) inner(i, k) = dx(i, k + 1);
+      CHECK(dx(i, 0) == around(i, 0));  // nothing is written beside the columns
+      CHECK(dx(i, in + 1) == around(i, in + 1));
+    }
+    CHECK(difference(inner, dx0) <= 1e-6);
+  }
+  Matrix<float> x(3, 4), w(5, 2), y(3, 2);
+  DenseRoom<float> room;
+  CHECK_THROWS_WITH_AS(product<float>(std::as_const(x).view(), std::as_const(w).view(), Sink<float>{y.view()}, room),
+                       "dense product: columns of x and rows of w do not fit: 4 and 5", Error);
 }
 
 TEST_CASE("walks: as the list of the same pairs, hubs in parts and rows without keys among them") {
