@@ -24,16 +24,19 @@ Table menu_table(const std::vector<Entry>& menu) {
 }  // namespace
 
 void add_list(CLI::App& app) {
-  auto* command = app.add_subcommand("list", "Show the names of datasets, models, scores, normalisers, masks and keys");
+  auto* command =
+      app.add_subcommand("list", "Show the names of datasets, models, scores, filters, normalisers, masks and keys");
   command->footer(
       "heed list scores and the like show formulas, papers and costs; q and k are the query's and the key's d "
       "channels\n"
-      "of a head, a and p are learned, t is the threshold of a row.");
+      "of a head, a and p are learned, t is the threshold of a row. Filters follow a score: \"dot topk(8)\".");
   auto kind = std::make_shared<std::string>();
-  command->add_option("kind", *kind, "datasets, models, scores, normalisers, masks or keys; default: all");
+  command->add_option("kind", *kind, "datasets, models, scores, filters, normalisers, masks or keys; default: all");
   command->callback([kind] {
-    if (!kind->empty()) choose("kind", *kind, {"datasets", "models", "scores", "normalisers", "masks", "keys"});
+    if (!kind->empty())
+      choose("kind", *kind, {"datasets", "models", "scores", "filters", "normalisers", "masks", "keys"});
     if (*kind == "scores") return print(table(menu_table(score_menu()), false));
+    if (*kind == "filters") return print(table(menu_table(filter_menu()), false));
     if (*kind == "normalisers") return print(table(menu_table(normaliser_menu()), false));
     if (*kind == "masks" || *kind == "keys") {
       const bool masks = *kind == "masks";
@@ -50,6 +53,7 @@ void add_list(CLI::App& app) {
       for (const auto& model : model_menu()) rows.push_back({"model", model.name, model.about});
     if (kind->empty()) {
       for (const auto& score : score_menu()) rows.push_back({"score", score.name, score.about.formula});
+      for (const auto& filter : filter_menu()) rows.push_back({"filter", filter.name, filter.about.formula});
       for (const auto& normaliser : normaliser_menu())
         rows.push_back({"normaliser", normaliser.name, normaliser.about.formula});
       for (const auto& rule : mask_menu()) rows.push_back({"mask", rule.usage, rule.about});

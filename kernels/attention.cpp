@@ -5,6 +5,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "kernels/best.h"
 #include "kernels/normalisers.h"
 #include "kernels/parallel.h"
 #include "kernels/stages.h"
@@ -97,6 +98,8 @@ struct Plan {
   int score_index;
   T spread_p[kMaxScalars * kHeadBuffer];
   T tau_of_none[kHeadBuffer];  // tau of a row without edges
+  T least[kHeadBuffer];        // what a filter that counts no keys compares scores to
+  Id last[kHeadBuffer];
 
   explicit Plan(const Attention<T>& in)
       : x(in),
@@ -115,11 +118,15 @@ struct Plan {
       std::fill_n(tau_of_none, kHeadBuffer, T(__builtin_inff()));
     else
       normaliser().close(begin_state(state, round), padded, tau_of_none, factor);
+    std::fill_n(least, kHeadBuffer, static_cast<T>(x.score->filter.above));
+    std::fill_n(last, kHeadBuffer, Id{-1});
   }
 
   const ScoreStages<T>& score() const { return x.score->template stages<T>(); }
   const NormaliserStages<T>& normaliser() const { return x.normaliser->template stages<T>(); }
   bool finishes() const { return x.score->finishes(); }
+  bool filters() const { return static_cast<bool>(x.score->filter); }
+  bool selects() const { return x.score->filter.topk > 0; }
   Finish<T> finish() const { return x.score->finish(spread_p, score_width); }
   // The next batch, whose values are to be fetched; none where they are the keys, which are on their way.
   const Batch* next_values(const Batch& batch) const { return x.v.data == x.k.data ? nullptr : batch.next; }
@@ -149,6 +156,8 @@ struct Scratch {  // a thread's own
   alignas(64) T own[kBuffer], edge[kBuffer], other[kBuffer];
   alignas(64) T state[3 * kHeadBuffer];
   Matrix<T> sum;  // of a row that is cut
+  Best<T> best;   // keys of one that is whole
+  alignas(64) T counted[kBuffer];
 };
 
 template <class T>
@@ -240,6 +249,45 @@ void score_batch(const Plan<T>& plan, const Batch& batch, Scratch<T>& w, const O
       for (int h = 0; h < plan.heads; ++h) w.s[batch.at[t] + h] += x.bias(entry[t], h);
 }
 
+// Where a filter counts keys, what they are compared to: here for rows that lie in this batch, by fill_bounds for
+// others.
+template <class T>
+void select_batch(const Plan<T>& plan, const Batch& batch, Scratch<T>& w, AttentionState<T>& state) {
+  for (int g = 0; g < batch.segments; ++g) {
+    const Segment& s = batch.segment[g];
+    if (!s.starts || !s.ends) continue;
+    w.best.begin(plan.heads, plan.x.score->filter);
+    for (int t = s.begin; t < s.end; ++t)
+      for (int h = 0; h < plan.heads; ++h) w.best.add(h, w.s[batch.at[t] + h], batch.ids[t]);
+    w.best.bounds(state.least.row(s.row), state.last.row(s.row));
+  }
+}
+
+// The filter: scores that do not count become -inf, which no threshold sees. `clear_filtered` then sets to 0 what a
+// stage of the normaliser made of them: this is all that normalisers have to do with filters.
+template <bool row_is_query, class T>
+void filter_batch(const Plan<T>& plan, const Batch& batch, Scratch<T>& w, const AttentionState<T>& state) {
+  if (!plan.filters()) return;
+  for (int t = 0; t < batch.n; ++t) {
+    const Id query = row_is_query ? batch.rows[t] : batch.ids[t], key = row_is_query ? batch.ids[t] : batch.rows[t];
+    const T* least = plan.selects() ? state.least.row(query) : plan.least;
+    const Id* last = plan.selects() ? state.last.row(query) : plan.last;
+    T *s = w.s + batch.at[t], *counted = w.counted + batch.at[t];
+    for (int h = 0; h < plan.heads; ++h) {
+      const bool is = counts(s[h], key, least[h], last[h]);
+      counted[h] = is ? T(1) : T(0);
+      s[h] = is ? s[h] : T(-__builtin_inff());
+    }
+  }
+}
+template <class T>
+void clear_filtered(const Plan<T>& plan, const Batch& batch, const Scratch<T>& w, T* buffer) {
+  using V = stages::Lanes<T>;
+  if (!plan.filters()) return;
+  for (int l = 0; l < batch.vectors * kLanes; l += kLanes)
+    select(V::load(w.counted + l) > V(T(0)), V::load(buffer + l), V(T(0))).store(buffer + l);
+}
+
 template <class T>
 void scale_heads(T* acc, const T* factor, int heads, int width) {
   for (int h = 0; h < heads; ++h)
@@ -273,10 +321,12 @@ struct Outputs {
 template <class T>
 class Candidates {
  public:
+  Candidates() = default;
   explicit Candidates(const Plan<T>& plan)
       : reach_(static_cast<T>(plan.x.normaliser->reach)),
         top_(static_cast<std::size_t>(plan.heads), T(-__builtin_inff())),
         kept_(static_cast<std::size_t>(plan.heads)) {}
+  void add(int h, T s, Id) { add(h, s); }
   void add(int h, T s) {
     const auto at = static_cast<std::size_t>(h);
     if (!(s > top_[at] - reach_)) return;
@@ -292,7 +342,7 @@ class Candidates {
   }
 
  private:
-  T reach_;
+  T reach_ = 0;
   std::vector<T> top_;
   std::vector<std::vector<T>> kept_;
 };
@@ -318,8 +368,9 @@ void weigh_batch(const Plan<T>& plan, const Batch& batch, Scratch<T>& w, Matrix<
 // before) and `state`.
 template <class T>
 void forward_block(const Plan<T>& plan, Scratch<T>& w, const Block& block, const RowState<T>& state, T* sum,
-                   const Outputs<T>& out, Matrix<T>& tau) {
+                   const Outputs<T>& out, AttentionState<T>& saved) {
   using V = stages::Lanes<T>;
+  Matrix<T>& tau = saved.tau;
   const Attention<T>& x = plan.x;
   T* const above = w.dw;  // a buffer of weights
   auto empty = [&](Id i) {
@@ -338,6 +389,8 @@ void forward_block(const Plan<T>& plan, Scratch<T>& w, const Block& block, const
     prefetch<T>(batch, {x.k, x.v});
     const Offset* entry = entries<true>(plan, batch, w);
     score_batch<true>(plan, batch, w, entry);
+    if (plan.selects()) select_batch(plan, batch, w, saved);
+    filter_batch<true>(plan, batch, w, saved);
     if (out.above)
       for (int l = 0; l < end; l += kLanes) select(V::load(w.s + l) > V(T(0)), V(T(1)), V(T(0))).store(above + l);
     if (x.normaliser->solves) {
@@ -349,6 +402,7 @@ void forward_block(const Plan<T>& plan, Scratch<T>& w, const Block& block, const
       for (int g = 0; g < batch.segments; ++g)
         if (batch.segment[g].ends) std::copy_n(w.tau + g * plan.round, plan.heads, tau.row(batch.segment[g].row));
     }
+    clear_filtered(plan, batch, w, w.s);
     if (out.above) {
       for (int l = 0; l < end; l += kLanes) (V::load(above + l) * V::load(w.s + l)).store(above + l);
       aim(batch, sum + 2 * out.size, out.above.columns(out.y.cols, plan.heads));
@@ -411,44 +465,70 @@ void for_each_block(const Rows& rows, Whole whole, Part part, Merge merge) {
   }
 }
 
-// tau of the rows that are cut, where it is solved for.
-template <class T>
-void fill_thresholds(const Plan<T>& plan, Matrix<T>& tau) {
+// Whatever needs all scores of a row, for the rows that lie in no single batch: found.add(head, score, key) for each of
+// them, as scores(batch, scratch) leaves them, then use(found, row). Parts of a hub are found side by side and joined
+// in order.
+template <class T, class Found, class Scores, class Use>
+void find_in_rows(const Plan<T>& plan, const Found& none, Scores scores, Use use) {
   const Rows& rows = plan.x.pattern->by_query;
-  auto collect = [&](const Block& block, Candidates<T>& found) {
+  auto collect = [&](const Block& block, Found& found) {
     Scratch<T>& w = scratch<T>();
     for_each_batch(
         rows, block, plan.limit, plan.padded, w.batches, [](Id) {},
         [&](const Batch& batch) {
           prefetch<T>(batch, {plan.x.k});
-          score_batch<true>(plan, batch, w, entries<true>(plan, batch, w));
+          scores(batch, w);
           for (int t = 0; t < batch.n; ++t)
-            for (int h = 0; h < plan.heads; ++h) found.add(h, w.s[batch.at[t] + h]);
+            for (int h = 0; h < plan.heads; ++h) found.add(h, w.s[batch.at[t] + h], batch.ids[t]);
         });
   };
-  std::vector<Candidates<T>> parts(static_cast<std::size_t>(rows.parts), Candidates<T>(plan));
+  std::vector<Found> parts(static_cast<std::size_t>(rows.parts), none);
   for_each_block(
       rows,
       [&](std::size_t b) {
         for (Id i = rows.blocks[b].first; i < rows.blocks[b].last; ++i) {
           if (rows.length(i) <= plan.limit) continue;
-          Candidates<T> found(plan);
+          thread_local Found found;
+          found = none;  // keeps its room
           collect({.first = i, .last = i + 1}, found);
-          found.solve(plan, tau.row(i));
+          use(found, i);
         }
       },
       [&](std::size_t b) { collect(rows.blocks[b], parts[static_cast<std::size_t>(rows.blocks[b].part)]); },
       [&](std::size_t first, std::size_t last) {
-        Candidates<T>& found = parts[static_cast<std::size_t>(rows.blocks[first].part)];
+        Found& found = parts[static_cast<std::size_t>(rows.blocks[first].part)];
         for (std::size_t b = first + 1; b < last; ++b) found.add(parts[static_cast<std::size_t>(rows.blocks[b].part)]);
-        found.solve(plan, tau.row(rows.blocks[first].first));
+        use(found, rows.blocks[first].first);
       });
 }
 
-// Whether tiles can and do pay: they need stages of their own.
+// What keys are compared to in those rows, where a filter counts them.
+template <class T>
+void fill_bounds(const Plan<T>& plan, AttentionState<T>& state) {
+  Best<T> none;
+  none.begin(plan.heads, plan.x.score->filter);
+  find_in_rows(
+      plan, none,
+      [&](const Batch& batch, Scratch<T>& w) { score_batch<true>(plan, batch, w, entries<true>(plan, batch, w)); },
+      [&](const Best<T>& best, Id i) { best.bounds(state.least.row(i), state.last.row(i)); });
+}
+
+// Their tau, where it is solved for.
+template <class T>
+void fill_thresholds(const Plan<T>& plan, AttentionState<T>& state) {
+  find_in_rows(
+      plan, Candidates<T>(plan),
+      [&](const Batch& batch, Scratch<T>& w) {
+        score_batch<true>(plan, batch, w, entries<true>(plan, batch, w));
+        filter_batch<true>(plan, batch, w, state);
+      },
+      [&](const Candidates<T>& found, Id i) { found.solve(plan, state.tau.row(i)); });
+}
+
+// Whether tiles can and do pay: they need stages of their own, and know no filters.
 template <class T>
 bool in_tiles(const Attention<T>& x) {
-  return x.score->template stages<T>().tile_sums && x.normaliser->template stages<T>().tile &&
+  return !x.score->filter && x.score->template stages<T>().tile_sums && x.normaliser->template stages<T>().tile &&
          pays_in_tiles(*x.pattern);
 }
 
@@ -574,19 +654,23 @@ void attention(const Attention<T>& x, View<T> y, AttentionState<T>& state) {
   const Outputs<T> out(y, above ? &state.above : nullptr);
   const Offset room = out.room(plan.heads);
   state.parts.resize(rows.parts, rows.parts > 0 ? room + 3 * plan.round : 0);
-  if (x.normaliser->solves) fill_thresholds(plan, state.tau);
+  if (plan.selects()) {
+    state.least.resize(y.rows, plan.heads), state.last.resize(y.rows, plan.heads);
+    fill_bounds(plan, state);
+  }
+  if (x.normaliser->solves) fill_thresholds(plan, state);
 
   for_each_block(
       rows,
       [&](std::size_t b) {
         Scratch<T>& w = scratch<T>();
         w.sum.resize(1, room);
-        forward_block(plan, w, rows.blocks[b], state_at(w.state, plan.round), w.sum.data(), out, state.tau);
+        forward_block(plan, w, rows.blocks[b], state_at(w.state, plan.round), w.sum.data(), out, state);
       },
       [&](std::size_t b) {
         T* sum = state.parts.row(rows.blocks[b].part);
         std::fill_n(sum, room, T(0));
-        forward_block(plan, scratch<T>(), rows.blocks[b], begin_state(sum + room, plan.round), sum, out, state.tau);
+        forward_block(plan, scratch<T>(), rows.blocks[b], begin_state(sum + room, plan.round), sum, out, state);
       },
       [&](std::size_t first, std::size_t last) {
         T* sum = state.parts.row(rows.blocks[first].part);
@@ -676,6 +760,7 @@ void gradient_batch(const Plan<T>& plan, const Batch& batch, Scratch<T>& w) {
   const Dropout& dropout = plan.x.dropout;
   if (dropout.rate > 0) fill_keep(dropout, row_is_query, batch, plan.padded, w.keep);
   plan.normaliser().gradient(w.s, w.dw, w.tau, w.delta, dropout.rate > 0 ? w.keep : nullptr, batch, plan.padded);
+  for (T* buffer : {w.s, w.dw}) clear_filtered(plan, batch, w, buffer);
 }
 
 template <class T>
@@ -704,12 +789,14 @@ void measure_delta(const Plan<T>& plan, View<const T> dy, AttentionState<T>& sta
           prefetch<T>(batch, {x.k, x.v});
           const Offset* entry = entries<true>(plan, batch, w);
           score_batch<true>(plan, batch, w, entry);
+          filter_batch<true>(plan, batch, w, state);
           plan.dot_values(dy, batch.rows, x.v, nullptr, batch, plan.next_values(batch), plan.heads, plan.width, false,
                           w.dw);
           if (x.ev) plan.dot_values(dy, batch.rows, x.ev, entry, batch, nullptr, plan.heads, plan.width, true, w.dw);
           stages::gather(std::as_const(state.tau).view(), batch.rows, batch.at, batch.n, plan.padded, w.tau);
           if (x.dropout.rate > 0) fill_keep(x.dropout, true, batch, plan.padded, w.keep);
           plan.normaliser().measure(w.s, w.dw, w.tau, x.dropout.rate > 0 ? w.keep : nullptr, batch, plan.padded);
+          for (T* buffer : {w.s, w.dw}) clear_filtered(plan, batch, w, buffer);
           for (int side = 0; side < 2; ++side) {
             for (int g = 0; g < batch.segments; ++g) {
               T* to = (block.part < 0 ? measured.row(batch.segment[g].row) : state.parts.row(block.part)) +
@@ -750,6 +837,7 @@ void row_block(const Plan<T>& plan, Scratch<T>& w, const Block& block, const Att
     prefetch<T>(batch, {x.k, x.v});
     const Offset* entry = entries<true>(plan, batch, w);
     score_batch<true>(plan, batch, w, entry);
+    filter_batch<true>(plan, batch, w, state);
     plan.dot_values(dy, batch.rows, x.v, nullptr, batch, plan.next_values(batch), plan.heads, plan.width, false, w.dw);
     if (x.ev) plan.dot_values(dy, batch.rows, x.ev, entry, batch, nullptr, plan.heads, plan.width, true, w.dw);
     gather_thresholds(plan, batch, w, state, batch.rows);
@@ -792,6 +880,7 @@ void column_block(const Plan<T>& plan, Scratch<T>& w, const Block& block, const 
     prefetch<T>(batch, {x.q, dy, state.tau_delta.view()});
     const Offset* entry = entries<false>(plan, batch, w);
     score_batch<false>(plan, batch, w, entry);
+    filter_batch<false>(plan, batch, w, state);
     gather_thresholds(plan, batch, w, state, batch.ids);
     if (g.dk) {
       plan.dot_values(x.v, batch.rows, dy, nullptr, batch, batch.next, plan.heads, plan.width, false, w.dw);
@@ -989,11 +1078,16 @@ void attention_weights(const Attention<T>& x, const AttentionState<T>& state, Vi
         AttentionState<T> own;
         own.tau.resize(state.tau.rows(), count);
         for (Offset i = 0; i < state.tau.rows(); ++i) std::copy_n(state.tau.row(i) + first, count, own.tau.row(i));
+        if (x.score->filter.topk > 0) {
+          const AttentionState<T>& group = state.groups.at(static_cast<std::size_t>(first / kMaxHeads));
+          own.least = group.least, own.last = group.last;
+        }
         attention_weights(part, own, weights.columns(first, count));
       }))
     return;
   const Plan<T> plan(x);
   list_scores(plan, [&](const Batch& batch, Scratch<T>& w) {
+    filter_batch<true>(plan, batch, w, state);
     stages::gather(state.tau.view(), batch.rows, batch.at, batch.n, plan.padded, w.tau);
     gradient_batch<true>(plan, batch, w);
     for (int t = 0; t < batch.n; ++t) std::copy_n(w.s + batch.at[t], plan.heads, weights.row(batch.entry + t));

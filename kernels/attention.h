@@ -1,7 +1,7 @@
 // The fused attention operator on the CPU:
 //
 //   s_ij = finish(sum_c term(q_ic, k_jc, e_ijc, a_c), p) + bias_ij     finish: times 1 / temperature
-//   w_ij = weight(s_ij, tau_i)                           over the keys j that query i sees
+//   w_ij = weight(s_ij, tau_i)                           over the keys j that query i sees and the filter lets pass
 //   y_i  = sum_j w_ij m_ij (v_j + ev_ij)                 m: dropout of attention
 //
 // forward and backward, with nothing stored per edge: backward computes scores again. It runs over rows of queries
@@ -45,6 +45,9 @@ struct AttentionState {
   // Where a score has one slope over 0 and another under it (GAT), sums over the keys with scores over 0 spare backward
   // its pass over queries: queries x (heads*width + heads), sum_j w_ij m_ij v_j and sum_j w_ij.
   Matrix<T> above;
+  // Where a filter counts keys (topk), those that pass: the score of the last one, and which it is; queries x heads.
+  Matrix<T> least;
+  Matrix<Id> last;
   bool backward = true;                // to be set before forward: whether backward will follow, which uses `above`
   Matrix<T> parts;                     // partial results of hub rows
   Matrix<T> sums;                      // per block: da and dp
@@ -83,11 +86,13 @@ template <class T>
 void attention_gradient(const Attention<T>& x, View<const T> y, View<const T> dy, AttentionState<T>& state,
                         const AttentionGradient<T>& g);
 
-// The weights w_ij m_ij themselves, edges x heads, for those who want to look at them. `state` as above.
+// The weights w_ij m_ij themselves, edges x heads, for those who want to look at them; 0 where a filter lets the key
+// not pass. `state` as above.
 template <class T>
 void attention_weights(const Attention<T>& x, const AttentionState<T>& state, View<T> weights);
 
-// The scores s_ij alone, edges x heads (of dot: the sampled product of two dense matrices). v is not read.
+// The scores s_ij alone, edges x heads (of dot: the sampled product of two dense matrices), of all keys that are seen,
+// whatever the filter. v is not read.
 template <class T>
 void attention_scores(const Attention<T>& x, View<T> scores);
 

@@ -60,7 +60,7 @@ struct Plan {
 int place_in_menu(const Score& mine) {
   const auto& menu = score_menu();
   for (std::size_t i = 0; i < std::tuple_size_v<Scores>; ++i)
-    if (menu[i].kind == mine.kind) return static_cast<int>(i);
+    if (menu[i].kind == mine.kind && !mine.filter) return static_cast<int>(i);
   fail("attention: the score '" + mine.name + "' has no kernel for the GPU");
 }
 int place_in_menu(const Normaliser& mine) {

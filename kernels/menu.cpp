@@ -63,7 +63,10 @@ void check(const Score& score, const Normaliser& normaliser) {
          score.name + "' have signs");
 }
 
-const Score& score_named(const std::string& name) { return named("score", score_menu(), name); }
+Score score_named(const std::string& text) {
+  const auto [name, filter] = split_filter(text);
+  return with_filter(named("score", score_menu(), name), filter);
+}
 const Normaliser& normaliser_named(const std::string& name) { return named("normaliser", normaliser_menu(), name); }
 
 }  // namespace heed

@@ -8,6 +8,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "kernels/filter.h"
+
 namespace heed {
 
 struct Batch;       // batch.h
@@ -75,6 +77,7 @@ struct Score {
   bool has_finish = false;
   double scale = 1;                                 // what scores are multiplied with: 1 / a temperature that is fixed
   bool tempered = false;                            // the last scalar is the logarithm of a learned temperature
+  Filter filter;                                    // of the finished scores, with temperature and bias
   const void* kind = nullptr;                       // one address for all scores of one struct
   void (*check_width)(const void*, int) = nullptr;  // throws Error for a width of a head that it refuses; or none
   std::shared_ptr<const void> self;
@@ -98,6 +101,10 @@ struct Score {
 // The score divided by a temperature above 0: a fixed one, or one per head that is learned from there on (then its
 // logarithm is one more scalar, the last). Throws Error where it is not above 0 or the score has a learned one.
 Score with_temperature(Score score, double temperature, bool learned = false);
+
+// The score followed by a filter, in its name too: with_filter(score, {.topk = 8}). A second one filters further.
+// Throws Error where topk is negative, or above infinite or not a number.
+Score with_filter(Score score, const Filter& filter);
 
 template <class T>
 struct NormaliserStages {
@@ -141,8 +148,14 @@ void check(const Score& score, const Normaliser& normaliser);
 const std::vector<Score>& score_menu();
 const std::vector<Normaliser>& normaliser_menu();
 
-// The entry of that name. Throws Error with the nearest names.
-const Score& score_named(const std::string& name);
+struct FilterEntry {
+  std::string name;
+  About about;
+};
+const std::vector<FilterEntry>& filter_menu();
+
+// The entry of that name, with the filters that follow it: "dot", "dot topk(8)". Throws Error with the nearest names.
+Score score_named(const std::string& name);
 const Normaliser& normaliser_named(const std::string& name);
 
 }  // namespace heed

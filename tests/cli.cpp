@@ -121,6 +121,33 @@ TEST_CASE("masks and keys: trained with, said again by predict, and refused with
   refused("train karate --model gcn --mask local", "the model 'gcn' has no attention; 'mask' does not fit it");
 }
 
+TEST_CASE("filters follow a score: trained with, said again by predict, and refused with their column") {
+  Scratch files;
+  auto at = [&](const char* name) { return (files.path / name).string(); };
+  for (const char* score : {"dot topk(3)", "gat above(-0.1)", "pearson topk(4) above(0.2)"}) {
+    CAPTURE(score);
+    fs::remove_all(at("runs"));
+    const std::string train = "train karate --epochs 4 --seed 5 --quiet --save " + at("runs") + " --score ";
+    auto trained = run(train + "'" + score + "'");
+    CHECK(trained.err == "");
+    CHECK(trained.code == 0);
+    CHECK(contents(at("runs/karate-gat-5.toml")).find(score) != std::string::npos);
+    auto said = run("predict --weights " + at("runs/karate-gat-5.safetensors"));
+    CHECK(said.code == 0);
+    CHECK(said.out == contents(at("runs/karate-gat-5.csv")));
+    CHECK(run("train --quiet --config " + at("runs/karate-gat-5.toml") + " --save " + at("again")).code == 0);
+    CHECK(contents(at("again/karate-gat-5.csv")) == contents(at("runs/karate-gat-5.csv")));
+    CHECK(contents(at("again/karate-gat-5.toml")) == contents(at("runs/karate-gat-5.toml")));
+    fs::remove_all(at("again"));
+  }
+  files.write("run.toml", "dataset = \"karate\"\nscore = \"dot topk(0)\"\n");
+  refused("train --config " + at("run.toml"), "line 2: score: column 10: topk(k) takes a whole number of 1 to");
+  refused("train karate --score 'gat abov(1)'", "--score: column 5: unknown filter 'abov'; did you mean above?");
+  refused("train karate --score 'dto topk(2)'", "unknown score 'dto'; did you mean dot");
+  CHECK(run("list filters").out.find("arXiv:1912.11637") != std::string::npos);
+  CHECK(run("list").out.find("above(x)") != std::string::npos);
+}
+
 TEST_CASE("help, version and lists") {
   CHECK(run("--help").code == 0);
   CHECK(run("train --help").out.find("Examples:") != std::string::npos);

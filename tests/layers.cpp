@@ -1270,8 +1270,10 @@ TEST_CASE("nothing is allocated after the first epochs") {
       models.emplace_back(entry.name,
                           entry.make({.classes = 4, .feature_dropout = 0.1, .norm = norm, .residual = true}));
   for (const Score& score : score_menu())
-    models.emplace_back("edges, " + score.name,
-                        attend({.out = 4, .heads = 3, .score = score, .dropout = 0.1, .concat = false, .edges = true}));
+    for (const Score& each : {score, with_filter(score, {.topk = 3, .above = -1})})
+      models.emplace_back(
+          "edges, " + each.name,
+          attend({.out = 4, .heads = 3, .score = each, .dropout = 0.1, .concat = false, .edges = true}));
   for (const char* mask :
        {"all - local", "community", "all - community", "community | local", "0: self; 1-2: community; 3-7: hubs(5)"})
     for (const char* keys : {"all", "every(2)"})

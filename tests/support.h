@@ -95,10 +95,14 @@ inline std::vector<Pair> pairs_of(const std::vector<Score>& scores, const std::v
   return out;
 }
 
+// The score's name without its filters.
+inline std::string base_name(const Score& score) { return split_filter(score.name).score; }
+
 // How far a channel is from a kink of the score's term; far where there is none.
 inline double kink_distance(const Score& score, double q, double k, double e) {
-  if (score.name == "gat" || score.name == "gatv2" || score.name == "mlp") return std::abs(q + k + e);
-  if (score.name == "laplace") return std::abs(q - k - e);
+  const std::string name = base_name(score);
+  if (name == "gat" || name == "gatv2" || name == "mlp") return std::abs(q + k + e);
+  if (name == "laplace") return std::abs(q - k - e);
   return 1e300;
 }
 

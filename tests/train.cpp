@@ -268,6 +268,21 @@ TEST_CASE("on the generated graph attention beats a perceptron by 30 points") {
   CHECK(attention >= perceptron + 30);
 }
 
+TEST_CASE("models with filters learn") {
+  Dataset data = sbm();
+  for (const char* score : {"gat topk(5)", "dot topk(8)", "pearson topk(6) above(0)"}) {
+    CAPTURE(score);
+    Recipe r = recipe("gat", "sbm");
+    r.options.score = score;
+    std::vector<double> loss;
+    r.train.epochs = 60, r.train.runs = 1;
+    r.train.on_epoch = [&](const Epoch& e) { loss.push_back(e.train_loss); };
+    const double accuracy = train(make_model(r, data.classes), data, r.train).test_mean;
+    CHECK(loss.back() < 0.7 * loss.front());
+    CHECK(accuracy >= 75);
+  }
+}
+
 TEST_CASE("options out of range and datasets without a split are refused") {
   Dataset data = karate();
   CHECK(message_of(data, {.epochs = 2}) == "");
