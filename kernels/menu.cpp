@@ -1,9 +1,14 @@
 // The menus as lists.
 #include "kernels/menu.h"
 
+#include <algorithm>
+#include <cctype>
 #include <cmath>
+#include <map>
+#include <mutex>
 
 #include "graph/error.h"
+#include "kernels/formula.h"
 
 namespace heed {
 namespace {
@@ -63,7 +68,27 @@ void check(const Score& score, const Normaliser& normaliser) {
          score.name + "' have signs");
 }
 
-const Score& score_named(const std::string& name) { return named("score", score_menu(), name); }
+const Score& score_named(const std::string& text) {
+  auto in_word = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; };
+  const bool one_word = std::all_of(text.begin(), text.end(), in_word) && text.size() <= 60;
+  const bool channel = text == "q" || text == "k" || text == "e";
+  if (one_word && !channel) return named("score", score_menu(), text);
+  static std::mutex one_at_a_time;
+  static std::map<std::string, Score> formulas;  // those that were named so far
+  const std::lock_guard lock(one_at_a_time);
+  try {
+    const auto known = formulas.find(text);
+    return known != formulas.end() ? known->second : formulas.emplace(text, score_formula(text)).first->second;
+  } catch (const Error& error) {  // it may have been meant as a name
+    std::vector<std::string> names;
+    for (const Score& score : score_menu()) names.push_back(score.name);
+    std::string near;
+    if (text.size() <= 60)
+      for (const std::string& name : nearest(text, names))
+        near += (near.empty() ? "; or was it the score " : " or ") + name;
+    fail(error.what() + near + (near.empty() ? "" : "?"));
+  }
+}
 const Normaliser& normaliser_named(const std::string& name) { return named("normaliser", normaliser_menu(), name); }
 
 }  // namespace heed
