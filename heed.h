@@ -4,6 +4,8 @@
 #include "datasets/dataset.h"
 #include "graph/graph.h"
 #include "kernels/attention.h"
+#include "kernels/formula.h"
+#include "kernels/gradient_check.h"
 #include "kernels/make_score.h"
 #include "layers/layers.h"
 #include "layers/models.h"

@@ -64,6 +64,23 @@ auto chosen(const char* what, const std::string& list, const Menu& menu) {
   return out;
 }
 
+// Scores may be formulas, with commas between their parentheses.
+std::vector<Score> chosen_scores(const std::string& list) {
+  if (list == "all") return score_menu();
+  std::vector<std::string> texts(1);
+  int depth = 0;
+  for (char c : list) {
+    depth += (c == '(') - (c == ')');
+    if (c == ',' && depth <= 0)
+      texts.emplace_back();
+    else
+      texts.back() += c;
+  }
+  std::vector<Score> out;
+  for (const std::string& text : texts) out.push_back(score_named(text));
+  return out;
+}
+
 struct Memory {  // MB; null: not known here
   Json added;    // by a pass, beyond its inputs
   Json held;     // in the pass, above what the program held at its start
@@ -218,7 +235,7 @@ void run(Options o) {
   if (o.write) check_writable(*o.write);
   if (o.quick) o.nodes = std::min<Id>(o.nodes, 10'000), o.edges = std::min<Offset>(o.edges, 200'000), o.repeat = 5;
   const auto some = chosen("kernel", o.kernels, kernels());
-  const auto scores = chosen("score", o.scores, score_menu());
+  const auto scores = chosen_scores(o.scores);
   const auto normalisers = chosen("normaliser", o.normalisers, normaliser_menu());
   const auto shapes = shapes_of(o.shapes);
   Report report(o, at_start);
@@ -258,7 +275,7 @@ void add_bench(CLI::App& app) {
             "  heed bench --kernels attention --scores gat --graphs rmat,star,cora --shapes 4x16,8x8 --threads 1,2\n"
             "  heed bench --out now.json && heed bench --compare before.json now.json");
   c->add_option("--kernels", o->kernels, "Names, separated by commas; default all");
-  c->add_option("--scores", o->scores, "Names (heed list); default all");
+  c->add_option("--scores", o->scores, "Names or formulas (heed list scores); default all");
   c->add_option("--normalisers", o->normalisers, "Names (heed list); default all");
   c->add_option("--graphs", o->graphs,
                 "rmat (default), uniform, grid, star, all (each node sees each: --nodes 8000), or datasets");

@@ -29,13 +29,19 @@ void add_list(CLI::App& app) {
   command->footer(
       "heed list scores and the like show formulas, papers and costs; q and k are the query's and the key's d "
       "channels\n"
-      "of a head, a and p are learned, t is the threshold of a row. Filters follow a score: \"dot topk(8)\".");
+      "of a head, a and p are learned, t is the threshold of a row. Filters follow a score: \"dot topk(8)\".\n\n"
+      "A score may be a formula, too: --score 'a*leaky(q+k, 0.2)' is summed over the channels, and\n"
+      "--score 'p0 * sum(q*k) / sqrt(d)' says where; kernels/formula.h has the grammar.");
   auto kind = std::make_shared<std::string>();
   command->add_option("kind", *kind, "datasets, models, scores, filters, normalisers, masks or keys; default: all");
   command->callback([kind] {
     if (!kind->empty())
       choose("kind", *kind, {"datasets", "models", "scores", "filters", "normalisers", "masks", "keys"});
-    if (*kind == "scores") return print(table(menu_table(score_menu()), false));
+    if (*kind == "scores") {
+      Table rows = menu_table(score_menu());
+      rows.push_back({"'FORMULA'", "e.g. a*leaky(q+k, 0.2), or p0 * sum(q*k) / sqrt(d)", "", "interpreted; CPU"});
+      return print(table(rows, false));
+    }
     if (*kind == "filters") return print(table(menu_table(filter_menu()), false));
     if (*kind == "normalisers") return print(table(menu_table(normaliser_menu()), false));
     if (*kind == "masks" || *kind == "keys") {

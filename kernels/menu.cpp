@@ -1,9 +1,12 @@
 // The menus as lists.
 #include "kernels/menu.h"
 
+#include <algorithm>
+#include <cctype>
 #include <cmath>
 
 #include "graph/error.h"
+#include "kernels/formula.h"
 
 namespace heed {
 namespace {
@@ -65,7 +68,21 @@ void check(const Score& score, const Normaliser& normaliser) {
 
 Score score_named(const std::string& text) {
   const auto [name, filter] = split_filter(text);
-  return with_filter(named("score", score_menu(), name), filter);
+  auto in_word = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; };
+  const bool one_word = std::all_of(name.begin(), name.end(), in_word) && name.size() <= 60;
+  const bool channel = name == "q" || name == "k" || name == "e";
+  if (one_word && !channel) return with_filter(named("score", score_menu(), name), filter);
+  try {
+    return with_filter(score_formula(name), filter);
+  } catch (const Error& error) {  // it may have been meant as a name
+    std::vector<std::string> names;
+    for (const Score& score : score_menu()) names.push_back(score.name);
+    std::string near;
+    if (name.size() <= 60)
+      for (const std::string& other : nearest(name, names))
+        near += (near.empty() ? "; or was it the score " : " or ") + other;
+    fail(error.what() + near + (near.empty() ? "" : "?"));
+  }
 }
 const Normaliser& normaliser_named(const std::string& name) { return named("normaliser", normaliser_menu(), name); }
 

@@ -148,6 +148,36 @@ TEST_CASE("filters follow a score: trained with, said again by predict, and refu
   CHECK(run("list").out.find("above(x)") != std::string::npos);
 }
 
+TEST_CASE("a formula as the score: trained with, saved, said again by predict, and refused with its column") {
+  Scratch files;
+  const std::string base = files.path.string();
+  for (std::string formula : {"a*leaky(q+k+e, 0.2)", "exp(-sum(square(q - k)) / (2*exp(p0:0.5)))"}) {
+    CAPTURE(formula);
+    fs::remove_all(base + "/runs");
+    std::ofstream(base + "/run.toml") << "dataset = \"sbm\"\nepochs = 5\nseed = 5\nscore = \"" << formula << "\"\n";
+    auto trained = run("train sbm --epochs 5 --seed 5 --quiet --score '" + formula + "' --save " + base + "/runs");
+    CHECK(trained.err == "");
+    CHECK(trained.code == 0);
+    CHECK(contents(base + "/runs/sbm-gat-5.toml").find("score = \"" + formula + "\"") != std::string::npos);
+    auto said = run("predict --weights " + base + "/runs/sbm-gat-5.safetensors");
+    CHECK(said.code == 0);
+    CHECK(said.out == contents(base + "/runs/sbm-gat-5.csv"));
+    CHECK(run("train --config " + base + "/run.toml --quiet --save " + base + "/again").code == 0);
+    CHECK(contents(base + "/again/sbm-gat-5.csv") == said.out);
+    fs::remove_all(base + "/again");
+  }
+  CHECK(run("train karate --epochs 2 --quiet --normaliser sum --score 'exp(q*k)'").code == 0);
+  refused("train karate --score 'a*leeky(q+k, 0.2)'", "--score: the formula, column 3: unknown name 'leeky'");
+  refused("train karate --score 'gatv-2'", "; or was it the score gatv2");
+  refused("train karate --normaliser sum --score 'q*k'", "takes scores that are never negative");
+  std::ofstream(base + "/run.toml") << "dataset = \"karate\"\nscore = \"q*(k\"\n";
+  refused("train --config " + base + "/run.toml", "line 2: score: the formula, column 5: expected ')' before the end");
+  CHECK(run("list scores").out.find("'FORMULA'") != std::string::npos);
+  CHECK(run("bench --quick --nodes 500 --edges 4000 --kernels attention --threads 1 --json --scores "
+            "'dot,a*leaky(q+k, 0.2)'")
+            .out.find("a*leaky(q+k, 0.2)") != std::string::npos);
+}
+
 TEST_CASE("help, version and lists") {
   CHECK(run("--help").code == 0);
   CHECK(run("train --help").out.find("Examples:") != std::string::npos);

@@ -332,6 +332,8 @@ TEST_CASE("what the kernels refuse") {
   CHECK(run(d).find("'softdtw' has no kernel for the GPU") != std::string::npos);
   d = c, d.score = score_named("gatv2 topk(3)");
   CHECK(run(d).find("'gatv2 topk(3)' has no kernel for the GPU") != std::string::npos);
+  d = c, d.score = score_named("a*tanh(q+k)");
+  CHECK(run(d) == "attention: the score 'a*tanh(q+k)' has no kernel for the GPU");
   d = c, d.normaliser = normaliser_named("sparsemax");
   CHECK(run(d).find("'sparsemax' has no kernel for the GPU") != std::string::npos);
   if (!device_available()) CHECK(message([&] { c.on(kDevice); }) != "");

@@ -5,6 +5,8 @@
 #include <functional>
 
 #include "kernels/dense.h"
+#include "kernels/formula.h"
+#include "kernels/gradient_check.h"
 #include "kernels/lanes.h"
 #include "kernels/make_score.h"
 #include "kernels/tiled.h"
@@ -16,8 +18,29 @@ using namespace heed::test;
 
 namespace {
 
+struct SameScore {
+  const char *formula, *name;  // of the menu
+};
+constexpr SameScore kFormulas[] = {{"q*(k+e)", "dot"},
+                                   {"sum(q*(k+e)) / sqrt(d)", "scaled_dot"},
+                                   {"p0 * sum(q * (k + e))", "cosine"},
+                                   {"a*leaky(q+k+e, 0.2)", "gatv2"},
+                                   {"a*tanh(q+k+e)", "bahdanau"},
+                                   {"sum(a*relu(q+k+e)) + p0:0", "mlp"},
+                                   {"-square(q-(k+e))", "sqeuclidean"},
+                                   {"-sqrt(sum(square(q-(k+e))))", "euclidean"},
+                                   {"exp(-sum(square(q-(k+e))) * (exp(p0:0 * -2) * .5))", "gaussian"},
+                                   {"-(a*abs(q-(k+e)))", "laplace"}};
+
+Score renamed(Score score, const char* name) {  // to what the reference and the ranges of inputs know
+  score.name = name;
+  return score;
+}
+
 std::vector<Score> scores_under_test() {
   auto out = score_menu();
+  for (auto [formula, name] : {kFormulas[3], kFormulas[8]}) out.push_back(renamed(score_formula(formula), name));
+  out.push_back(renamed(with_temperature(score_formula(kFormulas[2].formula), 1.3, true), "cosine"));
   out.push_back(make_score(Tempered{}));
   out.push_back(with_temperature(score_named("gat"), 0.7));
   out.push_back(with_temperature(score_named("sqeuclidean"), 1.5, true));
@@ -1387,6 +1410,325 @@ TEST_CASE("walks: as the list of the same pairs, hubs in parts and rows without 
       }
   }
   CHECK(message([] { Pattern::drawn(5, 257, 1); }) == "a row draws 0 to 256 keys, not 257");
+}
+
+namespace {
+
+template <class X>
+HEED_FN X crooked(X x) {  // the identity, whose slope is given as 1.001
+  return x;
+}
+template <class X, unsigned M>
+HEED_FN Jet<X, M> crooked(Jet<X, M> x) {
+  return chain(x, x.v, X(1.001));
+}
+struct Crooked {
+  static constexpr const char* name = "crooked";
+  HEED_FN auto term(auto q, auto k, auto e, auto) const { return q * (crooked(k) + e); }
+};
+
+}  // namespace
+
+TEST_CASE("gradient_error: small for every score, large where a slope is wrong") {
+  double worst = 0;
+  for (const Score& score : scores_under_test()) worst = std::max(worst, gradient_error(score));
+  CHECK(worst <= 1e-6);
+  CHECK(gradient_error(make_score(Crooked{})) > 1e-4);
+  MESSAGE("worst gradient error " << worst);
+}
+
+// ---- formulas -----------------------------------------------------------------------------------------------------
+
+TEST_CASE("formulas: those of the menu's scores give their numbers, values and all gradients") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  double worst = 0;
+  int same = 0, all = 0;
+  auto compare = [&]<class T>(T, Mask mask, int heads, int width, double tolerance) {
+    for (auto [formula, name] : kFormulas) {
+      CAPTURE(formula);
+      CAPTURE(static_cast<int>(mask));
+      CAPTURE(heads);
+      CAPTURE(width);
+      auto c = make_case<T>(score_named(name), normaliser_named("softmax_sink"), mask, heads, width, 8, random);
+      c.dropout = {0.2f, seed};
+      auto d = c;
+      d.score = score_named(formula);
+      CHECK(d.score.name == formula);
+      CHECK(d.score.reads_vector == c.score.reads_vector);
+      CHECK(d.score.reads_query);
+      CHECK(d.score.start == c.score.start);
+      CHECK(d.score.nonnegative == c.score.nonnegative);
+      CHECK(d.score.has_finish == c.score.has_finish);
+      c.forward(), c.backward(), d.forward(), d.backward();
+      for (auto part : {&Case<T>::y, &Case<T>::dq, &Case<T>::dk, &Case<T>::dv, &Case<T>::da, &Case<T>::dp, &Case<T>::de,
+                        &Case<T>::dbias, &Case<T>::dev}) {
+        const double error = difference(d.*part, c.*part, 1);  // of what should cancel, rounding is left
+        CHECK(error <= tolerance);
+        worst = std::max(worst, error / tolerance);
+        same += d.*part == c.*part, ++all;
+      }
+    }
+  };
+  for (Mask mask : {Mask::list, Mask::features, Mask::without, Mask::rectangular})
+    for (auto [heads, width] : {std::array{1, 5}, {3, 16}, {8, 1}, {4, 8}, {1, 64}, {5, 33}, {9, 8}, {33, 70}}) {
+      compare(float{}, mask, heads, width, 1e-6 * std::max(4, width));
+      compare(double{}, mask, heads, width, 1e-13);
+    }
+  compare(float{}, Mask::features, 3, 2500, 1e-4);  // channels in pieces
+  compare(double{}, Mask::features, 2, 4097, 1e-12);
+  compare(double{}, Mask::hub_key, 3, 9, 1e-12);
+  MESSAGE("worst error " << worst << " of what is allowed; the same bits in " << same << " of " << all << ", seed "
+                         << seed);
+}
+
+namespace {
+
+// A formula made up, as text and as a function of long doubles, which also says how far it stays from kinks.
+struct Made {
+  std::string text;
+  std::function<long double(const long double* x, long double& kink)> value;  // x: q, k, e, a, or sum, p0, p1, p2
+};
+Made made_up(const std::vector<std::string>& names, int depth, Random& random) {
+  using L = long double;
+  auto number = [&] { return (1 + static_cast<int>(random.below(30))) / 16.0; };
+  auto text_of = [](double x) { return std::to_string(x); };
+  if (depth == 0 || random.below(8) == 0) {
+    if (random.below(5) == 0) {
+      const double c = number();
+      return {text_of(c), [c](const L*, L&) { return L(c); }};
+    }
+    const std::size_t at = random.below(names.size());
+    return {names[at], [at](const L* x, L&) { return x[at]; }};
+  }
+  const Made f = made_up(names, depth - 1, random);
+  auto unary = [&](const std::string& name, auto of) {
+    return Made{name + "(" + f.text + ")", [f, of](const L* x, L& kink) { return of(f.value(x, kink), kink); }};
+  };
+  switch (random.below(15)) {
+    case 0:
+      return unary("tanh", [](L x, L&) { return std::tanh(x); });
+    case 1:
+      return unary("sigmoid", [](L x, L&) { return 1 / (1 + std::exp(-x)); });
+    case 2:
+      return unary("erf", [](L x, L&) { return std::erf(x); });
+    case 3:
+      return unary("abs", [](L x, L& kink) { return kink = std::min(kink, std::abs(x)), std::abs(x); });
+    case 4:
+      return unary("relu", [](L x, L& kink) { return kink = std::min(kink, std::abs(x)), std::max(x, L(0)); });
+    case 5:
+      return unary("-", [](L x, L&) { return -x; });
+    case 6: {
+      const float slope = static_cast<float>(number());
+      return {"leaky(" + f.text + ", " + text_of(slope) + ")", [f, slope](const L* x, L& kink) {
+                const L y = f.value(x, kink);
+                return kink = std::min(kink, std::abs(y)), y > 0 ? y : slope * y;
+              }};
+    }
+    case 7:
+      return {"exp(tanh(" + f.text + "))", [f](const L* x, L& kink) { return std::exp(std::tanh(f.value(x, kink))); }};
+    case 8:
+      return {"log(1.5 + square(" + f.text + "))", [f](const L* x, L& kink) {
+                const L y = f.value(x, kink);
+                return std::log(1.5L + y * y);
+              }};
+    case 9:
+      return {"sqrt(0.5+(" + f.text + ")*(" + f.text + "))", [f](const L* x, L& kink) {
+                const L y = f.value(x, kink);
+                return std::sqrt(0.5L + y * y);
+              }};
+    default:
+      break;
+  }
+  const Made g = made_up(names, depth - 1, random);
+  const char sign = "+-*/"[random.below(4)];
+  const std::string right = sign == '/' ? "(0.75 + square(" + g.text + "))" : "(" + g.text + ")";
+  return {"(" + f.text + ")" + sign + right, [f, g, sign](const L* x, L& kink) {
+            const L a = f.value(x, kink), b = g.value(x, kink);
+            return sign == '+' ? a + b : sign == '-' ? a - b : sign == '*' ? a * b : a / (0.75L + b * b);
+          }};
+}
+
+}  // namespace
+
+TEST_CASE("formulas: random ones against plain evaluation and central differences, in double") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  double worst_value = 0, worst_gradient = 0;
+  int done = 0, refused = 0;
+  while (done < 150) {
+    const Made term = made_up({"q", "k", "e", "a"}, 4, random);
+    const int scalars = static_cast<int>(random.below(4));
+    std::vector<std::string> names{"sum(" + term.text + ")", "p0", "p1", "p2"};
+    names.resize(static_cast<std::size_t>(1 + scalars));
+    Made finish = made_up(names, 2, random);
+    const auto first = finish.text.find("sum(");
+    const bool plain = random.below(3) == 0;
+    if (!plain && (first == std::string::npos || finish.text.find("sum(", first + 1) != std::string::npos)) continue;
+    const std::string text = plain ? term.text : finish.text;
+    if (text.size() > 1000) continue;
+    CAPTURE(text);
+    Score score;
+    try {
+      score = score_formula(text);
+    } catch (const Error& error) {  // it may depend on no node, and such; on what it must be, other tests say
+      const std::string why = error.what();
+      CHECK_MESSAGE((why.find("depend") != std::string::npos || why.find("and no p") != std::string::npos), why);
+      ++refused;
+      continue;
+    }
+    const Mask mask = random.below(2) == 0 ? Mask::features : Mask::list;
+    auto c = make_case<double>(score, normaliser_named("none"), mask, 1 + static_cast<int>(random.below(5)),
+                               1 + static_cast<int>(random.below(19)), 2, random);
+    const Csr& list = *c.pattern->by_query.list;
+    Matrix<double> s(list.edges(), c.heads), expected(list.edges(), c.heads);
+    c.bias = {};
+    long double kink = 1e300L;
+    double largest = 1;
+    for (Id i = 0; i < list.rows; ++i)
+      for (Offset t = list.offsets[i]; t < list.offsets[i + 1]; ++t)
+        for (int h = 0; h < c.heads; ++h) {
+          long double x[4] = {};
+          for (Offset at = h * c.score_width; at < (h + 1) * c.score_width; ++at) {
+            const long double channel[4] = {c.q(i, at), c.k(list.ids[t], at), c.e.empty() ? 0 : c.e(t, at),
+                                            c.a.empty() ? 0 : c.a(0, at)};
+            const long double value = term.value(channel, kink);
+            largest = std::max(largest, static_cast<double>(std::abs(value)));
+            x[0] += value;
+          }
+          for (Offset p = 0; p < c.p.rows(); ++p) x[1 + p] = c.p(p, h);
+          expected(t, h) = static_cast<double>(plain ? x[0] : finish.value(x, kink));
+          largest = std::max({largest, std::abs(expected(t, h)), static_cast<double>(std::abs(x[0]))});
+        }
+    if (kink < 1e-3L || !(largest < 50)) continue;
+    attention_scores(c.call(), s.view());
+    const double value = difference(s, expected, 1);
+    CHECK(value <= 1e-12);
+    worst_value = std::max(worst_value, value);
+    c.forward(), c.backward();
+    auto check = [&](const char* name, Matrix<double>& x, const Matrix<double>& gradient) {
+      if (x.empty()) return;
+      CAPTURE(name);
+      const double error = check_gradient(
+          x, gradient, [&] { return c.loss(); }, random, 10, 1);
+      CHECK(error <= 1e-6);
+      worst_gradient = std::max(worst_gradient, error);
+    };
+    check("dq", c.q, c.dq), check("dk", c.k, c.dk), check("da", c.a, c.da), check("dp", c.p, c.dp);
+    check("de", c.e, c.de);
+    ++done;
+  }
+  CHECK(refused < 150);
+  MESSAGE("worst value error " << worst_value << ", worst gradient error " << worst_gradient << ", " << refused
+                               << " refused, seed " << seed);
+}
+
+TEST_CASE("formulas: what a handle declares is found from the text") {
+  auto of = [](const char* text) { return score_formula(text); };
+  CHECK(of("k").reads_query == false);
+  CHECK(of("k + 0*q").reads_query == false);
+  CHECK(of("q*e + k").reads_query == true);
+  CHECK(of("a*k").reads_vector == true);
+  CHECK(of("q*k").reads_vector == false);
+  CHECK(of("q*k").has_finish == false);
+  CHECK(of("sum(q*k)").has_finish == false);
+  CHECK(of("  sum(q*k) + 0 ").has_finish == false);
+  CHECK(of("  sum(q*k) / 2 ").name == "sum(q*k) / 2");
+  CHECK(of("p1:-0.5*sum(q*k) + p0").start == std::vector<float>{1, -0.5f});
+  CHECK(of("p0:2*sum(q*k) + p0").start == std::vector<float>{2});
+  CHECK(of("p0*sum(q*k) + p0:2 + p0").start == std::vector<float>{2});
+  for (const char* text : {"exp(q*k)", "square(q-k)", "(q-k)*(q-k)", "abs(q)+2*relu(k)", "exp(sum(q-k))",
+                           "d*sigmoid(k)", "sqrt(sum(square(q-k)))/(1+exp(p0))", "abs(q)/(1+square(k))"})
+    CHECK_MESSAGE(of(text).nonnegative, text);
+  for (const char* text : {"q*k", "abs(q)-1", "p0*sum(exp(q*k))", "-exp(q)", "exp(q)-exp(k)", "tanh(q)",
+                           "log(1+abs(q))", "leaky(q, 0.2)", "exp(q)*k"})
+    CHECK_MESSAGE(!of(text).nonnegative, text);
+  auto c = [&] {
+    Random random(1);
+    return make_case<float>(of("exp(q*k)"), normaliser_named("sum"), Mask::list, 2, 4, 4, random);
+  }();
+  CHECK(message([&] { c.forward(); }) == "");
+  c.score = of("q*k");
+  CHECK(message([&] { c.forward(); }).find("'sum' takes scores that are never negative") != std::string::npos);
+  c.score = of("q*k/(d-4)"), c.normaliser = normaliser_named("softmax");
+  CHECK(message([&] { c.forward(); }) == "the score 'q*k/(d-4)' is not finite for 4 channels a head");
+}
+
+TEST_CASE("formulas: sums that are 0 and slopes that are infinite stay with the pairs they belong to") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  for (const char* text : {"p0 / sum(square(q-k))", "log(sum(abs(q*k))) * p0", "sqrt(sum(square(q-k)))"})
+    for (int heads : {1, 3, 4}) {
+      CAPTURE(text);
+      auto c = make_case<double>(score_formula(text), normaliser_named("tanh"), Mask::list, heads, 5, 4, random);
+      c.forward(), c.backward();
+      for (const auto* m : {&c.y, &c.dq, &c.dk, &c.dp})
+        for (double x : *m) CHECK(std::isfinite(x));
+    }
+}
+
+TEST_CASE("formulas: what is wrong is said with its column") {
+  auto why = [](const std::string& text) { return message([&] { score_formula(text); }); };
+  auto is = [&](const std::string& text, const std::string& what) {
+    CAPTURE(text);
+    CHECK(why(text) == "the formula" + what);
+  };
+  is("", ", column 1: expected a number, a name or '(' before the end");
+  is("q*", ", column 3: expected a number, a name or '(' before the end");
+  is("q*(k", ", column 5: expected ')' before the end");
+  is("q k", ", column 3: expected '+', '-', '*', '/' or the end, not 'k'");
+  is("q*k)", ", column 4: expected '+', '-', '*', '/' or the end, not ')'");
+  is("a*leeky(q, 0.2)", ", column 3: unknown name 'leeky'; did you mean leaky?");
+  is("x*q", ", column 1: unknown name 'x'; did you mean q, k or e?");
+  is("a*leaky(q+k)", ", column 12: expected ',' before ')'");
+  is("a*leaky(q, k)", ", column 12: the slope of leaky must be a number");
+  is("exp(q, k)", ", column 6: expected ')' before ','");
+  is("exp q", ", column 5: expected '(' before 'q'");
+  is("q/0", ", column 2: division by 0");
+  is("q / (1 - 1)", ", column 3: division by 0");
+  is("q*log(0)", ", column 3: this is not a finite number");
+  is("q*1e99", ", column 3: this number is out of range");
+  is("q*1e999", ", column 3: this number is out of range");
+  is("q*1e30*1e30", ": its slopes are too large for numbers");
+  is("q/e", ": e is 0 where edges have no features, and must be allowed to be");
+  is("q*log(e)", ": e is 0 where edges have no features, and must be allowed to be");
+  is("1+2", " depends on none of q, k and e");
+  is("a*d", " depends on none of q, k and e");
+  is("q-q+0*k", " depends on none of q, k and e");
+  is("p0*sum(3)", " depends on none of q, k and e");
+  is("p0+0*sum(q)", " does not depend on its sum");
+  is("p0*q*k", ", column 1: learned scalars stand outside the sum over channels, as in p0 * sum(q*k)");
+  is("sum(q*k*p1)", ", column 9: learned scalars stand outside the sum over channels, as in p0 * sum(q*k)");
+  is("q*sum(k)", ", column 1: q, k, e and a stand inside sum(...) where there is one");
+  is("sum(q)+sum(k)", ", column 8: sum(...) stands once; put all that is summed inside it");
+  is("sum(q*sum(k))", ", column 7: sum(...) does not stand inside sum(...)");
+  is("p1*sum(q*k)", " has p1 and no p0");
+  is("p0:1*sum(q*k)+p0:2", ", column 18: it begins at another number elsewhere");
+  is("p0:x*sum(q*k)", ", column 4: expected a number before 'x'");
+  is("p3*sum(q)", ", column 1: unknown name 'p3'; did you mean p0, p1 or p2?");
+  is("q*\xff", ", column 3: expected a number, a name or '(' before '?'");
+  is(std::string("q\0k", 3), ", column 2: expected '+', '-', '*', '/' or the end, not '?'");
+  is(std::string(1000000, 'q'), " has 1000000 characters; it may have 1000");
+  is(std::string(10000, '(') + "q", " has 10001 characters; it may have 1000");
+  for (const char* open : {"(", "-", "exp(", "-("}) {
+    std::string deep;
+    while (deep.size() < 900) deep += open;
+    CHECK(why(deep + "q").find("more than 100 parentheses and signs inside each other") != std::string::npos);
+  }
+  std::string wide = "q";
+  while (wide.size() < 990) wide += "*k+q";
+  CHECK(why(wide) == "");
+  std::string nested = "q";
+  while (nested.size() < 650) nested = "square(" + nested + "*k)";
+  CHECK(why(nested) == "");  // its derivatives share what they have in common
+  CHECK(message([] { score_named("gatt-2"); }).find("; or was it the score gatv2") != std::string::npos);
+  CHECK(message([] { score_named("scaled-dot"); }).find("; or was it the score scaled_dot?") != std::string::npos);
+  CHECK(message([] { score_named("gatt2"); }) == "unknown score 'gatt2'; did you mean gatv2 or gat?");
+  CHECK(score_named("k").name == "k");
+  CHECK(message([] { score_named("a"); }).find("unknown score 'a'") == 0);
 }
 
 TEST_SUITE_END();

@@ -202,8 +202,9 @@ const std::vector<Field>& fields() {
       {"heads", model, "Of hidden layers, side by side", true, false, HEED_WHOLE(options.heads, 1, kWidest)},
       {"out-heads", model, "Of the last layer, averaged", true, false, HEED_WHOLE(options.out_heads, 1, kWidest)},
       {"score", model,
-       "How a node scores another (heed list scores), then filters (heed list filters); empty: the model's own", true,
-       true, HEED_GET(r.options.score), HEED_SET(r.options.score = text.empty() ? text : score_named(text).name)},
+       "How a node scores another: a name or a formula (heed list scores), then filters (heed list filters); empty: "
+       "the model's own",
+       true, true, HEED_GET(r.options.score), HEED_SET(r.options.score = text.empty() ? text : score_named(text).name)},
       {"score-width", model, "Channels of a head that scores read; 0: as many as values have", true, false,
        HEED_WHOLE(options.score_width, 0, kWidest)},
       {"normaliser", model, "How scores become weights (heed list normalisers); empty: softmax", true, true,

@@ -1,6 +1,6 @@
-// Every reader of files, by a name, as something that takes bytes; and bytes to start from. The fuzzer runs them on
-// what it makes up (tests/fuzz/fuzz.cpp), the tests on the starting bytes and on a choice of what it made up
-// (tests/fuzz/corpus).
+// Every reader of files and of formulas, by a name, as something that takes bytes; and bytes to start from. The fuzzer
+// runs them on what it makes up (tests/fuzz/fuzz.cpp), the tests on the starting bytes and on a choice of what it made
+// up (tests/fuzz/corpus).
 #pragma once
 
 #include <filesystem>
@@ -13,6 +13,7 @@
 #include "datasets/pickle.h"
 #include "datasets/splits.h"
 #include "datasets/text.h"
+#include "kernels/program.h"
 #include "kernels/random.h"
 #include "tests/bytes.h"
 #include "tests/scratch.h"
@@ -237,6 +238,12 @@ inline const std::vector<Reader>& readers() {
                             {"split/time/train.csv", "0\n"},
                             {"split/time/valid.csv", "2\n"},
                             {"split/time/test.csv.gz", gzip("")}})};
+       }},
+      {"formula", [](const std::string& bytes) { formula::parse(bytes); },
+       [] {
+         return Seeds{"a*leaky(q+k+e, 0.2)", "p0:-0.5 * sum(q*k) / sqrt(d) + p1",
+                      "exp(-sum(square(q-(k+e)))*(exp(p0:0*-2)*.5))", "sigmoid(q)*tanh(k)/(1+abs(erf(a)))-relu(--e)",
+                      "-log(1 + sqrt(sum(2e0*square(q - k))))"};
        }},
       {"splits", [](const std::string& bytes) { read_splits(Files("fuzz", unpack(bytes)), 4); },
        [] {
