@@ -4,6 +4,7 @@
 #include <numeric>
 #include <vector>
 
+#include "graph/error.h"
 #include "kernels/random.h"
 
 namespace heed {
@@ -79,6 +80,21 @@ Csr random_regular(Id n, Id d, std::uint64_t key) {
   for (auto& r : row) {
     std::sort(r.begin(), r.end());
     out.ids.insert(out.ids.end(), r.begin(), r.end());
+    out.offsets.push_back(out.edges());
+  }
+  return out;
+}
+
+Csr renamed(const Csr& a, std::uint64_t key) {
+  if (a.rows != a.cols) fail("only the nodes of a square pattern have new names");
+  Csr out{.rows = a.rows, .cols = a.cols};
+  out.ids.reserve(a.ids.size());
+  const Permutation pi(static_cast<std::uint32_t>(std::max(a.rows, 1)), key);
+  for (Id i = 0; i < a.rows; ++i) {
+    const auto begin = static_cast<std::ptrdiff_t>(out.ids.size());
+    for (Id j : a.row(static_cast<Id>(pi.inverse(static_cast<std::uint32_t>(i)))))
+      out.ids.push_back(static_cast<Id>(pi(static_cast<std::uint32_t>(j))));
+    std::sort(out.ids.begin() + begin, out.ids.end());
     out.offsets.push_back(out.edges());
   }
   return out;

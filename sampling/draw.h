@@ -16,4 +16,8 @@ Csr random_rows(Id n, Id m, std::uint64_t key);
 // all pairs. O(n d).
 Csr random_regular(Id n, Id d, std::uint64_t key);
 
+// The pairs (pi(i), pi(j)) of the pairs (i, j) of a square pattern, for a keyed permutation pi (random.h): the same
+// graph with its nodes renamed, so that who is joined with whom says nothing of the nodes any more. O(edges log degree).
+Csr renamed(const Csr& a, std::uint64_t key);
+
 }  // namespace heed

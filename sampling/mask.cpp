@@ -90,7 +90,7 @@ std::vector<double> read_times(const std::filesystem::path& file, Id n) {
 }
 
 // Streams of random numbers, one for each kind of rule.
-enum Stream : std::uint64_t { kRandom = 1, kExpander = 2 };
+enum Stream : std::uint64_t { kRandom = 1, kExpander = 2, kShuffled = 3 };
 std::uint64_t stream(const MaskContext& c, Stream kind) { return mix(mix(c.seed), kind); }
 
 }  // namespace
@@ -221,6 +221,11 @@ Mask expander(int d) {
   });
 }
 
+Mask shuffled() {
+  return MaskRules::list("shuffled", {.seed = true},
+                         [](const MaskContext& c) { return renamed(*c.graph.adjacency, stream(c, kShuffled)); });
+}
+
 Mask pairs(const std::filesystem::path& file) {
   return MaskRules::list(call("pairs", quoted(file)), {},
                          [file](const MaskContext& c) { return read_pairs(file, c.graph.nodes()); });
@@ -331,6 +336,12 @@ const std::vector<NamedMask>& named_masks() {
          a.expect(1, 2);
          const bool step = a.word(1, "step");
          return random(a.whole(0, 1, step ? Pattern::kMostDraws : kMost), step ? Draw::every_step : Draw::once);
+       }},
+      {{"shuffled", "shuffled",
+        "the neighbours after the nodes are renamed at random: degrees alone, a control; O(edges)"},
+       [](const Arguments& a) {
+         a.expect(0, 0);
+         return shuffled();
        }},
       {{"pairs", "pairs(file)", "the pairs that a file lists, a line each: query key; O(pairs)"},
        [](const Arguments& a) {

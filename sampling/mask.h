@@ -86,6 +86,7 @@ Mask hubs(int m, bool by_pagerank = false);     // the m nodes of highest degree
 Mask knn(int k);                                // most_similar (similar.h) of the features
 Mask ppr(int k);                                // top_by_ppr (rank.h)
 Mask expander(int d);                           // random_regular (draw.h)
+Mask shuffled();                                // the neighbours in renamed (draw.h): the control, degrees alone
 Mask pairs(const std::filesystem::path& file);  // its lines: query key; # begins a comment
 
 enum class Draw { once, every_step };

@@ -1074,6 +1074,7 @@ const std::vector<std::string>& named_masks_to_try() {
                                              "knn(4)",
                                              "ppr(3)",
                                              "expander(3)",
+                                             "shuffled | self",
                                              "random(4)",
                                              "random(4, step)",
                                              "local | random(2, step)",

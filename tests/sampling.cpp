@@ -330,6 +330,23 @@ TEST_CASE("masks: lists by rule") {
     CHECK(drawn == csr(heed::random(m), plain));
     if (n > 20) CHECK_FALSE(drawn == csr(heed::random(m), {.graph = graph, .seed = seed + 1}));
 
+    const Csr renamed = csr(shuffled(), plain);
+    CHECK(renamed == csr(shuffled(), plain));
+    if (n > 20 && a.edges() > 20) {
+      CHECK_FALSE(renamed == a);
+      CHECK_FALSE(renamed == csr(shuffled(), {.graph = graph, .seed = seed + 1}));
+    }
+    // The same graph under other names: as many pairs as at first, and degrees, two-hop degrees and loops as often.
+    auto shape = [](const Csr& x) {
+      const Csr two = compose(x, x);
+      std::vector<std::array<Offset, 3>> rows;
+      for (Id i = 0; i < x.rows; ++i) rows.push_back({x.degree(i), two.degree(i), x.contains(i, i)});
+      std::sort(rows.begin(), rows.end());
+      return rows;
+    };
+    check(renamed);
+    CHECK(shape(renamed) == shape(a));
+
     const Csr regular = csr(expander(m), plain);
     auto symmetric = std::make_shared<const Csr>(regular);
     CHECK(transpose(symmetric).csr == symmetric);
@@ -552,6 +569,7 @@ TEST_CASE("masks and keys by name: their text comes back, and errors name the co
                            "expander(8)",
                            "random(4)",
                            "random(4, step)",
+                           "shuffled",
                            "pairs(a/b.txt)",
                            "pairs(\"a (b), c.txt\")",
                            "all",
@@ -566,7 +584,7 @@ TEST_CASE("masks and keys by name: their text comes back, and errors name the co
   CHECK(mask_named(" all - local & self | ( hubs( 2 ) ) ").text() == "((all - local) & self) | hubs(2)");
   CHECK(mask_named("all - local - self").text() == "(all - local) - self");
   CHECK(mask_named("local(1)").key() == local().key());
-  CHECK(mask_menu().size() == 12);
+  CHECK(mask_menu().size() == 13);
   for (const RuleEntry& entry : mask_menu()) CHECK(entry.usage.rfind(entry.name, 0) == 0);
   auto wrong = [](const std::string& text) { return message([&] { mask_named(text); }); };
   CHECK(wrong("loca") == "column 1: unknown mask 'loca'; did you mean local?");
