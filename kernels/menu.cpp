@@ -1,9 +1,12 @@
 // The menus as lists.
 #include "kernels/menu.h"
 
+#include <charconv>
 #include <cmath>
+#include <map>
+#include <mutex>
 
-#include "graph/error.h"
+#include "graph/files.h"
 
 namespace heed {
 namespace {
@@ -63,7 +66,41 @@ void check(const Score& score, const Normaliser& normaliser) {
          score.name + "' have signs");
 }
 
-const Score& score_named(const std::string& name) { return named("score", score_menu(), name); }
+namespace {
+
+// softdtw(steps) or softdtw(steps, gamma), made once for each text.
+const Score& softdtw_named(const std::string& text) {
+  static std::mutex making;
+  static std::map<std::string, Score> made;
+  const std::lock_guard lock(making);
+  if (const auto found = made.find(text); found != made.end()) return found->second;
+  scores::SoftDtw out;
+  const char *at = text.data() + text.find('(') + 1, *end = text.data() + text.size();
+  auto skip = [&](char c) {
+    while (at != end && *at == ' ') ++at;
+    return at != end && *at == c ? (++at, true) : false;
+  };
+  auto number = [&](auto& value) {
+    skip(' ');
+    const auto [rest, error] = std::from_chars(at, end, value);
+    at = rest;
+    return error == std::errc{};
+  };
+  const bool steps = number(out.steps) && out.steps > 0;
+  const bool gamma = steps && (!skip(',') || (number(out.gamma) && out.gamma > 0 && std::isfinite(out.gamma)));
+  if (!gamma || !skip(')') || at != end)
+    fail("softdtw takes a number of steps, 1 or more, and may take a gamma above 0, as softdtw(8, 0.5), not '" +
+         printable(text) + "'");
+  Score score = make_score(out);
+  score.name = text;
+  return made.emplace(text, std::move(score)).first->second;
+}
+
+}  // namespace
+
+const Score& score_named(const std::string& name) {
+  return name.rfind("softdtw(", 0) == 0 ? softdtw_named(name) : named("score", score_menu(), name);
+}
 const Normaliser& normaliser_named(const std::string& name) { return named("normaliser", normaliser_menu(), name); }
 
 }  // namespace heed

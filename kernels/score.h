@@ -141,7 +141,7 @@ void check(const Score& score, const Normaliser& normaliser);
 const std::vector<Score>& score_menu();
 const std::vector<Normaliser>& normaliser_menu();
 
-// The entry of that name. Throws Error with the nearest names.
+// The entry of that name; also softdtw(STEPS) and softdtw(STEPS, GAMMA). Throws Error with the nearest names.
 const Score& score_named(const std::string& name);
 const Normaliser& normaliser_named(const std::string& name);
 
