@@ -3,9 +3,10 @@
 
 #include <algorithm>
 #include <cctype>
+#include <charconv>
 #include <cmath>
 
-#include "graph/error.h"
+#include "graph/files.h"
 #include "kernels/formula.h"
 
 namespace heed {
@@ -66,11 +67,40 @@ void check(const Score& score, const Normaliser& normaliser) {
          score.name + "' have signs");
 }
 
+namespace {
+
+// softdtw(steps) or softdtw(steps, gamma).
+Score softdtw_named(const std::string& text) {
+  scores::SoftDtw out;
+  const char *at = text.data() + text.find('(') + 1, *end = text.data() + text.size();
+  auto skip = [&](char c) {
+    while (at != end && *at == ' ') ++at;
+    return at != end && *at == c ? (++at, true) : false;
+  };
+  auto number = [&](auto& value) {
+    skip(' ');
+    const auto [rest, error] = std::from_chars(at, end, value);
+    at = rest;
+    return error == std::errc{};
+  };
+  const bool steps = number(out.steps) && out.steps > 0;
+  const bool gamma = steps && (!skip(',') || (number(out.gamma) && out.gamma > 0 && std::isfinite(out.gamma)));
+  if (!gamma || !skip(')') || at != end)
+    fail("softdtw takes a number of steps, 1 or more, and may take a gamma above 0, as softdtw(8, 0.5), not '" +
+         printable(text) + "'");
+  Score score = make_score(out);
+  score.name = text;
+  return score;
+}
+
+}  // namespace
+
 Score score_named(const std::string& text) {
   const auto [name, filter] = split_filter(text);
   auto in_word = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; };
   const bool one_word = std::all_of(name.begin(), name.end(), in_word) && name.size() <= 60;
   const bool channel = name == "q" || name == "k" || name == "e";
+  if (name.rfind("softdtw(", 0) == 0) return with_filter(softdtw_named(name), filter);
   if (one_word && !channel) return with_filter(named("score", score_menu(), name), filter);
   try {
     return with_filter(score_formula(name), filter);

@@ -154,8 +154,8 @@ struct FilterEntry {
 };
 const std::vector<FilterEntry>& filter_menu();
 
-// The entry of that name, or what a formula says (formula.h), with the filters that follow: "dot", "dot topk(8)".
-// Throws Error with the nearest names.
+// The entry of that name, softdtw(STEPS) or softdtw(STEPS, GAMMA), or what a formula says (formula.h), with the filters
+// that follow: "dot", "dot topk(8)". Throws Error with the nearest names.
 Score score_named(const std::string& name);
 const Normaliser& normaliser_named(const std::string& name);
 

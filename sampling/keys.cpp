@@ -143,9 +143,14 @@ Keys every(int step, int first) {
          " and " + std::to_string(first));
   std::string text = "every(" + std::to_string(step) + (first > 0 ? ", " + std::to_string(first) : "") + ")";
   if (step == 1 && first == 0) text = "all";
-  return KeyRules::make(text, {}, [step, first](const MaskContext& c) {
+  return KeyRules::make(text, {}, [text, step, first](const MaskContext& c) {
+    const Id n = c.graph.nodes();
+    if (n > 0 && std::max(step, first + 1) > n)
+      fail(text + " needs at least " + std::to_string(std::max(step, first + 1)) + " nodes; the graph has " +
+           std::to_string(n));
     std::vector<Id> out;
-    for (Offset i = first; i < c.graph.nodes(); i += step) out.push_back(static_cast<Id>(i));
+    for (Id i = 0; i < n; ++i)
+      if (const Id name = c.name(i); name >= first && (name - first) % step == 0) out.push_back(i);
     return out;
   });
 }

@@ -44,7 +44,8 @@ class Keys {
 // Of n nodes, a share keeps ceil(share n). Shares outside (0, 1] throw Error.
 Keys all_keys();
 Keys random_keys(double share, Draw draw = Draw::once);  // every step: drawn anew in training, step 0 outside of it
-Keys every(int step, int first = 0);                     // nodes first, first + step, ...
+Keys every(int step, int first = 0);                     // nodes first, first + step, ...; a graph of fewer nodes than
+                                                         // step or first throws Error
 Keys by_degree(double share);                            // the nodes with most keys in their row; ties: the first ones
 Keys by_pagerank(double share);
 // One after the other the node farthest, in hops along rows, from those chosen before (Gonzalez 1985), from the node of

@@ -52,7 +52,10 @@ void each_line(const std::filesystem::path& file, Visit visit) {
   }
 }
 
-Csr read_pairs(const std::filesystem::path& file, Id n) {
+Csr read_pairs(const std::filesystem::path& file, const MaskContext& c) {
+  const Id n = c.graph.nodes();
+  std::vector<Id> node(static_cast<std::size_t>(n));
+  for (Id i = 0; i < n; ++i) node[c.name(i)] = i;
   std::vector<std::pair<Id, Id>> list;
   each_line(file, [&](const std::string& line, auto complain) {
     Id ids[2];
@@ -65,7 +68,7 @@ Csr read_pairs(const std::filesystem::path& file, Id n) {
       at = rest;
     }
     if (at != end) complain("expected 'query key'");
-    list.emplace_back(ids[0], ids[1]);
+    list.emplace_back(node[ids[0]], node[ids[1]]);
   });
   std::sort(list.begin(), list.end());
   list.erase(std::unique(list.begin(), list.end()), list.end());
@@ -75,17 +78,19 @@ Csr read_pairs(const std::filesystem::path& file, Id n) {
   return out;
 }
 
-std::vector<double> read_times(const std::filesystem::path& file, Id n) {
-  std::vector<double> out;
+std::vector<double> read_times(const std::filesystem::path& file, const MaskContext& c) {
+  const Id n = c.graph.nodes();
+  std::vector<double> read, out;
   each_line(file, [&](const std::string& line, auto complain) {
     double time = 0;
     const auto [rest, error] = std::from_chars(line.data(), line.data() + line.size(), time);
     if (error != std::errc{} || rest != line.data() + line.size() || !std::isfinite(time))
       complain("expected a number");
-    out.push_back(time);
+    read.push_back(time);
   });
-  if (out.size() != static_cast<std::size_t>(n))
-    fail(file.string() + ": " + std::to_string(out.size()) + " times for " + std::to_string(n) + " nodes");
+  if (read.size() != static_cast<std::size_t>(n))
+    fail(file.string() + ": " + std::to_string(read.size()) + " times for " + std::to_string(n) + " nodes");
+  for (Id i = 0; i < n; ++i) out.push_back(read[c.name(i)]);
   return out;
 }
 
@@ -124,9 +129,17 @@ Mask join(const Mask& a, const Mask& b, const char* sign, SetOperation operation
     };
     return whole(x) + " " + sign + " " + whole(y);
   };
-  return {joined(a.text(), b.text()), joined(a.key(), b.key()), a.needs() | b.needs(),
-          [a, b, operation](const MaskContext& c) { return combine(a.pairs(c), b.pairs(c), operation); }};
+  Mask out(joined(a.text(), b.text()), joined(a.key(), b.key()), a.needs() | b.needs(),
+           [a, b, operation](const MaskContext& c) { return combine(a.pairs(c), b.pairs(c), operation); });
+  if (operation == SetOperation::unite) {
+    std::vector<Mask> parts = a.parts();
+    for (Mask& part : b.parts()) parts.push_back(std::move(part));
+    out.parts_ = std::make_shared<const std::vector<Mask>>(std::move(parts));
+  }
+  return out;
 }
+
+std::vector<Mask> Mask::parts() const { return parts_ ? *parts_ : std::vector<Mask>{*this}; }
 
 Mask::Mask(std::string text, Needs needs, Rule pairs)
     : text_(std::move(text)), needs_(needs), pairs_(std::move(pairs)) {
@@ -214,11 +227,14 @@ Mask ppr(int k) {
                          [k](const MaskContext& c) { return top_by_ppr(*c.graph.adjacency, k); });
 }
 
-Mask expander(int d) {
+Mask expander(int d, Draw draw) {
   at_least_one("expander(d)", "neighbour", d);
-  return MaskRules::list(call("expander", std::to_string(d)), {.seed = true}, [d](const MaskContext& c) {
-    return random_regular(c.graph.nodes(), d, stream(c, kExpander));
-  });
+  const bool step = draw == Draw::every_step;
+  return MaskRules::list(call("expander", std::to_string(d) + (step ? ", step" : "")), {.seed = true, .step = step},
+                         [d, step](const MaskContext& c) {
+                           const std::uint64_t key = stream(c, kExpander);
+                           return random_regular(c.graph.nodes(), d, step ? mix(key, c.step) : key);
+                         });
 }
 
 Mask shuffled() {
@@ -227,8 +243,7 @@ Mask shuffled() {
 }
 
 Mask pairs(const std::filesystem::path& file) {
-  return MaskRules::list(call("pairs", quoted(file)), {},
-                         [file](const MaskContext& c) { return read_pairs(file, c.graph.nodes()); });
+  return MaskRules::list(call("pairs", quoted(file)), {}, [file](const MaskContext& c) { return read_pairs(file, c); });
 }
 
 Mask random(int m, Draw draw) {
@@ -274,14 +289,17 @@ Mask before() {
 }
 
 Mask before(const std::filesystem::path& file) {
-  return MaskRules::make(call("before", quoted(file)), {}, [file](const MaskContext& c) {
-    return not_later(c.graph.nodes(), read_times(file, c.graph.nodes()));
-  });
+  return MaskRules::make(call("before", quoted(file)), {},
+                         [file](const MaskContext& c) { return not_later(c.graph.nodes(), read_times(file, c)); });
 }
 
 Mask where(std::string name, std::function<bool(Id, Id)> test) {
-  return Mask(std::move(name), Needs{},
-              [test = std::move(test)](const MaskContext& c) { return passing(c.graph.nodes(), test); });
+  return Mask(std::move(name), Needs{}, [test = std::move(test)](const MaskContext& c) {
+    if (c.order.empty()) return passing(c.graph.nodes(), test);
+    return passing(c.graph.nodes(), [test, order = std::vector<Id>(c.order.begin(), c.order.end())](Id i, Id j) {
+      return test(order[i], order[j]);
+    });
+  });
 }
 
 namespace {
@@ -325,10 +343,11 @@ const std::vector<NamedMask>& named_masks() {
          a.expect(1, 1);
          return ppr(a.whole(0, 1, kMost));
        }},
-      {{"expander", "expander(d)", "a random d-regular graph, as in Exphormer, arXiv:2303.06147; O(n d)"},
+      {{"expander", "expander(d) or expander(d, step)",
+        "a random d-regular graph, as in Exphormer, arXiv:2303.06147; with step drawn anew at each; O(n d)"},
        [](const Arguments& a) {
-         a.expect(1, 1);
-         return expander(a.whole(0, 1, kMost));
+         a.expect(1, 2);
+         return expander(a.whole(0, 1, kMost), a.word(1, "step") ? Draw::every_step : Draw::once);
        }},
       {{"random", "random(m) or random(m, step)",
         "m random nodes, as in BigBird, arXiv:2007.14062; with step drawn anew at each, without a list; O(n m)"},

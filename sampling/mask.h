@@ -12,6 +12,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "graph/graph.h"
@@ -28,6 +29,9 @@ struct MaskContext {
   std::uint64_t seed = 0;                           // of what is random
   std::uint64_t step = 0;                           // of the training; 0 outside of it
   std::map<std::string, PairSet>* known = nullptr;  // where given: rules that do not read the step are kept here
+  std::span<const Id> order = {};                   // where given: whoever numbers nodes calls node i order[i]
+
+  Id name(Id i) const { return order.empty() ? i : order[static_cast<std::size_t>(i)]; }
 };
 
 // What a rule does read, beside the graph. A rule that reads the step is asked anew at each.
@@ -52,6 +56,7 @@ class Mask {
   const std::string& text() const { return text_; }  // "local(2) | self"
   const std::string& key() const { return key_; }    // equal keys mean equal pairs in any context
   Needs needs() const { return needs_; }
+  std::vector<Mask> parts() const;  // of a | b | c: a, b and c; of any other mask: itself
 
   // All throw Error where something is missing that the rule needs.
   PairSet pairs(const MaskContext& context) const;
@@ -76,6 +81,7 @@ class Mask {
   Needs needs_;
   Rule pairs_;
   std::function<std::shared_ptr<const Pattern>(const MaskContext&)> whole_;  // of the mask alone, without a list
+  std::shared_ptr<const std::vector<Mask>> parts_;                           // of a union
 };
 
 // Lists. A rule that counts its keys has fewer where there are fewer nodes. Numbers below 1 throw Error.
@@ -85,11 +91,11 @@ Mask heavier(double w);                         // the neighbours by edges of a 
 Mask hubs(int m, bool by_pagerank = false);     // the m nodes of highest degree (keys in their row), or rank
 Mask knn(int k);                                // most_similar (similar.h) of the features
 Mask ppr(int k);                                // top_by_ppr (rank.h)
-Mask expander(int d);                           // random_regular (draw.h)
 Mask shuffled();                                // the neighbours in renamed (draw.h): the control, degrees alone
 Mask pairs(const std::filesystem::path& file);  // its lines: query key; # begins a comment
 
 enum class Draw { once, every_step };
+Mask expander(int d, Draw draw = Draw::once);  // random_regular (draw.h); every step: a list made anew at each
 // m keys, drawn anew for each node. Every step: m keyed permutations (Pattern::drawn), nothing stored; of keys that
 // coincide, one. Outside training it is the draw of step 0. In a composition it is a list, made anew at each step.
 Mask random(int m, Draw draw = Draw::once);

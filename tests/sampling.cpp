@@ -356,6 +356,11 @@ TEST_CASE("masks: lists by rule") {
       short_of += static_cast<int>(std::min<Offset>(m, n - 1) - regular.degree(i));
     }
     if (n > 3 * m) CHECK(short_of == (m < n - 1 && m % 2 == 1 && n % 2 == 1));
+    const Mask moving = expander(m, Draw::every_step);
+    CHECK(moving.needs().step);
+    auto at_step = [&](std::uint64_t step) { return csr(moving, {.graph = graph, .seed = seed, .step = step}); };
+    CHECK(at_step(3) == at_step(3));
+    if (n > 20) CHECK_FALSE(at_step(3) == at_step(4));
     if (n > 3 * m && m > 1) {
       const Csr reach = hops(regular, n);
       CHECK(reach.edges() == Offset{n} * n);  // one piece
@@ -567,6 +572,7 @@ TEST_CASE("masks and keys by name: their text comes back, and errors name the co
                            "knn(5)",
                            "ppr(16)",
                            "expander(8)",
+                           "expander(8, step)",
                            "random(4)",
                            "random(4, step)",
                            "shuffled",
@@ -642,7 +648,7 @@ TEST_CASE("keys: every rule, compositions, and what they refuse") {
   CHECK(keys_menu().size() == 7);
   CHECK(keys_named("every(1)").every_node());
   for (int round = 0; round < 60; ++round) {
-    const Id n = static_cast<Id>(1 + random.below(40));
+    const Id n = static_cast<Id>(3 + random.below(40));
     Graph graph = random_graph(n, static_cast<int>(random.below(80)), false, random);
     const Csr& a = *graph.adjacency;
     const MaskContext c{.graph = graph, .seed = seed, .step = 3};
@@ -701,6 +707,9 @@ TEST_CASE("keys: every rule, compositions, and what they refuse") {
   CHECK(wrong("every(2) | learned(0.5)") == "'learned(0.5)' stands alone: it does not compose with other keys");
   CHECK(has(message([] { by_degree(0); }), "degree(share) needs a share above 0"));
   Graph graph = graph_from_edges(4, {});
+  CHECK(message([&] { every(5).nodes({.graph = graph}); }) == "every(5) needs at least 5 nodes; the graph has 4");
+  CHECK(message([&] { every(2, 7).nodes({.graph = graph}); }) == "every(2, 7) needs at least 8 nodes; the graph has 4");
+  CHECK(every(4, 3).nodes({.graph = graph}) == std::vector<Id>{3});
   CHECK(has(message([&] { learned(0.5).nodes({.graph = graph}); }), "by the layer that learns it"));
   Keys strange("strange", {}, [](const MaskContext&) { return std::vector<Id>{2, 1}; });
   CHECK(has(message([&] { strange.nodes({.graph = graph}); }), "the keys 'strange' are not rising nodes of 0..3"));
@@ -725,6 +734,19 @@ TEST_CASE("masks: what `all` makes large is never a list, and the neighbours sha
     CHECK(mask.pattern(none)->edges() == 0);
     CHECK(mask.pattern(none)->queries() == 0);
   }
+}
+
+TEST_CASE("masks: the parts of a union") {
+  auto texts = [](const Mask& mask) {
+    std::string out;
+    for (const Mask& part : mask.parts()) out += part.text() + "; ";
+    return out;
+  };
+  CHECK(texts(local()) == "local; ");
+  CHECK(texts(local() | self() | (hubs(2) & local())) == "local; self; hubs(2) & local; ");
+  CHECK(texts(local() | (self() | hubs(2))) == "local; self; hubs(2); ");
+  CHECK(texts((local() | self()) - hubs(2)) == "(local | self) - hubs(2); ");
+  CHECK(texts(mask_named("local | expander(8, step)")) == "local; expander(8, step); ");
 }
 
 TEST_CASE("masks: their text is the expression") {
