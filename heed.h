@@ -13,4 +13,5 @@
 #include "sampling/mask.h"
 #include "train/checkpoint.h"
 #include "train/recipes.h"
+#include "train/sweep.h"
 #include "train/train.h"

@@ -13,14 +13,21 @@
 namespace heed::cli {
 
 void add_train(CLI::App& app);     // train a node classifier
+void add_sweep(CLI::App& app);     // train many, and compare them
 void add_predict(CLI::App& app);   // what a trained model says
 void add_list(CLI::App& app);      // show what can be named
 void add_datasets(CLI::App& app);  // show the datasets and where they are
 void add_info(CLI::App& app);      // show what is in one
 void add_convert(CLI::App& app);   // write one in another format
 
-// A table with aligned columns, or in Markdown.
-std::string table(const std::vector<std::vector<std::string>>& rows, bool markdown);
+// A table whose first row heads it. What a style gives a meaning to is escaped.
+enum class Style { plain, markdown, csv, latex };
+struct Cell {
+  std::string text;
+  bool strong = false;  // bold; a star behind it in plain text
+};
+std::string table(const std::vector<std::vector<Cell>>& rows, Style style);
+std::string table(const std::vector<std::vector<std::string>>& rows, bool markdown);  // or plain
 
 // To standard output, or Error where it does not take all of it.
 void print(const std::string& text);

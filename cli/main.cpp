@@ -43,6 +43,7 @@ int run(int argc, char** argv) {
   app.footer("Start with: heed train");
   app.require_subcommand(1);
   heed::cli::add_train(app);
+  heed::cli::add_sweep(app);
   heed::cli::add_predict(app);
   heed::cli::add_list(app);
   heed::cli::add_datasets(app);

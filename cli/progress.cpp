@@ -14,8 +14,6 @@ namespace heed::cli {
 
 using Clock = std::chrono::steady_clock;
 
-namespace {
-
 std::string bar(double share) {
   constexpr int width = 24;
   const int full = static_cast<int>(share * width);
@@ -24,7 +22,6 @@ std::string bar(double share) {
   return out;
 }
 
-// As many characters as the terminal has columns: a line that wraps could not be drawn over.
 std::string fitting(const std::string& text) {
   winsize size{};
   if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) return text;
@@ -33,8 +30,6 @@ std::string fitting(const std::string& text) {
     if ((text[at] & 0xc0) != 0x80 && ++columns >= size.ws_col) break;  // characters, not bytes
   return text.substr(0, at);
 }
-
-}  // namespace
 
 Progress::Progress(std::string title, int runs, int epochs, bool quiet)
     : title_(std::move(title)),

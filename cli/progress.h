@@ -10,6 +10,10 @@
 
 namespace heed::cli {
 
+std::string bar(double share);
+// As much of a line as the terminal has columns: one that wraps could not be drawn over.
+std::string fitting(const std::string& text);
+
 class Progress {
  public:
   Progress(std::string title, int runs, int epochs, bool quiet);

@@ -1,5 +1,6 @@
 // The program from outside: its JSON, its exit codes, and one clear line for every wrong input.
 #include <doctest/doctest.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -562,6 +563,180 @@ TEST_CASE("heed bench writes what a peer needs to do the same") {
   const Result none = run("bench --kernels sddmm --nodes 90 --edges 300 --repeat 1 --write " + file);
   CHECK(none.code == 2);
   CHECK(has(none.err, "the kernel 'sddmm' writes nothing"));
+}
+
+namespace {
+
+// `heed sweep` on its own, watched from outside.
+struct Sweeping {
+  pid_t process;
+  explicit Sweeping(const std::string& arguments) : process(fork()) {
+    if (process != 0) return;
+    const std::string command = "exec " HEED_BUILD "/heed sweep " + arguments + " > /dev/null 2>&1";
+    execl("/bin/sh", "sh", "-c", command.c_str(), nullptr);
+    _exit(127);
+  }
+  int end() {  // its exit code, or 128
+    int status = 0;
+    waitpid(process, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128;
+  }
+};
+
+// Processes but this one whose command line holds a text.
+std::vector<pid_t> processes(const std::string& text) {
+  std::vector<pid_t> out;
+  for (const auto& entry : fs::directory_iterator("/proc")) {
+    const std::string name = entry.path().filename().string();
+    if (!std::isdigit(static_cast<unsigned char>(name[0])) || std::stol(name) == getpid()) continue;
+    if (has(contents(entry.path() / "cmdline"), text)) out.push_back(std::stoi(name));
+  }
+  return out;
+}
+
+template <class Condition>
+bool comes_true(Condition condition) {
+  for (int i = 0; i < 6000; ++i, usleep(10'000))
+    if (condition()) return true;
+  return false;
+}
+
+long lines(const std::string& path) {
+  const std::string text = contents(path);
+  return std::count(text.begin(), text.end(), '\n');
+}
+
+nlohmann::json without_times(const std::string& path) {
+  auto out = nlohmann::json::parse(std::ifstream(path));
+  for (auto& row : out["rows"])
+    for (const char* time : {"epoch_ms", "seconds_mean", "peak_mb"}) row.erase(time);
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("a sweep killed twice and resumed ends as one that was not") {
+  Scratch folder;
+  const std::string base = folder.path.string(), file = base + "/s.toml";
+  folder.write("s.toml",
+               "runs = 4\nepochs = 25\nbaseline = \"gat\"\ndataset = [\"karate\", \"sbm\"]\n[design.gat]\n"
+               "[design.\"shuffled | self\"]\nmask = \"shuffled | self\"\n[design.mlp]\nmodel = \"mlp\"\n");
+  const std::string common = file + " --data " + base + " --jobs 2 --save ";
+  const Result whole = run("sweep " + common + base + "/whole --markdown --quiet");
+  CHECK(whole.err == "");
+  REQUIRE(whole.code == 0);
+  CHECK(has(whole.out, "| design"));
+  CHECK(has(whole.out, "sbm, accuracy %"));
+  CHECK(has(whole.out, "shuffled \\| self"));
+  CHECK(lines(base + "/whole/runs.jsonl") == 24);
+  CHECK(lines(base + "/whole/results.csv") == 7);
+  CHECK(has(contents(base + "/whole/results.tex"), "shuffled \\textbar{} self & "));
+  CHECK(has(contents(base + "/whole/results.md"), "against gat"));
+
+  const std::string log = base + "/cut/runs.jsonl";
+  for (const long after : {3, 11}) {
+    Sweeping sweep(common + base + "/cut --resume");
+    REQUIRE(comes_true([&] { return lines(log) >= after; }));
+    kill(sweep.process, SIGKILL);
+    CHECK(sweep.end() == 128);
+    CHECK(comes_true([&] { return processes(base).empty(); }));  // its runs have died with it
+    CHECK(lines(log) < 24);
+    std::ofstream(log, std::ios::app) << "{\"design\": \"gat\", \"data";  // as if it had been killed while it wrote
+  }
+  const long before = lines(log);
+  const Result resumed = run("sweep " + common + base + "/cut --resume --markdown");
+  CHECK(resumed.code == 0);
+  CHECK(std::count(resumed.err.begin(), resumed.err.end(), '\n') == 24 - before);  // what was done is not done again
+  CHECK(resumed.out == whole.out);
+  CHECK(without_times(base + "/cut/results.json") == without_times(base + "/whole/results.json"));
+  const auto rows = without_times(base + "/cut/results.json")["rows"];
+  REQUIRE(rows.size() == 6);
+  CHECK(rows[3]["t_test"] == "paired");
+  CHECK(rows[1]["test"] == nlohmann::json::parse(run("train sbm --epochs 25 --runs 4 --json").out)["test"]);
+
+  refused("sweep " + common + base + "/cut", base + "/cut/sweep.toml is there already; --resume");
+  const Result again = run("sweep " + common + base + "/cut --resume --baseline mlp --csv");
+  CHECK(again.code == 0);
+  CHECK(again.err == "");
+  CHECK(has(again.out, "design,dataset,metric,runs"));
+  folder.write("s.toml", contents(file) + "hidden = 5\n");
+  refused("sweep " + common + base + "/cut --resume",
+          "cut/sweep.toml: made with 'hidden = 64', not with 'hidden = 5', in [design.\"mlp\".\"karate\"]");
+  folder.write("other.toml", "epochs = 1\n");
+  refused("sweep " + base + "/other.toml --resume --save " + base + "/cut", "made with '[design.\"gat\".\"karate\"]'");
+  std::ofstream(log, std::ios::app) << "nonsense\n";
+  folder.write("s.toml", contents(file).substr(0, contents(file).rfind("hidden")));
+  refused("sweep " + common + base + "/cut --resume", "runs.jsonl, line 25: is no JSON object");
+}
+
+TEST_CASE("a run that fails ends neither the others nor the table; an interrupt ends all") {
+  Scratch folder;
+  const std::string base = folder.path.string(), file = base + "/s.toml";
+  folder.write("s.toml", "dataset = \"karate\"\nepochs = 9\nruns = 2\n[design.a]\n[design.wild]\nrate = 1e30\n");
+  const Result wild = run("sweep " + file + " --save " + base + "/wild");
+  CHECK(wild.code == 1);
+  CHECK(has(wild.err, "wild on karate, seed 2: training diverged"));
+  CHECK(has(wild.err, "heed: 2 of 4 runs failed"));
+  CHECK(has(wild.out, "failed: wild on karate, 2 of 2 runs: training diverged"));
+  const auto rows = nlohmann::json::parse(std::ifstream(base + "/wild/results.json"))["rows"];
+  CHECK((rows[0]["runs"] == 2 && rows[0]["failed"] == 0 && rows[1]["failed"] == 2));
+  CHECK(run("sweep " + file + " --quiet --resume --save " + base + "/wild").code == 1);
+  CHECK(lines(base + "/wild/runs.jsonl") == 6);  // the failed ones once more
+
+  folder.write("long.toml", "dataset = \"sbm\"\nepochs = 100000\nruns = 2\n");
+  const std::string common = base + "/long.toml --data " + base + " --jobs 1 --save " + base;
+  auto runs = [&] {  // of the sweep: their command lines do not hold its file
+    std::vector<pid_t> out;
+    for (pid_t p : processes(base))
+      if (!has(contents("/proc/" + std::to_string(p) + "/cmdline"), "long.toml")) out.push_back(p);
+    return out;
+  };
+  for (const int signal : {SIGINT, SIGTERM}) {
+    Sweeping sweep(common + "/int" + std::to_string(signal));
+    REQUIRE(comes_true([&] { return !runs().empty(); }));
+    kill(sweep.process, signal);
+    CHECK(sweep.end() == 130);
+    CHECK(processes(base).empty());
+  }
+  Sweeping sweep(common + "/killed");
+  for (const long done : {0, 1}) {
+    REQUIRE(comes_true([&] { return lines(base + "/killed/runs.jsonl") == done && !runs().empty(); }));
+    for (pid_t p : runs()) kill(p, SIGKILL);
+  }
+  CHECK(sweep.end() == 1);
+  CHECK(has(contents(base + "/killed/runs.jsonl"), "ended by signal 9 (Killed)"));
+}
+
+TEST_CASE("what is wrong with a sweep is said before its first run") {
+  Scratch folder;
+  const std::string base = folder.path.string(), file = base + "/s.toml";
+  auto wrong = [&](const std::string& text, const std::string& because) {
+    folder.write("s.toml", text);
+    refused("sweep " + file + " --save " + base + "/none", because);
+    CHECK_FALSE(fs::exists(base + "/none"));
+  };
+  std::string list;
+  for (int i = 1; i <= 1000; ++i) list += std::to_string(i) + ", ";
+  wrong("heads = [" + list + "]\nhidden = [" + list + "]\nruns = 1000\n",
+        "s.toml: 1000000000 runs; a sweep has at most 100000");
+  wrong("\nhiden = 8\n", "s.toml, line 2: unknown option 'hiden'; did you mean hidden?");
+  wrong("dataset = \"karate\"\n[design.a]\n[design.b]\nmask = \"before\"\n",
+        "s.toml, line 3: b on karate: before needs");
+  wrong("dataset = \"" + base + "/nowhere\"\n", "s.toml, line 1: dataset: ");
+  wrong("score = [\"dot\"\n", "s.toml, line ");
+  wrong("[design.gcn]\nmodel = \"gcn\"\nheads = 2\n", "line 3: heads: the model 'gcn' has no attention");
+  folder.write("s.toml", "dataset = \"karate\"\nruns = 3\nmask = [\"local | self\", \"all\"]\n");
+  refused("sweep " + file, "--save FOLDER says where the results go");
+  refused("sweep " + base + "/none.toml --save " + base + "/x", "none.toml");
+  refused("sweep " + file + " --save " + base + "/x --baseline al",
+          "--baseline: unknown design 'al'; did you mean all?");
+  refused("sweep " + file + " --save " + base + "/x --json --csv", "--json excludes --csv");
+  refused("sweep " + file + " --save " + base + "/x --jobs 0", "--jobs: must be a whole number, 1 to 4096, not '0'");
+  refused("sweep " + file + " --save /proc/nowhere", "cannot write /proc/nowhere");
+  const Result list_of = run("sweep " + file + " --list");
+  CHECK(list_of.out ==
+        "heed train karate '--mask=local | self' --seed=1 --runs=3\n"
+        "heed train karate --mask=all --seed=1 --runs=3\n");
 }
 
 TEST_SUITE_END();

@@ -7,6 +7,7 @@
 #include "tests/scratch.h"
 #include "tests/support.h"
 #include "train/recipes.h"
+#include "train/sweep.h"
 
 using namespace heed;
 using namespace heed::test;
@@ -303,6 +304,280 @@ TEST_CASE("options out of range and datasets without a split are refused") {
   CHECK(message_of(alone, {}) == "dataset 'karate': training needs at least 2 classes, not 1");
   data.splits.clear();
   CHECK(message_of(data, {}).find("no split") != std::string::npos);
+}
+
+TEST_CASE("a sweep's file: axes, designs, datasets, and what each says over which") {
+  const Sweep s = parse_sweep(R"toml(
+runs = 3
+heads = 4
+baseline = "dot, local"
+mask = ["local", "local(2)"]
+[dataset.karate]
+epochs = 7
+seed = 11
+[dataset.sbm]
+runs = 2
+[design.dot]
+score = "dot"
+[design.free]
+mask = "all"
+temperature = [1, 2.5]
+epochs = 9
+dataset = "sbm"
+[design.perceptron]
+model = "mlp"
+seed = [4, 8, 6]
+runs = 3
+)toml",
+                              "s.toml");
+  CHECK(s.designs == std::vector<std::string>{"dot, local", "dot, local(2)", "free, 1", "free, 2.5", "perceptron"});
+  CHECK(s.datasets == std::vector<std::string>{"karate", "sbm"});
+  CHECK(s.baseline == "dot, local");
+  REQUIRE(s.trials.size() == 8);
+  auto at = [&](const std::string& design, const std::string& dataset) {
+    for (const Trial& t : s.trials)
+      if (t.design == design && t.dataset == dataset) return t;
+    FAIL("no such trial");
+    return s.trials[0];
+  };
+  using Seeds = std::vector<std::uint64_t>;
+  CHECK(at("dot, local", "karate").seeds == Seeds{11, 12, 13});
+  CHECK(at("dot, local(2)", "sbm").seeds == Seeds{1, 2});
+  CHECK(at("perceptron", "sbm").seeds == Seeds{4, 8, 6});
+  CHECK(at("dot, local(2)", "karate").recipe.options.mask == "local(2)");
+  CHECK(at("dot, local", "karate").recipe.options.heads == 4);
+  CHECK(at("dot, local", "karate").recipe.train.epochs == 7);
+  CHECK(at("dot, local", "sbm").recipe.train.epochs == 200);  // the recipe's
+  CHECK(at("free, 2.5", "sbm").recipe.train.epochs == 9);
+  CHECK(at("free, 2.5", "sbm").recipe.options.temperature == 2.5);
+  CHECK(at("free, 1", "sbm").recipe.options.mask == "all");
+  CHECK(at("perceptron", "karate").recipe.model == "mlp");  // without axes and heads of attention
+  CHECK(at("free, 1", "sbm").place == "s.toml, line 13");
+
+  const Sweep grid = parse_sweep("dataset = [\"karate\", \"sbm\"]\nscore = [\"dot\", \"gat\"]\nheads = [2, 4]\n", "g");
+  CHECK(grid.designs == std::vector<std::string>{"dot, heads=2", "dot, heads=4", "gat, heads=2", "gat, heads=4"});
+  CHECK(grid.trials.size() == 8);
+  CHECK(parse_sweep("", "g").designs == std::vector<std::string>{"gat"});
+}
+
+TEST_CASE("a sweep's file: what is wrong is said with its line, and no large grid is ever made") {
+  auto wrong = [](const std::string& text) { return message([&] { parse_sweep(text, "s.toml"); }); };
+  CHECK(wrong("hiden = 8") == "s.toml, line 1: unknown option 'hiden'; did you mean hidden?");
+  CHECK(wrong("\nhidden = [8, 0]") == "s.toml, line 2: hidden: must be a whole number, 1 to 65536, not '0'");
+  CHECK(has(wrong("score = [\"dot\",\n \"dto\"]"), "s.toml, line 2: score: unknown score 'dto'; did you mean dot"));
+  CHECK(wrong("heads = [2, 4, 2]") == "s.toml, line 1: heads: '2' is named twice");
+  CHECK(wrong("heads = []") == "s.toml, line 1: heads: the list is empty");
+  CHECK(has(wrong("heads = [[2]]"), "what is in a list must be a number"));
+  CHECK(has(wrong("heads = {a = 2}"), "heads: must be a value or a list of values"));
+  CHECK(has(wrong("heads = 1979-05-27"), "heads must be a number"));
+  CHECK(wrong("runs = [1, 2]") == "s.toml, line 1: runs: must be a single value here");
+  CHECK(has(wrong("threads = 2"), "s.toml, line 1: threads: is said for all runs"));
+  CHECK(has(wrong("seed = [1, 2]\nruns = 3"), "s.toml, line 2: runs: there is a list of 2 seeds"));
+  CHECK(has(wrong("dataset = [\"karate\", \"coar\"]"), "s.toml, line 1: dataset: unknown dataset 'coar'"));
+  CHECK(has(wrong("[dataset.coar]"), "s.toml, line 1: unknown dataset 'coar'; did you mean cora?"));
+  CHECK(has(wrong("[dataset.karate]\nheads = [1, 2]"), "s.toml, line 2: heads: must be a single value here"));
+  CHECK(has(wrong("heads = [1, 2]\n[dataset.karate]\nheads = 1"), "s.toml, line 3: heads: is a list at the top"));
+  CHECK(has(wrong("design = 3"), "s.toml, line 1: design: must be a table"));
+  CHECK(has(wrong("design.a = 3"), "s.toml, line 1: a: must be a table"));
+  CHECK(has(wrong("[design.\"\"]"), "a name has 1 to 200 bytes"));
+  CHECK(has(wrong("[design.\"a\\u0007\"]"), "no unprintable characters"));
+  CHECK(wrong("[design.a]\nmodel = \"mlp\"\nscore = \"dot\"") ==
+        "s.toml, line 3: score: the model 'mlp' has no attention; 'score' does not fit it");
+  CHECK(
+      has(wrong("[design.a]\nheads = [1, 2]\n[design.\"a, heads=1\"]"), "line 3: two designs are called 'a, heads=1'"));
+  CHECK(has(wrong("baseline = \"bot\"\n[design.dot]"), "s.toml, line 1: baseline: unknown design 'bot'"));
+  CHECK(has(wrong("heads = "), "s.toml, line 1: "));
+  CHECK(has(wrong("a" + std::string(20000, '.') + "b = 1"), "has more than 10000 dots"));
+  CHECK_FALSE(wrong(std::string(2000, '[')).empty());
+  // 1000 x 1000 combinations, 1000 runs each; and more than 64 bits hold.
+  std::string list;
+  for (int i = 1; i <= 1000; ++i) list += std::to_string(i) + ", ";
+  CHECK(wrong("heads = [" + list + "]\nhidden = [" + list + "]\nruns = 1000") ==
+        "s.toml: 1000000000 runs; a sweep has at most 100000");
+  std::string many;
+  for (const char* name : {"heads", "hidden", "epochs", "patience", "layers", "warmup", "clip", "schedule-span"})
+    many += std::string(name) + " = [" + list + "]\n";
+  CHECK(wrong(many) == "s.toml: more than 18446744073709551615 runs; a sweep has at most 100000");
+}
+
+TEST_CASE("a sweep is prepared: what only the data tells is wrong, too; splits that overlap; what a run is told") {
+  auto prepared = [](const std::string& text, const Dataset& data) {
+    Sweep s = parse_sweep(text, "s.toml");
+    prepare(s, [&](const Recipe&) { return data; });
+    return s;
+  };
+  auto wrong = [&](const std::string& text) { return message([&] { prepared(text, karate()); }); };
+  const std::string on = "dataset = \"karate\"\n";
+  CHECK(has(wrong(on + "[design.a]\nmask = \"before\""), "s.toml, line 2: a on karate: before needs a time"));
+  CHECK(has(wrong(on + "[design.a]\nmask = \"0-3: local\""), "there are masks for 4 heads, not for 8"));
+  CHECK(has(wrong(on + "[design.a]\nheads = 60000"), "wider than 65536 channels"));
+  CHECK(has(wrong(on + "split = 9"), "split 9"));
+  CHECK(has(wrong(on + "class-weights = \"1,2,3\""), "3 class weights for 2 classes"));
+
+  Dataset data = karate();
+  const Split whole = data.splits[0];
+  CHECK(prepared(on + "runs = 4", data).trials[0].test_share == 0);  // one split
+  data.splits = {whole, whole, whole};
+  const double share = static_cast<double>(whole.test.size()) / static_cast<double>(whole.train.size());
+  Sweep three = prepared(on + "runs = 4\nseed = 5\ntemperature = \"learned:2\"", data);
+  CHECK(three.trials[0].test_share == doctest::Approx(share));
+  CHECK(prepared(on + "runs = 4\nsplit = 1", data).trials[0].test_share == 0);
+  CHECK(prepared(on + "runs = 1", data).trials[0].test_share == 0);
+  data.splits = {{{0}, {1}, {2}}, {{3}, {4}, {5}}};
+  CHECK(prepared(on + "runs = 2", data).trials[0].test_share == 0);  // nothing in common
+
+  std::string told;
+  for (const Setting& x : settings_of(three.trials[0], 3)) told += x.name + "=" + x.value + " ";
+  CHECK(told == "dataset=karate temperature=learned:2 seed=8 split=0 data-seed=5 runs=1 ");
+
+  const std::string then = identity(three);
+  CHECK(difference(then, then) == "");
+  CHECK(has(difference(then, identity(prepared(on + "runs = 4\nseed = 5\ntemperature = \"learned:3\"", data))),
+            "made with 'temperature = \"learned:2.0\"', not with 'temperature = \"learned:3.0\"', in "
+            "[design.\"gat\".\"karate\"]"));
+  CHECK(has(difference(then, identity(prepared(on + "runs = 4\nseed = 5\ntemperature = \"learned:2\"", data))),
+            "made with 'data = "));
+}
+
+TEST_CASE("statistics of a sweep: against scipy and statsmodels") {
+  const std::vector<double> a{81.2, 80.5, 82.9, 81.7, 79.8, 83.1, 80.0, 82.4, 81.1, 80.9};
+  const std::vector<double> b{80.1, 80.6, 81.0, 81.2, 79.9, 81.5, 79.1, 81.9, 80.7, 80.2};
+  std::vector<double> d;
+  for (std::size_t i = 0; i < a.size(); ++i) d.push_back(a[i] - b[i]);
+  struct Known {
+    std::size_t n;
+    double share, t, p;
+  };
+  for (const Known& k : {Known{10, 0, 3.5621595181215167, 0.006098624561953383},
+                         {10, 0.25, 1.9040543534066396, 0.0893071463664206},
+                         {5, 0, 1.7296699805911635, 0.1587438247699958},
+                         {5, 0.25, 1.1531133203941089, 0.31308039554611405},
+                         {3, 0, 1.6632640705615838, 0.23815994063553397},
+                         {3, 0.25, 1.2573094558099824, 0.3355680499306425},
+                         {2, 0, 0.8333333333333433, 0.5577158767526053},
+                         {2, 0.25, 0.6804138174397797, 0.6196454213072927}}) {
+    const PairedTest mine = paired_t(std::span(d).first(k.n), k.share);
+    CHECK(mine.t == doctest::Approx(k.t).epsilon(1e-10));
+    CHECK(mine.p == doctest::Approx(k.p).epsilon(1e-10));
+    CHECK(mine.pairs == static_cast<int>(k.n));
+  }
+  CHECK(std::isnan(paired_t({}).p));
+  CHECK(std::isnan(paired_t(std::span(d).first(1)).p));
+  CHECK(paired_t(std::vector<double>{0, 0, 0}).p == 1);
+  CHECK(paired_t(std::vector<double>{0.1, 0.1, 0.1}).p == 0);
+  CHECK(spread(a).deviation == doctest::Approx(1.151038178727748).epsilon(1e-12));
+  auto same = [](const std::vector<double>& x, const std::vector<double>& y) {
+    REQUIRE(x.size() == y.size());
+    for (std::size_t i = 0; i < x.size(); ++i)
+      CHECK((std::isnan(x[i]) ? std::isnan(y[i]) : std::abs(x[i] - y[i]) < 1e-12));
+  };
+  same(holm({0.01, 0.04, 0.03, 0.005, 0.5, 0.04}), {0.05, 0.12, 0.12, 0.03, 0.5, 0.12});
+  same(holm({0.3, NAN, 0.9, 0.6}), {0.9, NAN, 1, 1});
+  same(holm({}), {});
+}
+
+TEST_CASE("rows of a sweep: pairs by seed and split, one difference a split, failures, the best") {
+  Sweep s = parse_sweep(
+      "dataset = \"karate\"\nruns = 4\nbaseline = \"gat\"\n[design.gat]\n[design.gcn]\nmodel = \"gcn\"\n"
+      "[design.mlp]\nmodel = \"mlp\"\nseed = 2",
+      "s.toml");
+  for (Trial& t : s.trials) t.splits = 2, t.test_share = 0.5, t.data = "d";
+  Outcomes all = none_yet(s);
+  auto set = [&](std::size_t trial, std::vector<double> tests) {
+    for (std::size_t r = 0; r < 4; ++r) all[trial][r] = Outcome{.test = tests[r], .peak_mb = tests[r] / 2};
+  };
+  set(0, {70, 71, 72, 75}), set(1, {73, 72, 77, 75}), set(2, {10, 20, 30, 40});
+  auto rows = rows_of(s, all);
+  CHECK(rows[1].against.difference == doctest::Approx(((73 - 70 + 77 - 72) / 2.0 + (72 - 71 + 75 - 75) / 2.0) / 2));
+  CHECK(rows[1].against.pairs == 2);
+  CHECK(rows[1].against.p == doctest::Approx(paired_t(std::vector<double>{4, 0.5}, 0.5).p));
+  CHECK(rows[1].p_holm == rows[1].against.p);  // the only one with a p
+  CHECK(rows[0].against.pairs == 0);
+  CHECK(rows[2].against.pairs == 0);  // other seeds
+  CHECK((rows[1].best && !rows[0].best && !rows[2].best));
+  CHECK(rows[1].peak_mb == 38.5);
+  CHECK(rows[2].test.deviation == doctest::Approx(12.909944487358056));
+  all[1][0]->error = "no", all[1][3].reset();
+  rows = rows_of(s, all);
+  CHECK((rows[1].failed == 1 && rows[1].error == "no" && rows[1].test.count == 2));
+  CHECK(rows[1].against.difference == doctest::Approx((77 - 72 + 72 - 71) / 2.0));
+  for (Trial& t : s.trials) t.splits = 1, t.test_share = 0;
+  rows = rows_of(s, all);
+  CHECK(rows[1].against.p == doctest::Approx(paired_t(std::vector<double>{1, 5}).p));
+}
+
+TEST_CASE("a sweep's log comes back, without a line that was cut off; what is not of the sweep is refused") {
+  const Sweep s = parse_sweep("dataset = \"karate\"\nruns = 2\n[design.\"a \\\"b\\\"\"]\n[design.c]", "s.toml");
+  Outcome good{
+      .test = 100.0 / 3, .valid = 0.1, .epochs = 7, .epoch_ms = 1.5, .seconds = 2, .peak_mb = 9, .parameters = 5};
+  const std::string text = to_line(s, {0, 1}, good) + to_line(s, {1, 0}, {.error = "line\nbreak"});
+  CHECK(std::count(text.begin(), text.end(), '\n') == 2);
+  for (std::size_t cut = 0; cut <= text.size(); ++cut) {
+    const Log log = read_log(text.substr(0, cut), "log", s);
+    const std::size_t whole = text.substr(0, cut).rfind('\n');
+    CHECK(log.bytes == (whole == std::string::npos ? 0 : whole + 1));
+    CHECK(log.outcomes[0][1].has_value() == (log.bytes > 0));
+    CHECK(log.outcomes[1][0].has_value() == (log.bytes == text.size()));
+  }
+  const Log log = read_log(text + to_line(s, {1, 0}, good), "log", s);
+  CHECK(log.outcomes[0][1]->test == good.test);
+  CHECK(log.outcomes[0][1]->parameters == 5);
+  CHECK(log.outcomes[1][0]->error.empty());
+  auto wrong = [&](const std::string& line) { return message([&] { read_log(text + line + "\n", "log", s); }); };
+  CHECK(wrong("{") == "log, line 3: is no JSON object");
+  CHECK(wrong("{\"design\": 3}") == "log, line 3: lacks a proper 'design'");
+  CHECK(has(wrong(R"({"design":"x","dataset":"karate","run":0,"seed":1})"), "has no design 'x' on karate"));
+  CHECK(has(wrong(R"({"design":"c","dataset":"karate","run":2,"seed":3})"), "has no such run"));
+  CHECK(has(wrong(R"({"design":"c","dataset":"karate","run":1,"seed":1})"), "has no such run"));
+  CHECK(has(wrong(R"({"design":"c","dataset":"karate","run":-1,"seed":1})"), "a proper 'run'"));
+  CHECK(has(wrong(R"({"design":"c","dataset":"karate","run":1,"seed":2,"test":"x"})"), "a proper 'test'"));
+}
+
+TEST_CASE("a sweep's runs start as memory allows: the unknown alone, the starved once more alone") {
+  const Sweep s = parse_sweep(
+      "dataset = [\"karate\", \"sbm\"]\nruns = 2\n[design.a]\n[design.b]\n[design.big]\ndataset = \"sbm\"", "s.toml");
+  Queue queue(s, none_yet(s), 3);  // trials: a karate, a sbm, b karate, b sbm, big sbm
+  std::vector<Queue::Running> running;
+  auto start = [&](double available) {
+    const auto id = queue.next(available, running);
+    if (id) running.push_back({*id, 0});
+    return id ? std::to_string(id->trial) + "." + std::to_string(id->run) : "-";
+  };
+  auto end = [&](double peak, const std::string& error = "") {
+    queue.ended(running[0].id, {.seconds = 10, .peak_mb = peak, .error = error});
+    running.erase(running.begin());
+  };
+  CHECK(queue.seconds_left(running) < 0);
+  CHECK(start(50) == "0.0");
+  CHECK(start(1e9) == "-");  // until it is known how much that takes
+  end(100);
+  CHECK(queue.seconds_left(running) == doctest::Approx(9 * 10 / 3.0));
+  CHECK(start(1e9) == "1.0");
+  end(200);
+  CHECK(start(0) == "2.0");    // nothing runs: it may
+  CHECK(start(449) == "0.1");  // 1.5 x 100 are not taken yet; b on sbm wants 1.5 x 200, and this 1.1 x 100
+  CHECK(start(561) == "3.0");
+  CHECK(start(1e9) == "-");  // three at a time
+  end(100), end(100);
+  running[0].resident_mb = 900;  // has taken all that is expected, and more
+  CHECK(start(111) == "2.1");
+  CHECK(start(219) == "-");  // 110 are not taken yet
+  running[1].resident_mb = 100;
+  CHECK(start(209) == "-");
+  CHECK(start(231) == "1.1");
+  const RunId starved = running[0].id;
+  running.erase(running.begin()), queue.again(starved);
+  CHECK(queue.tried_alone(starved));
+  end(100), end(200);
+  CHECK(start(1e9) == "4.0");
+  CHECK(start(1e9) == "3.1");
+  CHECK(start(1e9) == "4.1");
+  end(200), end(200);
+  CHECK(start(1e9) == "-");  // what is tried again waits until nothing runs
+  end(0, "failed");
+  CHECK(start(0) == "3.0");
+  CHECK(start(1e9) == "-");
+  CHECK(queue.waiting() == 0);
 }
 
 TEST_SUITE_END();

@@ -1,13 +1,12 @@
 #include "train/recipes.h"
 
-#include <toml++/toml.h>
 #include <charconv>
 #include <cmath>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "datasets/splits.h"
 #include "graph/files.h"
+#include "train/toml.h"
 
 namespace heed {
 namespace {
@@ -100,13 +99,6 @@ const std::string& words(const std::string& text) {
 const std::string& filled(const std::string& text) {
   if (text.empty()) fail("must not be empty");
   return words(text);
-}
-
-std::string text_of(double value) {
-  char buffer[32];
-  const auto end = std::to_chars(buffer, buffer + sizeof(buffer), value).ptr;
-  std::string out(buffer, end);
-  return out.find_first_of(".e") == std::string::npos ? out + ".0" : out;  // a float in TOML, too
 }
 
 void set_temperature(ModelOptions& o, const std::string& text) {
@@ -255,50 +247,18 @@ std::string to_toml(const Recipe& recipe) {
 }
 
 std::vector<Setting> parse_toml(const std::string& text, const std::string& file) {
-  auto place = [&](const toml::source_region& at) { return file + ", line " + std::to_string(at.begin.line); };
-  // A name of that many parts is a table of that many levels, and the parser goes as deep.
-  std::istringstream all(text);
-  int number = 0;
-  for (std::string line; std::getline(all, line);)
-    if (++number; std::count(line.begin(), line.end(), '.') > 10000)
-      fail(file + ", line " + std::to_string(number) + ": has more than 10000 dots");
   std::vector<Setting> out;
-  std::vector<toml::source_index> lines;
-  try {
-    const toml::table table = toml::parse(text, file);
-    for (const auto& [key, node] : table) {
-      Setting s{std::string(key.str()), "", place(node.source())};
-      try {
-        field_named(s.name);
-      } catch (const Error& e) {
-        fail(s.place + ": " + e.what());
-      }
-      if (auto string = node.value_exact<std::string>())
-        s.value = *string;
-      else if (auto integer = node.value_exact<std::int64_t>())
-        s.value = std::to_string(*integer);
-      else if (auto real = node.value_exact<double>())
-        s.value = text_of(*real);
-      else if (auto boolean = node.value_exact<bool>())
-        s.value = *boolean ? "true" : "false";
-      else
-        fail(s.place + ": " + s.name + " must be a number, a truth value or text");
-      s.place += ": " + s.name;
-      out.push_back(std::move(s));
-      lines.push_back(node.source().begin.line);
+  for (const TomlNode& node : toml_tree(text, file, 1).inside) {
+    try {
+      field_named(node.name);
+    } catch (const Error& e) {
+      fail(node.place + ": " + e.what());
     }
-  } catch (const toml::parse_error& e) {
-    std::string why(e.description());
-    for (char& c : why)
-      if (c < ' ') c = ' ';
-    fail(place(e.source()) + ": " + why);
+    if (node.kind != TomlNode::Kind::value)
+      fail(node.place + ": " + node.name + " must be a number, a truth value or text");
+    out.push_back({node.name, node.value, node.place + ": " + node.name});
   }
-  std::vector<std::size_t> order(out.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return lines[a] < lines[b]; });
-  std::vector<Setting> sorted;
-  for (auto i : order) sorted.push_back(std::move(out[i]));
-  return sorted;
+  return out;
 }
 
 std::vector<Setting> read_toml(const std::filesystem::path& path) { return parse_toml(read_file(path), path.string()); }

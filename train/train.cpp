@@ -13,6 +13,7 @@
 #include <cmath>
 #include <cstring>
 #include <exception>
+#include <fstream>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -349,6 +350,7 @@ void check(const Dataset& data, const TrainOptions& o) {
   for (const Split& s : data.splits)
     if (s.train.empty() || s.valid.empty() || s.test.empty())
       fail("dataset '" + data.name + "': a split lacks training, validation or test nodes");
+  class_weights(o.class_weights, data, data.splits[0]);
   if (o.checkpoints.folder.empty() || o.checkpoints.resume) return;
   for (int r = 0; r < o.runs; ++r) {
     const auto path = checkpoint_path(o.checkpoints, o.seed + static_cast<std::uint64_t>(r));
@@ -370,6 +372,10 @@ std::filesystem::path checkpoint_path(const Checkpoints& c, std::uint64_t seed) 
 }
 
 double peak_rss_mb() {
+  // The high-water mark of the program itself: what getrusage says includes that of the process that started it.
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.starts_with("VmHWM:")) return std::strtod(line.c_str() + 6, nullptr) / 1024;
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return static_cast<double>(usage.ru_maxrss) / 1024;

@@ -98,7 +98,8 @@ struct Interrupted : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Throws Error where the dataset has no split with training, validation and test nodes, or an option is out of range.
+// Throws Error where the dataset has no split with training, validation and test nodes, or an option is out of range or
+// does not fit the dataset.
 void check(const Dataset& data, const TrainOptions& options);
 
 // Throws as `check` does; where the model gives another number of logits than logits_for() says; where the loss stops
