@@ -22,24 +22,38 @@ Var<T> torch_linear(Scope<T> scope, Var<T> x, Offset out, bool bias) {
   return linear<T>(x, {torch_map(scope, x.cols(), out, bias)});
 }
 
-// The graph's edge features in the order of a pattern's edges; pairs that are no edge of the graph get zeros.
+// What a graph says about each edge: features, or weights where it has no features.
+Offset edge_channels(const Graph& graph) {
+  if (graph.channels == 0 && graph.weights.empty()) fail("the layer reads edge features, but the graph has none");
+  return graph.channels > 0 ? graph.channels : 1;
+}
+
+// A row for each pair of a listed pattern: what the graph says about its edge, where `features` are wanted and it is
+// one, then a 1 for each of the sets that holds it; 0 elsewhere.
 template <class T>
-std::shared_ptr<Matrix<T>> features_along(const Graph& graph, const Pattern& pattern) {
-  if (graph.channels == 0) fail("the layer reads edge features, but the graph has none");
-  if (!pattern.is_listed()) fail("features of edges need a mask that is a list");
-  const Csr& list = *pattern.by_query.list;
-  const Csr& edges = *graph.adjacency;
-  auto out = std::make_shared<Matrix<T>>(list.edges(), graph.channels);
+Var<T> along_pairs(Scope<T>& scope, const Pattern& pattern, bool features, const std::vector<PairSet>& sets) {
+  const Graph& graph = scope.graph();
+  const Offset channels = features ? edge_channels(graph) : 0;
+  if (!pattern.is_listed()) fail(std::string(features ? "features of edges" : "parts") + " need a mask that is a list");
+  const Csr &list = *pattern.by_query.list, &edges = *graph.adjacency;
+  const std::vector<float>& about = graph.channels > 0 ? graph.features : graph.weights;
+  auto table = std::make_shared<Matrix<T>>(list.edges(), channels + static_cast<Offset>(sets.size()));
   for (Id i = 0; i < std::min(list.rows, edges.rows); ++i) {
     auto row = edges.row(i);
     for (Offset t = list.offsets[i]; t < list.offsets[i + 1]; ++t) {
       const Id j = pattern.key_order ? pattern.key_order->ids[list.ids[t]] : list.ids[t];
+      if (j >= edges.rows) continue;  // a virtual node
+      for (std::size_t s = 0; s < sets.size(); ++s)
+        (*table)(t, channels + static_cast<Offset>(s)) = sets[s].contains(i, j);
       auto at = std::lower_bound(row.begin(), row.end(), j);
-      if (at == row.end() || *at != j) continue;
-      Offset e = edges.offsets[i] + (at - row.begin());
-      std::copy_n(graph.features.begin() + e * graph.channels, graph.channels, out->row(t));
+      if (channels == 0 || at == row.end() || *at != j) continue;
+      const Offset e = edges.offsets[i] + (at - row.begin());
+      std::copy_n(about.begin() + e * channels, channels, table->row(t));
     }
   }
+  Var<T> out = scope.tape().constant(*table);
+  scope.tape().record(
+      out, [table] {}, nullptr);  // which keeps it alive
   return out;
 }
 
@@ -64,6 +78,12 @@ Model attend(Attend o) {
     fail("attend: there are masks for " + std::to_string(o.head_masks.back().last + 1) + " heads, not for " +
          std::to_string(o.heads));
   check(o.score, o.normaliser);
+  if ((o.edge_bias || o.parts) && o.normaliser.nonnegative)
+    fail("attend: the normaliser '" + o.normaliser.name +
+         "' takes scores that are never negative, and biases of edges or parts may make them so");
+  if (o.parts && std::ranges::all_of(o.head_masks, [](const HeadMask& m) { return m.mask.parts().size() < 2; }))
+    fail("attend: parts need a mask that is a union, as local | self; '" + o.head_masks[0].mask.text() +
+         "' has one part");
   if (o.score.check_width) o.score.check_width(o.score.self.get(), static_cast<int>(width));
   if (o.score.prepares == Prepare::centre_unit && width < 2)
     fail("attend: the score '" + o.score.name + "' needs at least 2 channels a head");
@@ -121,7 +141,7 @@ Model attend(Attend o) {
     }
     Var<T> edge_weight, edge_vector;
     if (o.edges) {
-      const Offset given = scope.graph().channels, wide = o.score.contracts ? total : score_total;
+      const Offset given = edge_channels(scope.graph()), wide = o.score.contracts ? total : score_total;
       edge_weight = scope.inside("edge").parameter("weight", given, wide, glorot(given, wide));
     }
     if (o.score.contracts) {
@@ -153,15 +173,11 @@ Model attend(Attend o) {
       const Offset begin = first, count = std::min(last, o.heads - 1) - first + 1;
       const auto sight = u.tape ? scope.sight(mask, *o.keys.learned_share(), u) : scope.sight(mask, o.keys);
       AttentionVars<T> part = in;
+      if ((o.edges || o.edge_bias || o.parts) && (mask.needs().step || o.keys.needs().step || u.tape))
+        fail(std::string(o.edges || o.edge_bias ? "features of edges" : "parts") +
+             " need a mask that does not change from step to step");
       if (o.edges) {
-        if (mask.needs().step || o.keys.needs().step || u.tape)
-          fail("features of edges need a mask that does not change from step to step");
-        auto table = features_along<T>(scope.graph(), *sight->pattern);
-        Var<T> features = scope.tape().constant(*table);
-        // The tape refers to the table: a step that does nothing keeps it alive.
-        scope.tape().record(
-            features, [table] {}, nullptr);
-        Var<T> e = linear(features, edge_weight);
+        Var<T> e = linear(along_pairs(scope, *sight->pattern, true, {}), edge_weight);
         part.e = e;
         if (o.projection == Projection::separate && e.cols() == total) part.ev = e;
         if (edge_vector.tape) part.e = contract(e, edge_vector, o.heads);
@@ -170,7 +186,17 @@ Model attend(Attend o) {
         const Offset width = *c ? c->count / o.heads : 0;
         c->first += begin * width, c->count = count * width;
       }
-      groups.push_back(attention(part, sight, o.score, o.normaliser, static_cast<int>(count), o.dropout));
+      std::vector<PairSet> parts;
+      for (const Mask& each : o.parts ? mask.parts() : std::vector<Mask>{}) parts.push_back(scope.pairs(each));
+      if (parts.size() < 2) parts.clear();
+      if (o.edge_bias || !parts.empty()) {
+        Var<T> table = along_pairs(scope, *sight->pattern, o.edge_bias, parts);
+        const std::string name = o.head_masks.size() > 1 ? "pair_bias." + std::to_string(begin) : "pair_bias";
+        part.bias = linear(table, scope.parameter(name, table.cols(), count, {}));
+      }
+      std::function<Matrix<T>()> weights;
+      groups.push_back(attention(part, sight, o.score, o.normaliser, static_cast<int>(count), o.dropout, &weights));
+      scope.show_attention(first, static_cast<int>(count), sight, std::move(weights));
     }
     Var<T> y = groups.size() == 1 ? groups[0] : concat(groups);
     if (!o.concat && o.heads > 1) y = mean_heads(y, o.heads);

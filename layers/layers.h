@@ -32,7 +32,10 @@ struct Attend {
   bool concat = true;                     // result: n x heads*out; otherwise the mean over heads, n x out
   bool bias = true;
   bool residual = false;   // + W x, with a bias where the projections have one
-  bool edges = false;      // read the graph's edge features
+  bool edges = false;      // read the graph's edge features, or its weights where it has none
+  bool edge_bias = false;  // add to the scores of an edge its features, or weight, times a learned number per head each
+  bool parts = false;      // where masks are unions, as local | expander(8): add to a pair's score a learned number per
+                           // head for each part (Mask::parts) that holds the pair
   double query_scale = 1;  // the query is multiplied with it
   Offset score_width = 0;  // channels of a head that the scores read; 0: as out. Otherwise projections are separate
   double temperature = 1;  // scores are divided by it
@@ -43,7 +46,9 @@ struct Attend {
 // y_i = sum_j w_ij v_j, heads side by side or averaged, plus a bias. With projection `one` and the score gat it is
 // GATConv (arXiv:1710.10903), with source_target and gatv2 GATv2Conv (arXiv:2105.14491), with separate, dot, the
 // residual and query_scale 1/sqrt(out) TransformerConv (UniMP, arXiv:2009.03509), where edge features join the value.
-// What the score wants done to queries and keys (Prepare) is done. Throws Error where options do not go together.
+// What the score wants done to queries and keys (Prepare) is done. What edges, edge_bias and parts add to scores begins
+// at 0 for biases; pairs that are no edge of the graph have features 0; all three need masks that are lists. Throws
+// Error where options do not go together. Network::attention_weights tells the weights.
 Model attend(Attend options);
 
 // D^-1/2 (A + I) D^-1/2 x W + b         Kipf & Welling, arXiv:1609.02907, eq. 2

@@ -1,5 +1,7 @@
 #include "layers/model.h"
 
+#include <algorithm>
+
 #include "sampling/rank.h"
 
 namespace heed {
@@ -36,7 +38,8 @@ MaskContext Scope<T>::context(Needs needs, bool changes) const {
     if (!world_->in_order) world_->in_order = std::make_shared<const Features>(reordered(*features, world_->order));
     features = world_->in_order.get();
   }
-  return {graph(), features, shared_->seed, tape.training ? tape.step : 0, changes ? &world_->known : nullptr};
+  return {graph(),      features, shared_->seed, tape.training ? tape.step : 0, changes ? &world_->known : nullptr,
+          world_->order};
 }
 
 template <class T>
@@ -134,6 +137,43 @@ Parameter<T>& Network<T>::parameter(const std::string& name) {
     names.push_back(p.name);
   }
   unknown("parameter", name, names);
+}
+
+template <class T>
+Matrix<T> Network<T>::attention_weights(const std::string& place, std::span<const Edge> edges) const {
+  int heads = 0;
+  std::vector<std::string> places;
+  for (const auto& look : shared_.looks) {
+    places.push_back(look.place.substr(0, look.place.size() - (look.place.empty() ? 0 : 1)));
+    if (places.back() == place) heads = std::max(heads, look.first + look.heads);
+  }
+  if (heads == 0) unknown("place of an attend", place, places);
+  Matrix<T> out(static_cast<Offset>(edges.size()), heads);
+  for (std::size_t l = 0; l < places.size(); ++l) {
+    const auto& look = shared_.looks[l];
+    if (places[l] != place) continue;
+    const Matrix<T> weights = look.weights();
+    const Pattern& pattern = *look.sight->pattern;
+    const Csr& list = *pattern.by_query.list;
+    const Id n = look.world->graph->nodes();
+    // A node's place in this world, and from there the position of a key.
+    std::vector<Id> at(static_cast<std::size_t>(n)), position(static_cast<std::size_t>(n), -1);
+    for (Id i = 0; i < n; ++i) at[look.world->order.empty() ? i : look.world->order[i]] = i;
+    for (Id t = 0; t < list.cols; ++t)
+      if (const Id j = pattern.key_order ? pattern.key_order->ids[t] : t; j < n) position[j] = t;
+    for (std::size_t e = 0; e < edges.size(); ++e) {
+      if (std::min(edges[e].from, edges[e].to) < 0 || std::max(edges[e].from, edges[e].to) >= n)
+        fail("edge " + std::to_string(e) + " from " + std::to_string(edges[e].from) + " to " +
+             std::to_string(edges[e].to) + " leaves the nodes 0.." + std::to_string(n - 1));
+      const auto row = list.row(at[edges[e].to]);
+      const Id key = position[at[edges[e].from]];
+      const auto found = std::lower_bound(row.begin(), row.end(), key);
+      if (key < 0 || found == row.end() || *found != key) continue;
+      const Offset t = list.offsets[at[edges[e].to]] + (found - row.begin());
+      std::copy_n(weights.row(t), look.heads, out.row(static_cast<Offset>(e)) + look.first);
+    }
+  }
+  return out;
 }
 
 template <class T>

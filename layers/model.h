@@ -37,9 +37,17 @@ struct Shared {   // what all scopes of a network share
     std::map<std::string, std::shared_ptr<const Sight>> sights;
     std::map<std::string, PairSet> known;  // what stays of the masks that change from step to step
   };
+  struct Look {  // at the weights of an attention, or of some heads of it
+    std::string place;
+    const World* world;
+    int first, heads;
+    std::shared_ptr<const Sight> sight;
+    std::function<Matrix<T>()> weights;
+  };
   Tape<T> tape;
   std::deque<Parameter<T>> parameters;
   std::deque<World> worlds;
+  std::vector<Look> looks;
   std::uint64_t seed = 0;
 };
 
@@ -78,6 +86,12 @@ class Scope {  // what a layer sees while it is recorded
   }
   // The mask on this scope's graph, made once. Throws Error where it changes from step to step.
   std::shared_ptr<const Pattern> pattern(const Mask& mask);
+  // The pairs of a mask on this scope's graph.
+  PairSet pairs(const Mask& mask) const { return mask.pairs(context(mask.needs(), false)); }
+  // Lets the network tell the weights of the attention at this place, heads first, first + 1, ...
+  void show_attention(int first, int heads, std::shared_ptr<const Sight> sight, std::function<Matrix<T>()> weights) {
+    shared_->looks.push_back({prefix_, world_, first, heads, std::move(sight), std::move(weights)});
+  }
   // The mask, of keys alone; made once, or at each step where one of them reads the step.
   std::shared_ptr<const Sight> sight(const Mask& mask, const Keys& keys = all_keys());
   // The mask, of the keys of largest u (nodes x 1) at each step: share_of(share) of the graph's nodes.
@@ -127,6 +141,10 @@ class Network {
   std::deque<Parameter<T>>& parameters() { return shared_.parameters; }
   Parameter<T>& parameter(const std::string& name);  // throws Error with the nearest names
   Offset parameter_count() const;                    // learned numbers
+  // The weights that the attend at a place ("layers.0"; "" where the model is one) gave in the last forward, with their
+  // dropout if that was in training: edges x heads, in the order of `edges`, of each of which node `to` is the query
+  // and `from` the key; 0 where it is not seen. Throws Error where there is no attend, or its mask is no list.
+  Matrix<T> attention_weights(const std::string& place, std::span<const Edge> edges) const;
   Var<T> input() const { return input_; }
   Var<T> output() const { return output_; }
 

@@ -35,6 +35,7 @@ struct ModelOptions {
   std::string mask = "";   // of attention, for mask_named or head_masks_named; empty: the model's own
   std::string keys = "all";
   int virtual_nodes = 0;
+  bool edges = false, edge_bias = false, parts = false;  // of attention, as in Attend
 };
 
 Model gat(const ModelOptions& options);    // arXiv:1710.10903

@@ -993,9 +993,77 @@ Var<T> grow(Var<T> x, Id m) {
   return y;
 }
 
+namespace {
+
+// The operands of a call, and where their gradients go.
+template <class T>
+struct Operands {
+  AttentionVars<T> x;
+  Matrix<T> de = {};
+
+  std::array<Columns<T>, 8> all() const { return {x.q, x.a, x.p, x.e, x.bias, x.ev, x.k, x.v}; }
+  std::vector<Var<T>> inputs() const {
+    std::vector<Var<T>> out;
+    for (const Columns<T>& c : all())
+      if (c) out.push_back(c.of);
+    return out;
+  }
+  Attention<T> call(const Pattern& pattern, const Score& score, const Normaliser& normaliser, int heads,
+                    Dropout dropout) const {
+    return {&pattern,   &score,     &normaliser, heads,         x.q.view(),  x.k.view(), x.v.view(),
+            x.a.view(), x.p.view(), x.e.view(),  x.bias.view(), x.ev.view(), dropout};
+  }
+  // Whether there are columns of a value that are no operand.
+  bool uncovered(Var<T> value) const {
+    const auto operands = all();
+    Offset covered = 0;
+    for (auto c = operands.begin(); c != operands.end(); ++c) {
+      auto same = [&](const Columns<T>& other) { return other && other.of.id == c->of.id && other.first == c->first; };
+      if (*c && c->of.id == value.id && std::none_of(operands.begin(), c, same)) covered += c->count;
+    }
+    return covered < value.cols();
+  }
+  // run(sinks) puts the gradients there. Those of a value's columns are written, or added to where they come again or
+  // another operation was there before. So the order matters here.
+  template <class Run>
+  void gradient(Run run) {
+    std::array<Columns<T>, 8> seen;
+    std::array<Sink<T>, 8> wholes;  // of the values in `seen`
+    std::size_t count = 0;
+    auto sink = [&](const Columns<T>& c) {
+      if (!c) return Sink<T>{};
+      Sink<T> whole;
+      bool again = false, known = false;
+      for (std::size_t t = 0; t < count; ++t)
+        if (seen[t].of.id == c.of.id) {
+          whole = wholes[t], known = true;
+          again = again || seen[t].first == c.first;
+        }
+      if (!known) {
+        whole = c.of.sink();
+        if (whole && !whole.add && uncovered(c.of)) clear(whole.to), whole.add = true;
+      }
+      seen[count] = c, wholes[count++] = whole;
+      return whole ? Sink<T>{whole.to.columns(c.first, c.count), whole.add || again} : whole;
+    };
+    AttentionGradient<T> g;
+    g.dq = sink(x.q), g.da = sink(x.a), g.dp = sink(x.p), g.de = sink(x.e), g.dbias = sink(x.bias);
+    g.dev = sink(x.ev), g.dk = sink(x.k), g.dv = sink(x.v);
+    Sink<T> wanted = g.de;
+    if (wanted.add) {  // the kernel only writes this one
+      de.resize(wanted.to.rows, wanted.to.cols);
+      g.de = {de.view(), false};
+    }
+    run(g);
+    if (wanted.add) add_to(wanted, std::as_const(de).view());
+  }
+};
+
+}  // namespace
+
 template <class T>
 Var<T> attention(const AttentionVars<T>& given, std::shared_ptr<const Sight> sight, const Score& score,
-                 const Normaliser& normaliser, int heads, double dropout) {
+                 const Normaliser& normaliser, int heads, double dropout, std::function<Matrix<T>()>* weights) {
   AttentionVars<T> x = given;
   const bool queries = sight->pattern->query_order != nullptr, keys = sight->pattern->key_order != nullptr;
   struct Gathered {
@@ -1018,48 +1086,20 @@ Var<T> attention(const AttentionVars<T>& given, std::shared_ptr<const Sight> sig
   };
   if (queries) in_order(x.q, true);
   if (keys) in_order(x.k, false), in_order(x.v, false);
-  std::vector<Var<T>> inputs;
-  for (const Columns<T>& c : {x.q, x.k, x.v, x.a, x.p, x.e, x.bias, x.ev})
-    if (c) inputs.push_back(c.of);
-  Tape<T>* tape = x.q.of.tape;
-  Var<T> y = tape->result(x.q.rows(), x.v.cols(), inputs);
   struct Kept {
     std::shared_ptr<const Sight> sight;
     Score score;
     Normaliser normaliser;
-    AttentionState<T> state;
-    Matrix<T> de;
-    std::array<Columns<T>, 8> operands;
-
-    // Whether there are columns of a value that are no operand.
-    bool uncovered(Var<T> value) const {
-      Offset covered = 0;
-      for (auto c = operands.begin(); c != operands.end(); ++c) {
-        auto same = [&](const Columns<T>& other) {
-          return other && other.of.id == c->of.id && other.first == c->first;
-        };
-        if (*c && c->of.id == value.id && std::none_of(operands.begin(), c, same)) covered += c->count;
-      }
-      return covered < value.cols();
-    }
+    Operands<T> operands;
+    AttentionState<T> state = {};
   };
-  auto kept =
-      std::make_shared<Kept>(Kept{sight, score, normaliser, {}, {}, {x.q, x.k, x.v, x.a, x.p, x.e, x.bias, x.ev}});
+  auto kept = std::make_shared<Kept>(Kept{sight, score, normaliser, {x}});
+  Tape<T>* tape = x.q.of.tape;
+  Var<T> y = tape->result(x.q.rows(), x.v.cols(), kept->operands.inputs());
   const std::uint64_t stream = tape->next_stream();
   auto call = [=] {
-    return Attention<T>{kept->sight->pattern.get(),
-                        &kept->score,
-                        &kept->normaliser,
-                        heads,
-                        x.q.view(),
-                        x.k.view(),
-                        x.v.view(),
-                        x.a.view(),
-                        x.p.view(),
-                        x.e.view(),
-                        x.bias.view(),
-                        x.ev.view(),
-                        {tape->training ? static_cast<float>(dropout) : 0.0f, tape->dropout_key(stream)}};
+    return kept->operands.call(*kept->sight->pattern, kept->score, kept->normaliser, heads,
+                               {tape->training ? static_cast<float>(dropout) : 0.0f, tape->dropout_key(stream)});
   };
   tape->record(
       y,
@@ -1068,41 +1108,59 @@ Var<T> attention(const AttentionVars<T>& given, std::shared_ptr<const Sight> sig
         attention<T>(call(), y.value().view(), kept->state);
       },
       [=] {
-        // The gradient of a value's columns: written, or added to where they come again or another operation was there
-        // before. So the order matters here.
-        std::array<Columns<T>, 8> seen;
-        std::array<Sink<T>, 8> wholes;  // of the values in `seen`
-        std::size_t count = 0;
-        auto sink = [&](const Columns<T>& c) {
-          if (!c) return Sink<T>{};
-          Sink<T> whole;
-          bool again = false, known = false;
-          for (std::size_t t = 0; t < count; ++t)
-            if (seen[t].of.id == c.of.id) {
-              whole = wholes[t], known = true;
-              again = again || seen[t].first == c.first;
-            }
-          if (!known) {
-            whole = c.of.sink();
-            if (whole && !whole.add && kept->uncovered(c.of)) clear(whole.to), whole.add = true;
-          }
-          seen[count] = c, wholes[count++] = whole;
-          return whole ? Sink<T>{whole.to.columns(c.first, c.count), whole.add || again} : whole;
-        };
-        AttentionGradient<T> g;
-        g.dq = sink(x.q), g.da = sink(x.a), g.dp = sink(x.p), g.de = sink(x.e), g.dbias = sink(x.bias);
-        g.dev = sink(x.ev), g.dk = sink(x.k), g.dv = sink(x.v);
-        Sink<T> de = g.de;
-        if (de.add) {  // the kernel only writes this one
-          kept->de.resize(de.to.rows, de.to.cols);
-          g.de = {kept->de.view(), false};
-        }
-        attention_gradient<T>(call(), y.view(), y.grad(), kept->state, g);
-        if (de.add) add_to(de, std::as_const(kept->de).view());
+        kept->operands.gradient(
+            [&](const AttentionGradient<T>& g) { attention_gradient<T>(call(), y.view(), y.grad(), kept->state, g); });
       },
       "attention");
+  if (weights)
+    *weights = [=] {
+      const Pattern& pattern = *kept->sight->pattern;
+      Matrix<T> out(pattern.is_listed() ? pattern.edges() : 0, heads);
+      attention_weights<T>(call(), kept->state, out.view());
+      return out;
+    };
   if (!queries) return y;
   return scatter<T>(y, [sight]() -> const Selection& { return *sight->pattern->query_order; });
+}
+
+template <class T>
+Var<T> attention_scores(const AttentionVars<T>& given, std::shared_ptr<const Pattern> pattern, const Score& score,
+                        int heads) {
+  if (!pattern->is_listed() || pattern->key_order)
+    fail("scores: can be listed only under a mask that is a list, of all keys");
+  struct Kept {
+    std::shared_ptr<const Pattern> pattern;
+    Score score;
+    Normaliser none;
+    Operands<T> operands;
+    Matrix<T> zero, one;
+    AttentionState<T> state = {};
+  };
+  AttentionVars<T> x = given;
+  x.v = x.ev = {};
+  auto kept = std::make_shared<Kept>(Kept{pattern, score, normaliser_named("none"), {x}, {}, {}});
+  Tape<T>* tape = x.q.of.tape;
+  Var<T> y = tape->result(pattern->edges(), heads, kept->operands.inputs());
+  auto call = [=] { return kept->operands.call(*kept->pattern, kept->score, kept->none, heads, {}); };
+  tape->record(
+      y, [=] { attention_scores<T>(call(), y.value().view()); },
+      // They are the weights w of the normaliser `none`: d loss / dw_ij is <dy_i, v_j + ev_ij> for one channel a head,
+      // with dy = 1, v = 0 and y's gradient as ev.
+      [=] {
+        const Id queries = kept->pattern->queries(), keys = kept->pattern->keys();
+        kept->zero.resize(std::max(queries, keys), heads), kept->zero.fill(T(0));
+        kept->one.resize(queries, heads), kept->one.fill(T(1));
+        kept->state.tau.resize(queries, heads), kept->state.tau.fill(T(0));
+        const View<const T> zero = std::as_const(kept->zero).view();
+        auto rows = [&](Id n) { return View<const T>{zero.data, n, zero.cols, zero.stride}; };
+        Attention<T> c = call();
+        c.v = rows(keys), c.ev = y.grad();
+        kept->operands.gradient([&](const AttentionGradient<T>& g) {
+          attention_gradient<T>(c, rows(queries), std::as_const(kept->one).view(), kept->state, g);
+        });
+      },
+      "scores");
+  return y;
 }
 
 namespace {
@@ -1257,7 +1315,8 @@ Var<T> binary_cross_entropy(Var<T> x, std::span<const Id> rows, std::span<const 
   template Var<T> gate(Columns<T>, Var<T>);                                                                         \
   template Var<T> grow(Var<T>, Id);                                                                                 \
   template Var<T> attention(const AttentionVars<T>&, std::shared_ptr<const Sight>, const Score&, const Normaliser&, \
-                            int, double);                                                                           \
+                            int, double, std::function<Matrix<T>()>*);                                              \
+  template Var<T> attention_scores(const AttentionVars<T>&, std::shared_ptr<const Pattern>, const Score&, int);     \
   template Var<T> cross_entropy(Var<T>, std::span<const Id>, std::span<const Id>, const LossOptions&);              \
   template Var<T> binary_cross_entropy(Var<T>, std::span<const Id>, std::span<const Id>, const LossOptions&);
 HEED_INSTANTIATE(float)

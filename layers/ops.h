@@ -128,15 +128,25 @@ struct AttentionVars {
   Columns<T> e, bias, ev;
 };
 // q has a row for each node (query), k and v for each node (key), in the nodes' order. Where the pattern has orders of
-// its own, their rows are gathered so, and the result is put back.
+// its own, their rows are gathered so, and the result is put back. `weights`, where given, becomes a function that
+// tells the weights of the last forward, edges x heads in the order of the pattern's list; it throws Error where that
+// is none.
 template <class T>
 Var<T> attention(const AttentionVars<T>& x, std::shared_ptr<const Sight> sight, const Score& score,
-                 const Normaliser& normaliser, int heads, double dropout = 0);
+                 const Normaliser& normaliser, int heads, double dropout = 0,
+                 std::function<Matrix<T>()>* weights = nullptr);
 template <class T>
 Var<T> attention(const AttentionVars<T>& x, std::shared_ptr<const Pattern> pattern, const Score& score,
                  const Normaliser& normaliser, int heads, double dropout = 0) {
   return attention(x, std::make_shared<const Sight>(Sight{std::move(pattern)}), score, normaliser, heads, dropout);
 }
+
+// The scores s_ij themselves, edges x heads in the order of the pattern's list: for losses on attention (SuperGAT,
+// arXiv:2204.04879), or as another call's bias. x.v and x.ev are not read; one number per edge and head is stored.
+// Throws Error where the pattern is no list, or one of kept keys.
+template <class T>
+Var<T> attention_scores(const AttentionVars<T>& x, std::shared_ptr<const Pattern> pattern, const Score& score,
+                        int heads);
 
 struct LossOptions {
   std::vector<double> class_weights = {};  // one a class, above 0; empty: all 1

@@ -103,7 +103,9 @@ TEST_CASE("masks and keys: trained with, said again by predict, and refused with
   auto at = [&](const char* name) { return (files.path / name).string(); };
   for (const char* options :
        {"--mask 'local | expander(3)' --keys 'every(2)'", "--mask '0-3: local; 4-7: random(4, step)'",
-        "--mask community --keys 'learned(0.5)' --virtual-nodes 2", "--keys 'random(0.5, step) | degree(0.1)'"}) {
+        "--mask community --keys 'learned(0.5)' --virtual-nodes 2", "--mask 'local | expander(4)' --parts true",
+        "--mask 'expander(3, step)' --score 'softdtw(4)' --score-width 8",
+        "--keys 'random(0.5, step) | degree(0.1)'"}) {
     CAPTURE(options);
     fs::remove_all(at("runs"));
     auto trained = run("train karate --epochs 4 --seed 5 --quiet " + std::string(options) + " --save " + at("runs"));
@@ -118,6 +120,10 @@ TEST_CASE("masks and keys: trained with, said again by predict, and refused with
   refused("train karate --mask 'local | (self'", "--mask: column 14: expected ')' before the end");
   refused("train karate --keys 'evry(2)'", "--keys: column 1: unknown keys 'evry'; did you mean every?");
   refused("train karate --mask before", "before needs a time for each of the 34 nodes");
+  refused("train karate --keys 'every(35)'", "every(35) needs at least 35 nodes; the graph has 34");
+  refused("train karate --mask local --parts true", "parts need a mask that is a union, as local | self; 'local' has");
+  refused("train karate --mask 'all | self' --parts true", "parts need a mask that is a list");
+  refused("train karate --edges true", "the layer reads edge features, but the graph has none");
   refused("train karate --mask '0-3: local'", "there are masks for 4 heads, not for 8");
   refused("train karate --model gcn --mask local", "the model 'gcn' has no attention; 'mask' does not fit it");
 }
@@ -184,7 +190,7 @@ TEST_CASE("help, version and lists") {
   CHECK(run("train --help").out.find("Examples:") != std::string::npos);
   CHECK(run("--version").out.find("heed ") == 0);
   CHECK(run("list").out.find("gatv2") != std::string::npos);
-  CHECK(run("list masks").out.find("expander(d)") != std::string::npos);
+  CHECK(run("list masks").out.find("expander(d, step)") != std::string::npos);
   CHECK(run("list keys").out.find("farthest(share)") != std::string::npos);
   refused("list mask", "unknown kind 'mask'; did you mean masks?");
   CHECK(run("list scores").out.find("p corr(q, k)") != std::string::npos);
@@ -218,6 +224,8 @@ TEST_CASE("values out of range are refused") {
   refused("train karate --heads 60000", "wider than 65536 channels");
   refused("train karate --model gcn --heads 8", "has no attention");
   refused("train karate --model gcn --score dot", "has no attention");
+  refused("train karate --score 'softdtw(3)'", "the score 'softdtw': 8 channels a head do not divide into 3 steps");
+  refused("train karate --score 'softdtw(8, 0)'", "--score: softdtw takes a number of steps, 1 or more");
   refused("train karate --score dto", "unknown score 'dto'; did you mean dot");
   refused("train karate --normaliser sum", "the normaliser 'sum' takes scores that are never negative");
   refused("train karate --temperature 0", "must be a number above 0");

@@ -143,7 +143,9 @@ Case make_case(const Score& score, const Normaliser& normaliser, Mask mask, int 
   c.k = random_matrix<float>(c.pattern->keys(), channels, random);
   c.v = random_matrix<float>(c.pattern->keys(), heads * width, random);
   c.dy = random_matrix<float>(c.pattern->queries(), heads * width, random);
-  if (score.nonnegative)  // near enough to be seen
+  // Near enough to be seen: a gaussian of points 64 normal channels apart is e^-60, and `sum` divides by what is left
+  // of such weights, so that the rounding of the exponents would be all that is compared.
+  if (score.nonnegative)
     for (auto* x : {&c.q, &c.k})
       for (float& each : *x) each *= 0.4f;
   if (score.reads_vector) c.a = random_matrix<float>(1, channels, random);

@@ -348,6 +348,21 @@ std::vector<Op> operations(Id n, Random& random) {
              return attention(in, rectangle, score, normaliser, kHeads, 0.3);
            },
            true, [=](const Vars& x) { return near_kink(*rectangle, x[0], x[1], x[3]); }});
+    out.push_back({name + ", its scores alone",
+                   shapes({{n, channels}, {8, channels}, {edges, channels}, {edges, kHeads}}),
+                   [=](Bench&, const Vars& x) {
+                     AttentionVars<double> in{.q = x[0], .k = x[1], .e = x[2], .bias = x[3]};
+                     vector(in, x, 4);
+                     return attention_scores(in, rectangle, score, kHeads);
+                   },
+                   true, [=](const Vars& x) { return near_kink(*rectangle, x[0], x[1], x[2]); }});
+    out.push_back({name + ", its scores alone, of one value", shapes({{n, channels}}),
+                   [=](Bench&, const Vars& x) {
+                     AttentionVars<double> in{.q = x[0], .k = x[0]};
+                     vector(in, x, 1);
+                     return attention_scores(in, list, score, kHeads);
+                   },
+                   true, [=](const Vars& x) { return near_kink(*list, x[0], x[0], {}); }});
     out.push_back({name + " of one value", shapes({{n, channels}}),
                    [=](Bench&, const Vars& x) {
                      AttentionVars<double> in{.q = x[0], .k = x[0], .v = x[0]};
@@ -763,6 +778,26 @@ TEST_CASE("by degree: the values and gradients of the model itself, in the calle
   }
 }
 
+TEST_CASE("a mask in which nobody sees anybody: values 0, gradients 0") {
+  Random random(1);
+  Graph graph = random_graph(9, 20, 0, false, random);
+  Features features = dense_features(9, 5, random);
+  for (const Normaliser& normaliser : normaliser_menu())
+    for (const Mask& mask : {local() - local(), all() - (all() | self())}) {
+      CAPTURE(normaliser.name);
+      CAPTURE(mask.text());
+      Network<double> network(
+          attend({.out = 3, .score = score_named("gaussian"), .normaliser = normaliser, .mask = mask}), graph, features,
+          1);
+      auto loss = inner(network.output(), random_matrix<double>(9, 3, random));
+      network.tape().training = true;
+      network.tape().forward(), network.tape().backward(loss);
+      for (double y : network.output().value()) CHECK(y == 0);
+      for (auto& p : network.parameters())
+        for (double g : p.grad) CHECK(g == 0);
+    }
+}
+
 TEST_CASE("unit and centre: vectors of 0 and constant vectors stay 0 and take no gradient") {
   Bench b;
   Matrix<double> x(3, 4);
@@ -779,6 +814,32 @@ TEST_CASE("unit and centre: vectors of 0 and constant vectors stay 0 and take no
       CHECK(in.grad()(i, c) == 0);
     }
   CHECK(y.value()(2, 3) == doctest::Approx(1.5 / std::sqrt(5.0)));
+}
+
+TEST_CASE("by degree: rules that number nodes mean the caller's") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  const Id n = 20;
+  Graph graph = random_graph(n, 80, 0, false, random);
+  Features features = dense_features(n, 6, random);
+  Scratch files;
+  std::string lines, times;
+  for (Id i = 0; i < n; ++i) {
+    lines += std::to_string(i) + " " + std::to_string(random.below(n)) + "\n";
+    times += std::to_string(random.below(8)) + "\n";
+  }
+  const auto pairs_file = files.write("pairs", lines), times_file = files.write("times", times);
+  for (const Mask& mask : {pairs(pairs_file) | self(), before(times_file),
+                           where("odd", [](Id i, Id j) { return (i + 2 * j) % 3 == 0; }) | self()})
+    for (const Keys& keys : {all_keys(), every(2, 1)}) {
+      CAPTURE(mask.text());
+      CAPTURE(keys.text());
+      const Model inner = attend({.out = 3, .heads = 2, .mask = mask, .keys = keys});
+      Network<double> plain(inner, graph, features, seed), sorted(by_degree(by_degree(inner)), graph, features, seed);
+      plain.tape().forward(), sorted.tape().forward();
+      CHECK(difference(sorted.output().value(), plain.output().value()) <= 1e-12);
+    }
 }
 
 TEST_CASE("composition: stack, residual, concat and sum") {
@@ -1003,6 +1064,62 @@ TEST_CASE("shapes that do not fit are named") {
           attend({.out = 2, .score = score_named("gat"), .score_width = 3});
         }).find("scores have a width of their own only") != std::string::npos);
   CHECK(message([&] { attend({.out = 2, .temperature = -1}); }).find("a temperature must be above 0") == 0);
+  CHECK(message([&] { attend({.out = 2, .temperature = 0}); }).find("a temperature must be above 0") == 0);
+  CHECK(message([&] { attend({.out = 8, .score = score_named("softdtw(3)")}); }) ==
+        "the score 'softdtw': 8 channels a head do not divide into 3 steps");
+  for (const char* wrong : {"softdtw()", "softdtw(0)", "softdtw(8", "softdtw(8, 0)", "softdtw(8, x)", "softdtw(8) ",
+                            "softdtw(8, 1, 2)", "softdtw(8, inf)"})
+    CHECK(message([&] { score_named(wrong); }).find("softdtw takes a number of steps") == 0);
+  CHECK(score_named("softdtw( 4 , 0.5 )").name == "softdtw( 4 , 0.5 )");
+  CHECK(message([&] {  // a mask of another graph
+          network(
+              attend({.out = 2,
+                      .mask = Mask("mine", [](const Graph&) { return PairSet{std::make_shared<Csr>(identity(5))}; })}),
+              features);
+        }) == "the mask 'mine' gave no pairs of the 4 nodes");
+  CHECK(message([&] {
+          Bench own;
+          auto operand = own.input(Matrix<double>(5, 4));
+          AttentionVars<double> in{.q = operand, .k = operand, .v = operand};
+          attention(in, list, score_named("dot"), normaliser_named("softmax"), 2);
+          own.tape.forward();
+        }) == "attention: q is 5 x 4, expected 4 x 4");
+  CHECK(message([&] { network(attend({.out = 2, .keys = every(5)}), features); }) ==
+        "every(5) needs at least 5 nodes; the graph has 4");
+  CHECK(message([&] {
+          Bench own;
+          AttentionVars<double> in{.q = own.input(Matrix<double>(4, 4)), .k = own.input(Matrix<double>(4, 4))};
+          attention_scores(in, Pattern::all(4, 4), score_named("dot"), 2);
+        }) == "scores: can be listed only under a mask that is a list, of all keys");
+  CHECK(message([&] { attend({.out = 2, .mask = local() - self(), .parts = true}); }) ==
+        "attend: parts need a mask that is a union, as local | self; 'local - self' has one part");
+  for (bool parts : {false, true})
+    CHECK(message([&] {
+            attend({.out = 2,
+                    .score = score_named("gaussian"),
+                    .normaliser = normaliser_named("sum"),
+                    .edge_bias = !parts,
+                    .parts = parts});
+          }).find("biases of edges or parts may make them so") != std::string::npos);
+  CHECK(message([&] { network(attend({.out = 2, .mask = all() | self(), .parts = true}), features); }) ==
+        "parts need a mask that is a list");
+  CHECK(message([&] {
+          network(attend({.out = 2, .mask = local() | expander(2, Draw::every_step), .parts = true}), features);
+        }) == "parts need a mask that does not change from step to step");
+  CHECK(message([&] {
+          Network<float> made(stack({dense(2), attend({.out = 2, .mask = all()})}), graph, features, 1);
+          made.attention_weights("2", {});
+        }) == "unknown place of an attend '2'; did you mean 1?");
+  CHECK(message([&] {
+          Network<float> made(attend({.out = 2, .mask = all()}), graph, features, 1);
+          made.tape().forward();
+          made.attention_weights("", {});
+        }).find("only under a mask that is a list") != std::string::npos);
+  CHECK(message([&] {
+          Network<float> made(attend({.out = 2}), graph, features, 1);
+          made.tape().forward();
+          made.attention_weights("", std::vector<Edge>{{0, 1}, {4, 1}});
+        }) == "edge 1 from 4 to 1 leaves the nodes 0..3");
   CHECK(message([&] { centre<double>(x, 6); }).find("it takes 2") != std::string::npos);
   CHECK(message([&] { unit<double>(x, 4); }) == "unit: 6 channels do not divide into 4 heads");
   CHECK(message([&] { sum({}); }) == "sum: nothing to add");
@@ -1033,9 +1150,10 @@ namespace {
 using Sees = std::function<bool(int head, Id query, Id key)>;
 
 // Attention of projected dot products, softmax over the keys that are seen: head by head, pair by pair. `open` is
-// multiplied to the values (none: 1).
+// multiplied to the values (none: 1), `bias` added to the scores.
 Matrix<double> dense_attention(Network<double>& network, const std::string& place, const Matrix<double>& x, int heads,
-                               Offset width, const Sees& sees, const std::vector<double>& open = {}) {
+                               Offset width, const Sees& sees, const std::vector<double>& open = {},
+                               const std::function<double(int head, Id query, Id key)>& bias = {}) {
   auto project = [&](const std::string& role) {
     const auto &w = network.parameter(place + role + ".weight").value,
                &b = network.parameter(place + role + ".bias").value;
@@ -1054,7 +1172,7 @@ Matrix<double> dense_attention(Network<double>& network, const std::string& plac
       double total = 0;
       for (Id j = 0; j < x.rows(); ++j) {
         if (!sees(h, i, j)) continue;
-        double score = 0;
+        double score = bias ? bias(h, i, j) : 0;
         for (Offset c = h * width; c < (h + 1) * width; ++c) score += q(i, c) * k(j, c);
         total += std::exp(score);
         for (Offset c = h * width; c < (h + 1) * width; ++c)
@@ -1075,6 +1193,7 @@ const std::vector<std::string>& named_masks_to_try() {
                                              "ppr(3)",
                                              "expander(3)",
                                              "shuffled | self",
+                                             "expander(3, step)",
                                              "random(4)",
                                              "random(4, step)",
                                              "local | random(2, step)",
@@ -1101,9 +1220,32 @@ TEST_CASE("attend: every mask and every rule for keys against dense attention, v
   const int heads = 4;
   const Offset width = 3;
   double worst = 0;
-  for (const std::string& mask : named_masks_to_try())
-    for (const char* keys : {"all", "random(0.5)", "random(0.5, step)", "every(2)", "every(2,1)", "degree(0.3)",
-                             "random(0.3, step) - every(3)", "pagerank(0.3)", "farthest(0.3)", "learned(0.4)"})
+  const std::vector<std::string> all_keys{"all",
+                                          "random(0.5)",
+                                          "random(0.5, step)",
+                                          "every(2)",
+                                          "every(2,1)",
+                                          "degree(0.3)",
+                                          "random(0.3, step) - every(3)",
+                                          "pagerank(0.3)",
+                                          "farthest(0.3)",
+                                          "learned(0.4)"};
+  Scratch files;
+  std::string lines, times;
+  for (Id i = 0; i < n; ++i) {
+    lines += std::to_string(i) + " " + std::to_string(random.below(n)) + "\n";
+    times += std::to_string(random.below(5)) + "\n";
+  }
+  std::vector<std::string> all_masks = named_masks_to_try();
+  all_masks.push_back("pairs(" + files.write("pairs", lines).string() + ") | self");
+  all_masks.push_back("before(" + files.write("times", times).string() + ")");
+  auto tried = [](const RuleEntry& entry, const std::vector<std::string>& list) {
+    return std::ranges::any_of(list, [&](const std::string& text) { return text.find(entry.name) != text.npos; });
+  };
+  for (const RuleEntry& entry : mask_menu()) CHECK_MESSAGE(tried(entry, all_masks), entry.name);
+  for (const RuleEntry& entry : keys_menu()) CHECK_MESSAGE(tried(entry, all_keys), entry.name);
+  for (const std::string& mask : all_masks)
+    for (const std::string& keys : all_keys)
       for (Id virtuals : {0, 2}) {
         if (virtuals > 0 && random.below(4) > 0) continue;
         CAPTURE(mask);
@@ -1157,6 +1299,131 @@ TEST_CASE("attend: every mask and every rule for keys against dense attention, v
         auto loss = inner(network.output(), random_matrix<double>(n, heads * width, random));
         worst = std::max(worst, worst_gradient(network, loss, random, 5));
       }
+  MESSAGE("worst gradient error " << worst << ", seed " << seed);
+}
+
+TEST_CASE("attend: biases of edges and parts against dense attention, and the weights in the caller's order of edges") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  const Id n = 13;
+  const int heads = 4;
+  const Offset width = 3;
+  double worst = 0;
+  for (const char* text :
+       {"local | expander(3)", "self | local & hubs(5) | ppr(3)", "local", "(local | self) - hubs(2)",
+        "0-1: local(2) | self; 2: knn(3); 3: random(4) | hubs(2) | self"})
+    for (bool edges : {false, true})
+      for (bool parts : {false, true})
+        for (const char* keys : {"all", "every(2)"})
+          for (int channels : {0, 2})
+            for (Id virtuals : {0, 1}) {
+              const auto masks = head_masks_named(text);
+              if (!edges && (channels > 0 || !parts)) continue;
+              if (parts && masks.size() == 1 && masks[0].mask.parts().size() == 1) continue;
+              CAPTURE(text);
+              CAPTURE(edges);
+              CAPTURE(parts);
+              CAPTURE(keys);
+              CAPTURE(virtuals);
+              Graph graph = random_graph(n, 30, channels, true, random);
+              Features features = dense_features(n, 5, random);
+              const Keys rule = keys_named(keys);
+              const Model layer = attend({.out = width,
+                                          .heads = heads,
+                                          .head_masks = masks,
+                                          .keys = rule,
+                                          .edge_bias = edges,
+                                          .parts = parts});
+              Network<double> network(virtual_nodes(static_cast<int>(virtuals), layer), graph, features, seed),
+                  sorted(by_degree(virtual_nodes(static_cast<int>(virtuals), layer)), graph, features, seed);
+              for (std::size_t p = 0; p < network.parameters().size(); ++p) {
+                auto& each = network.parameters()[p];
+                if (each.name.rfind("pair_bias", 0) == 0) {
+                  for (double x : each.value) CHECK(x == 0);
+                  each.value = random_matrix<double>(each.value.rows(), each.value.cols(), random);
+                }
+                sorted.parameters()[p].value = each.value;
+              }
+              const MaskContext c{.graph = graph, .features = &features, .seed = seed};
+              const auto kept = rule.nodes(c);
+              std::vector<PairSet> pairs;
+              std::vector<std::vector<PairSet>> sets;
+              for (const HeadMask& m : masks) {
+                pairs.push_back(m.mask.pairs(c));
+                sets.emplace_back();
+                for (const Mask& part : m.mask.parts()) sets.back().push_back(part.pairs(c));
+              }
+              auto group = [&](int h) {
+                std::size_t g = 0;
+                while (h > masks[g].last) ++g;
+                return g;
+              };
+              auto sees = [&](int h, Id i, Id j) {
+                if (i >= n || j >= n) return true;
+                return std::binary_search(kept.begin(), kept.end(), j) && pairs[group(h)].contains(i, j);
+              };
+              auto bias = [&](int h, Id i, Id j) {
+                const std::size_t g = group(h);
+                const bool has_parts = parts && sets[g].size() > 1;
+                if (i >= n || j >= n || (!edges && !has_parts)) return 0.0;
+                const auto& b =
+                    network.parameter(masks.size() > 1 ? "pair_bias." + std::to_string(masks[g].first) : "pair_bias")
+                        .value;
+                const int of = h - masks[g].first;
+                double sum = 0;
+                Offset at = 0;
+                const auto row = graph.adjacency->row(i);
+                const auto found = std::lower_bound(row.begin(), row.end(), j);
+                const Offset e = graph.adjacency->offsets[i] + (found - row.begin());
+                const bool is_edge = found != row.end() && *found == j;
+                for (int f = 0; edges && f < std::max(channels, 1); ++f, ++at)
+                  if (is_edge) sum += b(at, of) * (channels > 0 ? graph.features[e * channels + f] : graph.weights[e]);
+                for (std::size_t s = 0; has_parts && s < sets[g].size(); ++s, ++at)
+                  if (sets[g][s].contains(i, j)) sum += b(at, of);
+                CHECK(at == b.rows());
+                return sum;
+              };
+              Matrix<double> x(n + virtuals, 5 + virtuals);
+              for (Id i = 0; i < n; ++i) std::copy_n(features.dense.row(i), 5, x.row(i));
+              for (Id t = 0; t < virtuals; ++t) x(n + t, 5 + t) = 1;
+              const Matrix<double> whole = dense_attention(network, "", x, heads, width, sees, {}, bias);
+              Matrix<double> expected(n, whole.cols());
+              std::copy_n(whole.begin(), expected.size(), expected.begin());
+              network.tape().forward();
+              CHECK(difference(network.output().value(), expected) <= 1e-12);
+
+              // The weights of all pairs in any order: each head's weighted sum of values, but for those of virtual
+              // nodes.
+              std::vector<Edge> asked;
+              for (Id i = 0; i < n; ++i)
+                for (Id j = 0; j < n; ++j) asked.push_back({.from = j, .to = i});
+              for (std::size_t t = asked.size(); t > 1; --t) std::swap(asked[t - 1], asked[random.below(t)]);
+              const Matrix<double> w = network.attention_weights("", asked);
+              REQUIRE(w.cols() == heads);
+              for (std::size_t e = 0; e < asked.size(); ++e)
+                for (int h = 0; h < heads; ++h) CHECK((w(e, h) > 0) == sees(h, asked[e].to, asked[e].from));
+              if (virtuals == 0) {
+                const auto &weight = network.parameter("value.weight").value,
+                           &shift = network.parameter("value.bias").value;
+                Matrix<double> sums(n, heads * width);
+                for (std::size_t e = 0; e < asked.size(); ++e)
+                  for (Offset t = 0; t < sums.cols(); ++t) {
+                    double value = shift(0, t);
+                    for (Offset s = 0; s < 5; ++s) value += x(asked[e].from, s) * weight(s, t);
+                    sums(asked[e].to, t) += w(e, t / width) * value;
+                  }
+                CHECK(difference(sums, expected) <= 1e-12);
+              }
+              sorted.tape().forward();
+              // Rules with chance in them draw for places, and equal ranks go by them.
+              if (std::string(text) == "local" && std::string(keys) == "all")
+                CHECK(difference(sorted.attention_weights("", asked), w) <= 1e-12);
+
+              network.tape().training = true;
+              auto loss = inner(network.output(), random_matrix<double>(n, heads * width, random));
+              worst = std::max(worst, worst_gradient(network, loss, random, 5));
+            }
   MESSAGE("worst gradient error " << worst << ", seed " << seed);
 }
 

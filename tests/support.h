@@ -77,7 +77,15 @@ struct Pair {
   Score score;
   Normaliser normaliser;
 };
-// Combinations that go together: every score and every normaliser at least once, and `more` by chance.
+// All combinations that go together.
+inline std::vector<Pair> every_pair(const std::vector<Score>& scores, const std::vector<Normaliser>& normalisers) {
+  std::vector<Pair> out;
+  for (const Score& score : scores)
+    for (const Normaliser& normaliser : normalisers)
+      if (!normaliser.nonnegative || score.nonnegative) out.push_back({score, normaliser});
+  return out;
+}
+// Some of them: every score and every normaliser at least once, and `more` by chance.
 inline std::vector<Pair> pairs_of(const std::vector<Score>& scores, const std::vector<Normaliser>& normalisers,
                                   Random& random, int more) {
   std::vector<Pair> out;

@@ -1,7 +1,8 @@
-"""Stores what PyTorch Geometric's layers compute, for tests/oracles.cpp to compare with.
+"""Stores what others' layers compute, for tests/oracles.cpp to compare with: PyTorch Geometric's, PyTorch's scaled dot
+products, the normalisers of `entmax` and the soft-DTW of `pysdtw`.
 
-    pip install torch torch_geometric numpy
-    python tests/oracles/make.py
+    pip install torch torch_geometric numpy entmax pysdtw
+    python tests/oracles/make.py            # all of them, or those whose names are given
 
 Each file is one layer on a small directed graph: its input `x` (nodes x channels), `edge_index` (2 x edges, from and
 to), `edge_attr` where it reads edges, every parameter under PyTorch's name, the output `out`, a gradient `dout` of the
@@ -12,9 +13,12 @@ float64, and what it gives is rounded to float32. score_* are layers of heed's m
 import pathlib
 import sys
 
+import entmax
 import numpy as np
+import pysdtw
 import torch
-from torch_geometric.nn import GATConv, GATv2Conv, GCNConv, SAGEConv, TransformerConv
+from torch_geometric.nn import (AGNNConv, FAConv, GATConv, GATv2Conv, GCNConv, SAGEConv, SuperGATConv,
+                                TransformerConv)
 
 NODES, CHANNELS, EDGES, EDGE_CHANNELS = 26, 12, 70, 5
 
@@ -34,7 +38,13 @@ def rounded(*shape):
     return torch.randn(*shape).to(torch.float32).to(torch.float64)
 
 
+def wanted(name):
+    return name in sys.argv[1:] or len(sys.argv) == 1
+
+
 def store(name, layer, seed, loops=True, edges=False):
+    if not wanted(name):
+        return
     torch.manual_seed(seed)
     layer = layer.double()
     with torch.no_grad():
@@ -46,12 +56,14 @@ def store(name, layer, seed, loops=True, edges=False):
         inputs["edge_attr"] = rounded(edge_index.shape[1], EDGE_CHANNELS).requires_grad_()
     out = layer(inputs["x"], edge_index, **({"edge_attr": inputs["edge_attr"]} if edges else {}))
     dout = rounded(*out.shape)
-    out.backward(dout)
+    more = layer.more() if hasattr(layer, "more") else {}  # a loss of its own and what it was made of
+    ((out * dout).sum() + more.pop("loss", 0)).backward()
     inputs |= dict(layer.named_parameters())
     arrays = {key: value.detach() for key, value in inputs.items()}
     arrays |= {"grad." + key: value.grad for key, value in inputs.items()}
     arrays |= {"out": out.detach(), "dout": dout}
     arrays = {key: value.numpy().astype(np.float32) for key, value in arrays.items()}
+    arrays |= {key: value.numpy() for key, value in more.items()}
     path = pathlib.Path(__file__).parent / (name + ".npz")
     np.savez(path, edge_index=edge_index.numpy(), **arrays)
     print(f"{path.name}: {path.stat().st_size} bytes")
@@ -59,6 +71,8 @@ def store(name, layer, seed, loops=True, edges=False):
 
 def store_network(name, convs, seed):
     """Two layers with ELU between them, as train/from_pyg.py writes them, and what they give for `x`."""
+    if not wanted("network_" + name):
+        return
     torch.manual_seed(seed)
     edge_index, x = make_graph(loops=True), torch.randn(NODES, CHANNELS)
     h = torch.nn.functional.elu(convs[0](x, edge_index))
@@ -67,6 +81,56 @@ def store_network(name, convs, seed):
     export(convs, path.with_suffix(".safetensors"))
     np.savez(path.with_suffix(".npz"), edge_index=edge_index.numpy(), x=x.numpy(), out=out.numpy())
     print(f"{path.name}: {path.with_suffix('.safetensors').stat().st_size} bytes")
+
+
+class Masked(torch.nn.Module):
+    """Scaled dot products under a mask, plus a linear map of edge_attr, by PyTorch, or with a normaliser of entmax."""
+
+    def __init__(self, normaliser, heads, width):
+        super().__init__()
+        self.normaliser, self.heads = normaliser, heads
+        for side in ("query", "key", "value"):
+            setattr(self, side, torch.nn.Linear(CHANNELS, heads * width))
+        self.pair_bias = torch.nn.Parameter(torch.zeros(EDGE_CHANNELS, heads))
+
+    def forward(self, x, edge_index, edge_attr):
+        q, k, v = (side(x).view(NODES, self.heads, -1).transpose(0, 1) for side in (self.query, self.key, self.value))
+        mask = torch.full((self.heads, NODES, NODES), -torch.inf, dtype=x.dtype)
+        mask = mask.index_put((torch.arange(self.heads)[:, None], edge_index[1], edge_index[0]),
+                              (edge_attr @ self.pair_bias).T)
+        some = (mask > -torch.inf).any(-1, keepdim=True)  # PyTorch has no meaning for a row without keys
+        mask = torch.where(some, mask, 0)
+        if self.normaliser is None:
+            y = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        else:
+            y = self.normaliser(q @ k.transpose(1, 2) / q.shape[-1] ** 0.5 + mask, dim=-1) @ v
+        return torch.where(some, y, 0).transpose(0, 1).reshape(NODES, -1)
+
+
+class FrequencyAdaptive(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.x_0 = FAConv(CHANNELS, eps=0.3), torch.nn.Parameter(torch.zeros(NODES, CHANNELS))
+
+    def forward(self, x, edge_index):
+        return self.conv(x, self.x_0, edge_index)
+
+
+class SelfSupervised(torch.nn.Module):
+    """SuperGAT with its loss, which tells edges from pairs that are none by the dot products alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = SuperGATConv(CHANNELS, 4, heads=3, negative_slope=0.01)
+
+    def forward(self, x, edge_index):
+        loops = torch.arange(NODES)
+        all = torch.cat([edge_index, torch.stack([loops, loops])], 1)
+        self.negative = self.conv.negative_sampling(all, NODES)
+        return self.conv(x, edge_index, self.negative)
+
+    def more(self):
+        return {"loss": self.conv.get_attention_loss(), "negative": self.negative}
 
 
 class Dense(torch.nn.Module):
@@ -145,13 +209,8 @@ class Dense(torch.nn.Module):
         if self.score == "laplace":
             return -(a * apart().abs()).sum(-1)
         if self.score == "softdtw":
-            r = {(0, 0): torch.zeros(NODES, NODES, self.heads)}
-            for i in range(1, self.width + 1):
-                for j in range(1, self.width + 1):
-                    before = [r[p] for p in ((i - 1, j), (i, j - 1), (i - 1, j - 1)) if p in r]
-                    cost = (q[:, None, :, i - 1] - k[None, :, :, j - 1]) ** 2
-                    r[i, j] = cost - torch.logsumexp(-torch.stack(before), 0)
-            return -r[self.width, self.width]
+            pairs = [y.expand(NODES, NODES, -1, -1).reshape(-1, self.width, 1) for y in (q[:, None], k[None])]
+            return -pysdtw.SoftDTW(gamma=1.0, use_cuda=False)(*pairs).view(NODES, NODES, self.heads)
         raise ValueError(self.score)
 
     def weights(self, s, seen):
@@ -175,20 +234,7 @@ class Dense(torch.nn.Module):
             return only((low - low.amax(1, keepdim=True)).exp())
         if self.normaliser == "sum":
             return only(s) / torch.where(some, total(only(s)), 1)
-        order = low.sort(1, descending=True).values  # sparsemax and entmax15: the support, then tau in closed form
-        count = torch.arange(1, NODES + 1, dtype=s.dtype)[None, :, None]
-        if self.normaliser == "sparsemax":
-            tau = (order.cumsum(1) - 1) / count
-        else:
-            order = order / 2
-            mean, square = order.cumsum(1) / count, (order**2).cumsum(1) / count
-            rest = (1 - count * (square - mean**2)) / count
-            tau = mean - torch.where(rest > 0, rest, 1e-30).sqrt()
-        support = total((order > tau) & (order > -1e29)).clamp(min=1)
-        tau = tau.gather(1, (support - 1).expand(-1, 1, self.heads))
-        if self.normaliser == "sparsemax":
-            return only((s - tau).relu())
-        return only((s / 2 - tau).relu() ** 2)
+        return only(getattr(entmax, self.normaliser)(low, dim=1))
 
 
 MENU = {"scaled_dot": "softmax", "bilinear": "softmax_sink", "cosine": "none", "pearson": "entmax15",
@@ -214,6 +260,12 @@ if __name__ == "__main__":
     store("transformer_edges", TransformerConv(CHANNELS, 8, heads=4, **attending), 9, edges=True)
     store("gcn", GCNConv(CHANNELS, 9), 10)
     store("sage", SAGEConv(CHANNELS, 9), 11)
+    for seed, (name, normaliser) in enumerate(
+            [("sdpa", None), ("sparsemax", entmax.sparsemax), ("entmax15", entmax.entmax15)], 40):
+        store(name, Masked(normaliser, heads=3, width=4), seed, edges=True)
+    store("agnn", AGNNConv(), 43)
+    store("fa", FrequencyAdaptive(), 44)
+    store("supergat", SelfSupervised(), 45)
     for seed, (score, normaliser) in enumerate(MENU.items(), 20):
         layer = Dense(score, normaliser, heads=3, width=4, score_width=5 if score == "mlp" else None)
         store("score_" + score, layer, seed)
