@@ -41,7 +41,8 @@ double gradient_error(const Score& score) {
     return std::pair{sum, x};
   };
   Matrix<double> dq = q, dk = k, de = e, da = a, dp = p;
-  AttentionGradient<double> g{.dq = {dq.view()}, .dk = {dk.view()}, .da = {da.view()}, .de = {de.view()}};
+  AttentionGradient<double> g{.dq = {dq.view()}, .dk = {dk.view()}, .de = {de.view()}};
+  if (score.reads_vector) g.da = {da.view()};
   if (score.scalars > 0) g.dp = {dp.view()};
   attention_gradient<double>(loss().second, std::as_const(y).view(), std::as_const(dy).view(), state, g);
 
