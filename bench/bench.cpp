@@ -67,6 +67,7 @@ auto chosen(const char* what, const std::string& list, const Menu& menu) {
 // Scores may be formulas, with commas between their parentheses.
 std::vector<Score> chosen_scores(const std::string& list) {
   if (list == "all") return score_menu();
+  if (list.empty()) fail("no name given");
   std::vector<std::string> texts(1);
   int depth = 0;
   for (char c : list) {

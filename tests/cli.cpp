@@ -738,7 +738,7 @@ TEST_CASE("what is wrong with a sweep is said before its first run") {
   refused("sweep " + base + "/none.toml --save " + base + "/x", "none.toml");
   refused("sweep " + file + " --save " + base + "/x --baseline al",
           "--baseline: unknown design 'al'; did you mean all?");
-  refused("sweep " + file + " --save " + base + "/x --json --csv", "--json excludes --csv");
+  refused("sweep " + file + " --save " + base + "/x --json --csv", "excludes");
   refused("sweep " + file + " --save " + base + "/x --jobs 0", "--jobs: must be a whole number, 1 to 4096, not '0'");
   refused("sweep " + file + " --save /proc/nowhere", "cannot write /proc/nowhere");
   const Result list_of = run("sweep " + file + " --list");

@@ -227,17 +227,17 @@ Generator alike() {
   };
 }
 
-// Ten directions in the plane, whose classes alternate, so that no linear map of the direction tells them. `anchors`
+// Twelve directions in the plane, whose classes alternate, so that no linear map of the direction tells them. `anchors`
 // nodes show direction and class. Where they are hubs, they see the queries, else each query sees one, whichever, or
 // three of its direction out of `liars`, which show any class.
 struct Wheel {
-  Id anchors = 100, liars = 0;
+  Id anchors = 120, liars = 0, queries = kQueries;
   bool hubs = false;
 };
 Generator wheel(Wheel o) {
   return [=](Random& random) {
     Planted p;
-    constexpr Id spokes = 10;
+    constexpr Id spokes = 12;
     auto any = [&](Id count) { return static_cast<Id>(random.below(static_cast<std::uint64_t>(count))); };
     auto at = [](Id spoke) {
       const double angle = spoke * 2 * std::numbers::pi / spokes;
@@ -245,7 +245,7 @@ Generator wheel(Wheel o) {
     };
     for (Id a = 0; a < o.anchors; ++a) p.add(at(a % spokes), a % spokes % kClasses, true);
     for (Id l = 0; l < o.liars; ++l) p.add(at(l % spokes), any(kClasses), true);
-    for (Id t = 0; t < kQueries / 2; ++t) {
+    for (Id t = 0; t < o.queries; ++t) {
       const Id spoke = any(spokes), query = p.add(at(spoke)), anchor = any(o.anchors);
       p.data.labels[query] = spoke % kClasses;
       for (int l = 0; l < 3 && o.liars > 0; ++l) p.see(query, o.anchors + spoke + spokes * any(o.liars / spokes));
@@ -429,15 +429,16 @@ std::vector<Task> masks_to_solve(const Scratch& files) {
     Weigh weigh = mean;
     int virtuals = 0;
   };
-  const Generator few = wheel({.anchors = 10, .hubs = true}), many = wheel({.anchors = 600}), some = wheel({});
+  const Generator few = wheel({.anchors = 12, .hubs = true}), many = wheel({.anchors = 600}),
+                  some = wheel({.queries = 240});
   std::vector<Task> out;
   for (const Case& c : std::vector<Case>{
            {"self", marked(own, false)},
            {"local", marked(wrong_itself, false)},
            {"local(2) - local", marked(hidden, false)},
            {"heavier(0.5)", marked(heavy)},
-           {"hubs(10)", few, "all", near},
-           {"hubs(10, pagerank)", few, "all", near},
+           {"hubs(12)", few, "all", near},
+           {"hubs(12, pagerank)", few, "all", near},
            {"knn(1)", alike()},
            {"ppr(1)", many_ways()},
            {"expander(100)", many, "all", near},
@@ -447,7 +448,7 @@ std::vector<Task> masks_to_solve(const Scratch& files) {
            {"community", groups(), "all", dot},
            {"local & before", marked(early)},
            {"all", some, "all", near},
-           {"all - local", wheel({.liars = 100}), "all", near},
+           {"all - local", wheel({.liars = 120, .queries = 240}), "all", near},
            {"all", some, "random(0.5)", near},
            {"all", some, "random(0.5, step)", near},
            {"local", even(), "every(2)"},
