@@ -341,8 +341,15 @@ Reference<T> reference_of(const Case<T>& c) {
         if (!sees(*c.pattern, i, j, edge)) continue;
         s.push_back(reference_score(c, i, j, edge, h)), keys.push_back(j), edges.push_back(edge);
         out.largest = std::max(out.largest, std::abs(s.back()));
-        for (Offset x = h * c.score_width; x < (h + 1) * c.score_width; ++x)
-          out.kink = std::min(out.kink, kink_distance(c.score, c.q(i, x), c.k(j, x), c.e.empty() ? 0 : c.e(edge, x)));
+        double squares = 0;
+        for (Offset x = h * c.score_width; x < (h + 1) * c.score_width; ++x) {
+          const double e = c.e.empty() ? 0 : c.e(edge, x);
+          out.kink = std::min(out.kink, kink_distance(c.score, c.q(i, x), c.k(j, x), e));
+          squares += std::pow(c.q(i, x) - c.k(j, x) - e, 2);
+        }
+        // A distance has a kink at 0; of several channels it bends too sharply for differences well before.
+        if (base_name(c.score) == "euclidean")
+          out.kink = std::min(out.kink, std::sqrt(squares) / (c.score_width > 1 ? 20 : 1));
       }
       const auto passes = passing(c.score.filter, s, &out.cut);
       auto keep = [&](auto& list) {

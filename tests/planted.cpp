@@ -16,7 +16,7 @@ using namespace heed::test;
 
 namespace {
 
-constexpr Id kClasses = 4, kQueries = 400;
+constexpr Id kClasses = 4, kQueries = 800;
 using Vector = std::vector<double>;
 
 Vector normal_vector(int d, Random& random) {
@@ -53,7 +53,7 @@ struct Planted {
     return static_cast<Id>(where.size()) - 1;
   }
   void see(Id query, Id key, float weight = 1) { edges.push_back({key, query}), weights.push_back(weight); }
-  // Six of ten labelled nodes are for training, two for validation, the rest for the test.
+  // Three of ten labelled nodes are for training, two for validation, the rest for the test, whose chance is small.
   void close(Random& random) {
     const Id n = static_cast<Id>(where.size()), d = static_cast<Id>(where[0].size());
     data.name = "planted", data.classes = kClasses;
@@ -71,7 +71,7 @@ struct Planted {
     for (std::size_t t = labelled.size(); t > 1; --t) std::swap(labelled[t - 1], labelled[random.below(t)]);
     Split split;
     for (std::size_t t = 0; t < labelled.size(); ++t)
-      (t % 10 < 6 ? split.train : t % 10 < 8 ? split.valid : split.test).push_back(labelled[t]);
+      (t % 10 < 3 ? split.train : t % 10 < 5 ? split.valid : split.test).push_back(labelled[t]);
     for (auto* part : {&split.train, &split.valid, &split.test}) std::sort(part->begin(), part->end());
     data.splits = {split};
   }
@@ -178,7 +178,7 @@ Generator warped() {
     Keys4 out{held(levels), {held(levels)}};
     for (int t = 1; t < 4; ++t) {
       Vector other = levels;
-      while (apart(levels, other) < 3) other = scaled(normal_vector(3, random), 2);
+      while (apart(levels, other) < 4) other = scaled(normal_vector(3, random), 2);
       out.keys[t] = held(other);
     }
     return out;
