@@ -716,7 +716,8 @@ void fill_delta(const Plan<T>& plan, View<const T> y, View<const T> dy, Attentio
       for (int t = 0; t < batch.n; ++t)
         for (int h = 0; h < plan.heads; ++h) {
           const T share = state.above(i + t, y.cols + h), delta = state.tau_delta(i + t, plan.heads + h);
-          const T value = (1 - static_cast<T>(plan.x.score->slope_below)) * (along[t * plan.heads + h] - delta * share);
+          const T left = along[t * plan.heads + h] - delta * share;  // dy may be NaN where the row sees no key
+          const T value = share == 0 ? 0 : (1 - static_cast<T>(plan.x.score->slope_below)) * left;
           T& to = dq.to(i + t, h);
           to = dq.add ? to + value : value;
         }

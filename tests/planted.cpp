@@ -228,7 +228,7 @@ Generator alike() {
 // nodes show direction and class. Where they are hubs, they see the queries, else each query sees one, whichever, or
 // three of its direction out of `liars`, which show any class.
 struct Wheel {
-  Id anchors = 180, liars = 0;
+  Id anchors = 360, liars = 0;
   bool hubs = false;
 };
 Generator wheel(Wheel o) {
@@ -426,7 +426,7 @@ std::vector<Task> masks_to_solve(const Scratch& files) {
     Weigh weigh = mean;
     int virtuals = 0;
   };
-  const Generator few = wheel({.anchors = 12, .hubs = true}), many = wheel({.anchors = 600}), some = wheel({});
+  const Generator few = wheel({.anchors = 12, .hubs = true}), many = wheel({.anchors = 1200}), some = wheel({});
   std::vector<Task> out;
   for (const Case& c : std::vector<Case>{
            {"self", marked(own, false)},
@@ -444,7 +444,7 @@ std::vector<Task> masks_to_solve(const Scratch& files) {
            {"community", groups(), "all", dot},
            {"local & before", marked(early)},
            {"all", some, "all", near},
-           {"all - local", wheel({.liars = 120}), "all", near},
+           {"all - local", wheel({.liars = 240}), "all", near},
            {"all", some, "random(0.5)", near},
            {"all", some, "random(0.5, step)", near},
            {"local", even(), "every(2)"},
