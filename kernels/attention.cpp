@@ -22,6 +22,8 @@ using stages::kMaxHeads;
 using stages::RowState;
 using stages::Target;
 
+constexpr int kAhead = 8;  // edges whose rows are on their way while a sum works on one
+
 // A batch's rows should stay in the first-level cache between the stages that read them, beside those of the next one.
 int batch_edges(Offset bytes_per_edge) {
   return static_cast<int>(std::clamp<Offset>(Offset{16384} / std::max<Offset>(bytes_per_edge, 1) / 8 * 8, 16, kChunk));
@@ -1114,26 +1116,53 @@ void weighted_sum(const Rows& rows, std::span<const T> weights, std::span<const 
   auto each = [&](T* sum, auto use) {
     for (const Summand<T>& s : sums) use(s, sum), sum += lane_round(s.x.cols);
   };
+  // Some edges of row i, in `sum` while the row is not whole. `entry`: the first one's, in a list.
+  const std::size_t listed = rows.listed() ? rows.list->ids.size() : 0;
+  auto add = [&](Id i, const Id* ids, Offset entry, int n, bool starts, bool ends, T* sum) {
+    const T* w = weights.data() + entry;
+    T room[kChunk];
+    if (weights.empty() || !edge.empty() || !scale.empty()) {
+      const T by = scale.empty() ? T(1) : scale[i];
+      for (int t = 0; t < n; ++t)
+        room[t] = weights.empty() ? by : by * weights[edge.empty() ? entry + t : edge[entry + t]];
+      w = room;
+    }
+    const Id* const last = listed > 0 ? rows.list->ids.data() + listed : ids;
+    each(sum, [&](const Summand<T>& s, T* place) {
+      T* const to = s.y.to.row(i);
+      const bool whole = starts && ends;
+      const Target<T> target{whole ? (s.y.add ? to : nullptr) : (starts ? nullptr : place), whole ? to : place};
+      auto row = [x = s.x, ids, last](int t, bool visit) {
+        if (visit && ids + t + kAhead < last) prefetch_row(x, ids[t + kAhead]);
+        return x.row(ids[t]);
+      };
+      stages::add_channels<T>(target, nullptr, w, n, 1, row, 0, static_cast<int>(s.x.cols), 0);
+      if (ends && !starts) put(to, place, s.x.cols, s.y.add);
+    });
+  };
   auto run = [&](const Block& block, T* sum) {
-    Scratch<T>& w = scratch<T>();
+    const bool part = block.part >= 0;
     auto empty = [&](Id i) {
-      if (block.part < 0)
+      if (!part)
         for (const Summand<T>& s : sums) clear_row(s.y, i);
     };
-    for_each_batch(rows, block, kChunk, 1, w.batches, empty, [&](const Batch& batch) {
-      for (const Summand<T>& s : sums) prefetch<T>(batch, {s.x});
-      for (int t = 0; t < batch.n; ++t) {
-        const Offset entry = batch.entry + t;
-        T weight = weights.empty() ? T(1) : weights[edge.empty() ? entry : edge[entry]];
-        w.s[batch.at[t]] = scale.empty() ? weight : weight * scale[batch.rows[t]];
-      }
-      each(sum, [&](const Summand<T>& s, T* place) {
-        aim(batch, s.y, place, w.value);
-        stages::add_rows<T, 0>(w.value, nullptr, w.s, s.x, nullptr, batch, batch.next, 1, 1,
-                               static_cast<int>(s.x.cols));
-        land(batch, s.y, place);
+    if (!rows.listed())
+      return for_each_batch(rows, block, kChunk, 1, scratch<T>().batches, empty, [&](const Batch& batch) {
+        for (int g = 0; g < batch.segments; ++g) {
+          const Segment& s = batch.segment[g];
+          add(s.row, batch.ids + s.begin, 0, s.edges(), s.starts, s.ends, sum);
+        }
       });
-    });
+    const Csr& list = *rows.list;
+    for (Id i = block.first; i < block.last; ++i) {
+      const Offset first = list.offsets[i] + (part ? block.begin : 0);
+      const Offset end = part ? list.offsets[i] + block.end : list.offsets[i + 1];
+      if (first == end) empty(i);
+      for (Offset at = first; at < end; at += kChunk) {
+        const Offset next = std::min<Offset>(end, at + kChunk);
+        add(i, list.ids.data() + at, at, static_cast<int>(next - at), at == first, next == end && !part, sum);
+      }
+    }
   };
   for_each_block(
       rows,

@@ -17,6 +17,14 @@ Sparse::Sparse(std::shared_ptr<const Csr> pattern, std::vector<float> entries) :
   by_column.plan();
 }
 
+Matrix<float> dense_of(const Sparse& x) {
+  const Csr& pattern = x.pattern();
+  Matrix<float> out(pattern.rows, pattern.cols);
+  for (Id i = 0; i < pattern.rows; ++i)
+    for (Offset t = pattern.offsets[i]; t < pattern.offsets[i + 1]; ++t) out(i, pattern.ids[t]) = x.values[t];
+  return out;
+}
+
 ReorderedSparse reordered(const Sparse& x, std::span<const Id> order) {
   const Csr& old = x.pattern();
   auto csr = std::make_shared<Csr>(Csr{.rows = old.rows, .cols = old.cols});

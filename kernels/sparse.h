@@ -23,6 +23,8 @@ struct Sparse {  // rows x cols
   const Csr& pattern() const { return *by_row.list; }
 };
 
+Matrix<float> dense_of(const Sparse& x);
+
 // The same matrix with its rows in another order, in which each has its place: row i of the result is row order[i].
 // entry[t] is the entry of `x` that became entry t.
 struct ReorderedSparse {

@@ -269,6 +269,20 @@ HEED_FN void add_group(const Target<T>& x, const T* factor, const T* w, int n, i
   }
 }
 
+// The channels [c, end) of one head, of any number.
+template <class T, class Row>
+HEED_FN void add_channels(const Target<T>& to, const T* factor, const T* w, int n, int padded, Row row, int c, int end,
+                          int head) {
+  for (; c + 8 * kLanes <= end; c += 8 * kLanes) add_group<T, 0, 8>(to, factor, w, n, padded, row, c, head);
+  for (; c + 2 * kLanes <= end; c += 2 * kLanes) add_group<T, 0, 2>(to, factor, w, n, padded, row, c, head);
+  for (; c + kLanes <= end; c += kLanes) add_group<T, 0, 1>(to, factor, w, n, padded, row, c, head);
+  if (c == end) return;
+  Lanes<T> sum = to.from ? Lanes<T>::load(to.from + c) : Lanes<T>(T(0));
+  for (int t = 0; t < n; ++t) sum = sum + Lanes<T>(w[t * padded + head]) * Lanes<T>::load(row(t, c == 0) + c);
+  if (factor) sum = sum * Lanes<T>(factor[head]);
+  store_first(sum, end - c, to.to + c);
+}
+
 // For each segment and head: to = (from + sum_t w[t][h] * rows[t][h]) * factor[h]. `rows` are those of the batch's
 // columns, or `ids` where they are given. `factors` holds period(padded) vectors a segment, for those that end their
 // row; none: 1.
@@ -284,18 +298,7 @@ void add_rows(const Target<T>* targets, const T* factors, const T* w, View<const
       if (c + 2 * lanes <= total) add_group<T, W, 2>(to, factor, w, n, padded, row, c, c / W), c += 2 * lanes;
       if (c < total) add_group<T, W, 1>(to, factor, w, n, padded, row, c, c / W);
     } else {
-      for (int h = 0; h < heads; ++h) {
-        int end = (h + 1) * width, c = h * width;
-        for (; c + 8 * kLanes <= end; c += 8 * kLanes) add_group<T, 0, 8>(to, factor, w, n, padded, row, c, h);
-        for (; c + 2 * kLanes <= end; c += 2 * kLanes) add_group<T, 0, 2>(to, factor, w, n, padded, row, c, h);
-        for (; c + kLanes <= end; c += kLanes) add_group<T, 0, 1>(to, factor, w, n, padded, row, c, h);
-        if (c < end) {
-          Lanes<T> sum = to.from ? Lanes<T>::load(to.from + c) : Lanes<T>(T(0));
-          for (int t = 0; t < n; ++t) sum = sum + Lanes<T>(w[t * padded + h]) * Lanes<T>::load(row(t, c == 0) + c);
-          if (factor) sum = sum * Lanes<T>(factor[h]);
-          store_first(sum, end - c, to.to + c);
-        }
-      }
+      for (int h = 0; h < heads; ++h) add_channels(to, factor, w, n, padded, row, h * width, (h + 1) * width, h);
     }
   };
   for (int g = 0; g < batch.segments; ++g) {

@@ -10,6 +10,8 @@
 namespace heed {
 namespace {
 
+constexpr double kFilled = 0.125;  // sparse features of which more is filled are faster as dense ones
+
 // The best k so far, the worst of them in front.
 struct Best {
   struct Entry {
@@ -91,7 +93,9 @@ void sparse(const Sparse& x, std::size_t k, std::vector<Best>& best) {
 
 Csr most_similar(const Features& x, int k) {
   std::vector<Best> best(static_cast<std::size_t>(x.rows()));
-  if (x.sparse)
+  if (x.sparse && x.sparse->pattern().edges() > kFilled * static_cast<double>(x.rows() * x.cols()))
+    dense(dense_of(*x.sparse), static_cast<std::size_t>(k), best);
+  else if (x.sparse)
     sparse(*x.sparse, static_cast<std::size_t>(k), best);
   else
     dense(x.dense, static_cast<std::size_t>(k), best);
