@@ -177,6 +177,15 @@ Matrix<T> Network<T>::attention_weights(const std::string& place, std::span<cons
 }
 
 template <class T>
+void Network<T>::expect_keys() const {
+  for (const auto& look : shared_.looks) {
+    const Pattern& pattern = *look.sight->pattern;
+    if (pattern.queries() > 0 && !pattern.by_query.walk && pattern.edges() == 0)
+      fail("under the mask '" + look.mask + "' no node of this graph sees any other, nor itself");
+  }
+}
+
+template <class T>
 Offset Network<T>::parameter_count() const {
   Offset count = 0;
   for (const auto& p : shared_.parameters)

@@ -41,6 +41,7 @@ struct Shared {   // what all scopes of a network share
     std::string place;
     const World* world;
     int first, heads;
+    std::string mask;
     std::shared_ptr<const Sight> sight;
     std::function<Matrix<T>()> weights;
   };
@@ -89,8 +90,9 @@ class Scope {  // what a layer sees while it is recorded
   // The pairs of a mask on this scope's graph.
   PairSet pairs(const Mask& mask) const { return mask.pairs(context(mask.needs(), false)); }
   // Lets the network tell the weights of the attention at this place, heads first, first + 1, ...
-  void show_attention(int first, int heads, std::shared_ptr<const Sight> sight, std::function<Matrix<T>()> weights) {
-    shared_->looks.push_back({prefix_, world_, first, heads, std::move(sight), std::move(weights)});
+  void show_attention(int first, int heads, const Mask& mask, std::shared_ptr<const Sight> sight,
+                      std::function<Matrix<T>()> weights) {
+    shared_->looks.push_back({prefix_, world_, first, heads, mask.text(), std::move(sight), std::move(weights)});
   }
   // The mask, of keys alone; made once, or at each step where one of them reads the step.
   std::shared_ptr<const Sight> sight(const Mask& mask, const Keys& keys = all_keys());
@@ -145,6 +147,8 @@ class Network {
   // dropout if that was in training: edges x heads, in the order of `edges`, of each of which node `to` is the query
   // and `from` the key; 0 where it is not seen. Throws Error where there is no attend, or its mask is no list.
   Matrix<T> attention_weights(const std::string& place, std::span<const Edge> edges) const;
+  // Throws Error where an attend's mask, on this graph, leaves all nodes without a key: nothing could be learned there.
+  void expect_keys() const;
   Var<T> input() const { return input_; }
   Var<T> output() const { return output_; }
 

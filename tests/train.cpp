@@ -284,6 +284,21 @@ TEST_CASE("models with filters learn") {
   }
 }
 
+TEST_CASE("a mask under which nobody sees anybody is refused, alone or of some heads") {
+  const Dataset data = small_blocks(1);
+  auto wrong = [&](const char* mask, int heads) {
+    return message([&] {
+      train(attend({.out = data.classes, .heads = heads, .head_masks = head_masks_named(mask), .concat = false}), data,
+            {.epochs = 1});
+    });
+  };
+  CHECK(wrong("self - self", 1) == "under the mask 'self - self' no node of this graph sees any other, nor itself");
+  CHECK(wrong("0: self; 1: local - (local | self)", 2) ==
+        "under the mask 'local - (local | self)' no node of this graph sees any other, nor itself");
+  CHECK(wrong("all - (all | self)", 1).find("no node") != std::string::npos);
+  CHECK(wrong("0: self; 1: local", 2) == "");
+}
+
 TEST_CASE("options out of range and datasets without a split are refused") {
   Dataset data = karate();
   CHECK(message_of(data, {.epochs = 2}) == "");

@@ -355,6 +355,7 @@ void prepare(Sweep& sweep, const std::function<Dataset(const Recipe&)>& load,
           used.push_back(&data.splits[static_cast<std::size_t>(split_of(*t, s))]);
         t->test_share = used.size() > 1 ? overlap(used, data.nodes()) : 0;
         Network<float> network(make_model(t->recipe, data.classes), data.graph, data.features, t->seeds[0]);
+        network.expect_keys();
         const Offset logits = logits_for(t->recipe.train.loss, data.classes);
         if (network.output().cols() != logits)
           fail("the model gives " + std::to_string(network.output().cols()) + " logits, the loss wants " +

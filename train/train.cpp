@@ -142,6 +142,7 @@ class Training {
         factor_(o.schedule, o.epochs) {
     state_.seed = o.seed + static_cast<std::uint64_t>(run);
     run_.seed = state_.seed;
+    network_.expect_keys();
     const Id logits = logits_for(o.loss, data.classes);
     if (network_.output().cols() != logits)
       fail("the model gives " + std::to_string(network_.output().cols()) + " logits; " + std::to_string(data.classes) +
