@@ -138,7 +138,7 @@ class Report {
   }
 
   void add(const Kernel& kernel, const std::string& graph, const Input& in, const Shape& shape) {
-    if (!kernel.ranges && !in.pattern->is_listed()) return;
+    if ((!kernel.ranges && !in.pattern->is_listed()) || (kernel.takes && !kernel.takes(in))) return;
     const std::string name =
         fmt::format("{} {} {} on {}, {} x {}", kernel.name, kernel.scores ? in.score.name : "",
                     kernel.normalisers ? in.normaliser.name : "", graph, shape.heads, shape.channels);
@@ -297,7 +297,7 @@ void add_bench(CLI::App& app) {
   c->add_flag("--json", o->json, "A JSON array of rows on standard output, and nothing else there");
   c->add_flag("--markdown", o->markdown, "The table in Markdown");
   c->require_subcommand(0, 1);
-  add_layer(*c);
+  add_layer(*c), add_costs(*c);
   c->callback([o, c] {
     if (c->get_subcommands().empty()) run(*o);
   });

@@ -15,6 +15,7 @@ namespace heed::bench {
 
 void add_bench(CLI::App& app);    // the kernels
 void add_layer(CLI::App& bench);  // one layer with its linear maps
+void add_costs(CLI::App& bench);  // what the menu costs, beside its limits
 
 // What memory gives, in GB/s, measured as all of these now and with the threads of the moment.
 double copy_bandwidth();                                       // of a large array: bytes read and written
@@ -77,8 +78,11 @@ struct Kernel {
   bool scores, normalisers;  // a row for each
   bool ranges;               // runs on masks that are no lists, too
   Work (*make)(const Input&);
+  bool (*takes)(const Input&) = nullptr;  // what it is written for; none: any input
 };
 const std::vector<Kernel>& kernels();
+Work make_specialised(const Input& in);
+bool has_specialised(const Input& in);
 
 // rmat, uniform, grid, star, or a dataset's name or path; and `all`, too, as a pattern, queries x keys.
 Graph graph_of(const std::string& name, Id nodes, Offset edges, std::uint64_t seed, const std::string& data);

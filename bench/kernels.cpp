@@ -1,13 +1,11 @@
 // The kernels that heed bench times, each with the result that it must have and the bytes that it must move; and beside
 // them what others would run: Eigen's sparse product, and attention in plain steps that store a number per edge and
 // head.
-#include "bench/bench.h"
-
 #include <Eigen/SparseCore>
 #include <cmath>
 
+#include "bench/operands.h"
 #include "kernels/dense.h"
-#include "kernels/parallel.h"
 #include "kernels/sparse.h"
 
 namespace heed::bench {
@@ -15,96 +13,12 @@ namespace {
 
 constexpr double kFloat = sizeof(float);
 
-template <class T>
-Matrix<T> random_matrix(Offset rows, Offset cols, std::uint64_t key) {
-  Matrix<T> out(rows, cols);
-  parallel_pieces(out.size(), kElementGrain, [&](Offset begin, Offset end) {
-    for (Offset t = begin; t < end; ++t) out.data()[t] = static_cast<T>(static_cast<float>(normal(key, t)));
-  });
-  return out;
-}
-
-// Throws Error where two results differ by more than float's rounding over long sums. What may cancel is measured
-// against `floor`.
-template <class T>
-void expect_near(const char* what, const Matrix<float>& x, const Matrix<T>& expected, double floor = 0) {
-  double error = 0, norm = floor * floor;
-  for (Offset t = 0; t < expected.size(); ++t) {
-    const double want = static_cast<double>(expected.data()[t]), d = static_cast<double>(x.data()[t]) - want;
-    error += d * d, norm += want * want;
-  }
-  if (x.size() != expected.size() || !(error <= 1e-8 * norm))
-    fail(std::string("verification failed: ") + what + " is off by " + std::to_string(std::sqrt(error / norm)));
-}
-
 const Csr& list_of(const Input& in) { return *in.pattern->by_query.list; }
 double bytes_of_list(const Rows& rows) {
   return rows.listed() ? static_cast<double>(rows.list->edges()) * sizeof(Id) + 8.0 * rows.rows : 0;
 }
 
 // ---- attention, and its single steps ------------------------------------------------------------------------------
-
-template <class T>
-struct Operands {
-  Score score;
-  Normaliser normaliser;
-  std::shared_ptr<const Pattern> pattern;
-  int heads;
-  bool shared;  // key and value are one table (GATv2)
-  Matrix<T> q, k, v, a, p, y, dy, dq, dk, dv, da, dp;
-  AttentionState<T> state;
-
-  explicit Operands(const Input& in)
-      : score(in.score),
-        normaliser(in.normaliser),
-        pattern(in.pattern),
-        heads(in.heads),
-        shared(in.score.name == "gatv2") {
-    const Offset width = in.heads * in.channels, score_width = score.contracts ? in.heads : width;
-    q = random_matrix<T>(pattern->queries(), score_width, mix(in.seed, 1));
-    k = random_matrix<T>(pattern->keys(), score_width, mix(in.seed, 2));
-    // Scores of unit size, whatever the width: what is far out is weighed 0 by any normaliser.
-    const T scale = static_cast<T>(1 / std::sqrt(static_cast<double>(score_width / heads)));
-    for (T& x : q) x *= score.contracts ? T(1) : scale;
-    if (!shared) v = random_matrix<T>(pattern->keys(), width, mix(in.seed, 3));
-    dy = random_matrix<T>(pattern->queries(), width, mix(in.seed, 4));
-    if (score.reads_vector) a = random_matrix<T>(1, score_width, mix(in.seed, 5));
-    for (T& x : a) x *= scale;
-    if (score.scalars > 0) p = random_matrix<T>(score.scalars, in.heads, mix(in.seed, 6));
-  }
-  const Matrix<T>& value() const { return shared ? k : v; }
-
-  Attention<T> call() const {
-    auto view = [](const Matrix<T>& x) { return x.empty() ? View<const T>{} : x.view(); };
-    return {.pattern = pattern.get(),
-            .score = &score,
-            .normaliser = &normaliser,
-            .heads = heads,
-            .q = q.view(),
-            .k = k.view(),
-            .v = value().view(),
-            .a = view(a),
-            .p = view(p),
-            .e = {},
-            .bias = {},
-            .ev = {},
-            .dropout = {}};
-  }
-  void forward() {
-    y.resize(dy.rows(), dy.cols());
-    attention(call(), y.view(), state);
-  }
-  void backward() {
-    AttentionGradient<T> g;
-    auto sink = [](Matrix<T>& d, const Matrix<T>& value) {
-      d.resize(value.rows(), value.cols());
-      return value.empty() ? Sink<T>{} : Sink<T>{d.view(), false};
-    };
-    g.dq = sink(dq, q), g.dk = sink(dk, k), g.da = sink(da, a), g.dp = sink(dp, p);
-    g.dv = shared ? Sink<T>{dk.view(), true} : sink(dv, v);
-    attention_gradient(call(), std::as_const(y).view(), std::as_const(dy).view(), state, g);
-  }
-};
 
 // y and dv once more, by plain loops in double from the scores of the pairs, or from their weights.
 void verify_plainly(const Input& in, const Operands<float>& x, const Operands<double>& exact) {
@@ -310,6 +224,12 @@ Work make_plain(const Input& in) {
   return out;
 }
 
+Work make_specialised_beside(const Input& in) {
+  Work out = make_specialised(in);
+  out.moved_forward = make_attention(in).moved_forward;
+  return out;
+}
+
 // ---- products -----------------------------------------------------------------------------------------------------
 
 struct Product {  // y = A x, A the pattern with weights
@@ -494,6 +414,8 @@ const std::vector<Kernel>& kernels() {
   static const std::vector<Kernel> list{
       {"attention", "the fused operator", true, true, true, make_attention},
       {"plain", "attention in plain steps that store edges x heads, forward only", true, true, false, make_plain},
+      {"specialised", "dot and GAT under softmax, 4 x 16 or 8 x 8: one loop that is written for it, forward only", true,
+       true, false, make_specialised_beside, has_specialised},
       {"sddmm", "the scores alone, edges x heads", true, false, false, make_sddmm},
       {"row_softmax", "softmax over the rows of an array of edges x heads", false, false, false, make_row_softmax},
       {"spmm", "a sparse matrix times a dense one", false, false, false, make_spmm},

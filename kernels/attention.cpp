@@ -634,10 +634,12 @@ void attention(const Attention<T>& x, View<T> y, AttentionState<T>& state) {
     const Attention<T> one = one_row(x, state);
     state.groups[0].backward = state.backward;
     attention(one, View<T>{state.shared.data(), 1, y.cols, y.cols}, state.groups[0]);
-    for (Offset i = 0; i < y.rows; ++i) {
-      std::copy_n(state.shared.row(0), y.cols, y.row(i));
-      std::copy_n(state.groups[0].tau.row(0), x.heads, state.tau.row(i));
-    }
+    parallel_pieces(y.rows, row_grain(y.cols), [&](Offset begin, Offset end) {
+      for (Offset i = begin; i < end; ++i) {
+        std::copy_n(state.shared.row(0), y.cols, y.row(i));
+        std::copy_n(state.groups[0].tau.row(0), x.heads, state.tau.row(i));
+      }
+    });
     return;
   }
   if (in_head_groups(x, [&](const Attention<T>& part, int first, int count) {
@@ -775,13 +777,12 @@ void gather_thresholds(const Plan<T>& plan, const Batch& batch, Scratch<T>& w, c
 }
 
 // Where drain is not w: delta = (sum_j drain_j dw_j) / (sum_j share_j), by a pass over the rows. The two sums of a row
-// lie side by side in `measured`.
+// lie where tau and delta will.
 template <class T>
 void measure_delta(const Plan<T>& plan, View<const T> dy, AttentionState<T>& state) {
   const Attention<T>& x = plan.x;
   const Rows& rows = x.pattern->by_query;
-  Matrix<T>& measured = state.measured;
-  measured.resize(rows.rows, 2 * plan.heads);
+  Matrix<T>& measured = state.tau_delta;
   measured.fill(T(0));
   state.parts.resize(rows.parts, rows.parts > 0 ? 2 * plan.heads : 0);
   auto run = [&](const Block& block) {
@@ -823,7 +824,8 @@ void measure_delta(const Plan<T>& plan, View<const T> dy, AttentionState<T>& sta
   for (Offset i = 0; i < measured.rows(); ++i)
     for (int h = 0; h < plan.heads; ++h) {
       const T drained = measured(i, h), shares = measured(i, plan.heads + h);
-      state.tau_delta(i, plan.heads + h) = shares > 0 ? drained / shares : T(0);
+      measured(i, h) = state.tau(i, h);
+      measured(i, plan.heads + h) = shares > 0 ? drained / shares : T(0);
     }
 }
 
@@ -924,7 +926,9 @@ void attention_gradient(const Attention<T>& x, View<const T> y, View<const T> dy
         for (Offset c = 0; c < dy.cols; ++c) sum[c] += dy(i, c);
     });
     if (g.dq && !g.dq.add)
-      for (Offset i = 0; i < g.dq.to.rows; ++i) std::fill_n(g.dq.to.row(i), g.dq.to.cols, T(0));
+      parallel_pieces(g.dq.to.rows, row_grain(g.dq.to.cols), [&](Offset begin, Offset end) {
+        for (Offset i = begin; i < end; ++i) std::fill_n(g.dq.to.row(i), g.dq.to.cols, T(0));
+      });
     AttentionGradient<T> rest = g;
     rest.dq = {};
     return attention_gradient<T>(one, {one_y, 1, y.cols, y.cols}, {one_dy, 1, y.cols, y.cols}, state.groups[0], rest);
@@ -1136,7 +1140,7 @@ void weighted_sum(const Rows& rows, std::span<const T> weights, std::span<const 
         if (visit && ids + t + kAhead < last) prefetch_row(x, ids[t + kAhead]);
         return x.row(ids[t]);
       };
-      stages::add_channels<T>(target, nullptr, w, n, 1, row, 0, static_cast<int>(s.x.cols), 0);
+      stages::add_channels<T>(target, nullptr, w, n, 1, row, 0, s.x.cols, 0);
       if (ends && !starts) put(to, place, s.x.cols, s.y.add);
     });
   };

@@ -51,7 +51,6 @@ struct AttentionState {
   bool backward = true;                // to be set before forward: whether backward will follow, which uses `above`
   Matrix<T> parts;                     // partial results of hub rows
   Matrix<T> sums;                      // per block: da and dp
-  Matrix<T> measured;                  // queries x 2*heads: where a normaliser's delta is measured, its two sums
   std::vector<AttentionState> groups;  // of a call with so many heads that it runs as several
   // Where all rows are the same: the pattern of one, and its y and dy.
   std::shared_ptr<const Pattern> one;

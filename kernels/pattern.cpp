@@ -22,8 +22,9 @@ void Rows::plan() {
     Offset n = length(i);
     if (n > kHubEdges) {
       close(i);
-      for (Offset at = 0; at < n; at += kHubEdges)
-        blocks.push_back({.first = i, .last = i + 1, .begin = at, .end = std::min(n, at + kHubEdges), .part = parts++});
+      const Offset count = (n + kHubEdges - 1) / kHubEdges, each = (n + count - 1) / count;
+      for (Offset at = 0; at < n; at += each)
+        blocks.push_back({.first = i, .last = i + 1, .begin = at, .end = std::min(n, at + each), .part = parts++});
       open.first = i + 1;
       continue;
     }

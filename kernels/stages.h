@@ -69,6 +69,28 @@ void gather(View<const T> table, const Id* ids, const int* at, int n, int padded
   }
   for (int t = 0; t < n; ++t) std::memcpy(to + at[t], table.row(ids[t]), sizeof(T) * static_cast<std::size_t>(padded));
 }
+// The rows of a table that the batch's segments belong to, once for each edge, as gather leaves them.
+template <class T>
+void repeat(View<const T> table, const Batch& batch, int padded, T* to) {
+  auto fill = [&](const Segment& s, Lanes<T> x) {
+    for (int v = s.vector; v < s.vector + s.vectors; ++v) x.store(to + v * kLanes);
+  };
+  for (int g = 0; g < batch.segments; ++g) {
+    const Segment& s = batch.segment[g];
+    const T* row = table.row(s.row);
+    if (padded == 1) {
+      fill(s, row[0]);
+    } else if (padded == 2) {
+      const auto x = Vec<T, 2>::load(row).v;
+      fill(s, Lanes<T>(__builtin_shufflevector(x, x, 0, 1, 0, 1, 0, 1, 0, 1)));
+    } else if (padded == 4) {
+      const auto x = Vec<T, 4>::load(row).v;
+      fill(s, Lanes<T>(__builtin_shufflevector(x, x, 0, 1, 2, 3, 0, 1, 2, 3)));
+    } else {
+      for (int t = s.begin; t < s.end; ++t) std::memcpy(to + batch.at[t], row, sizeof(T) * padded);
+    }
+  }
+}
 // In each vector every lane becomes the combination of those that hold the same head.
 template <class T, class Combine>
 HEED_FN Lanes<T> among_heads(Lanes<T> x, int padded, Combine combine) {
@@ -131,6 +153,14 @@ struct ChunkGradient {              // what the backward stages write
 
 // ---- sums over channels -------------------------------------------------------------------------------------------
 
+// The address itself. Of several vectors that begin a constant number of channels after it, the compiler would
+// otherwise keep each one's distance from the table in a register of its own, and spill them.
+template <class T>
+HEED_FN const T* one_address(const T* at) {
+  asm("" : "+r"(at));
+  return at;
+}
+
 // Calls body.template operator()<lanes>(channel, tail) for the vectors of one head; tail < kLanes in the last one.
 template <int W, class Body>
 HEED_FN void for_each_vector(int width, Body body) {
@@ -171,10 +201,11 @@ HEED_FN void fold_heads(const Batch& batch, int heads, Rows rows, Sum sum, T* to
 }
 
 // As fold_heads, for heads that come in fours and are narrow: the own side's vectors stay in registers as long as its
-// row remains the same. product(own vector, row, channel) is what a channel adds.
+// row remains the same. product(own vector, the other's, the learned one's) is what channels add; the latter two are
+// addresses. `a` may be null.
 template <bool add, int W, class T, class Rows, class Product>
-HEED_FN void fold_runs(const Batch& batch, int heads, View<const T> own, const Id* own_ids, Rows rows, Product product,
-                       T* to) {
+HEED_FN void fold_runs(const Batch& batch, int heads, View<const T> own, const Id* own_ids, Rows rows, const T* a,
+                       Product product, T* to) {
   using V = Lanes<T>;
   constexpr int per = W / kLanes;
   for (int h = 0; h < heads; h += 4)
@@ -185,11 +216,11 @@ HEED_FN void fold_runs(const Batch& batch, int heads, View<const T> own, const I
 #pragma GCC unroll 8
       for (int i = 0; i < 4 * per; ++i) mine[i] = V::load(from + i * kLanes);
       do {
-        const T* row = rows(t, h == 0);
+        const T *row = one_address(rows(t, h == 0) + h * W), *learned = one_address(a + h * W);
         V sum[4];
 #pragma GCC unroll 8
         for (int i = 0; i < 4 * per; ++i) {
-          V part = product(mine[i], row, h * W + i * kLanes);
+          V part = product(mine[i], row + i * kLanes, learned + i * kLanes);
           sum[i / per] = i % per == 0 ? V(T(0)) + part : sum[i / per] + part;
         }
         auto four = fold_four(sum[0], sum[1], sum[2], sum[3]);
@@ -225,14 +256,15 @@ void dots(View<const T> own, const Id* own_ids, View<const T> other, const Offse
           if (visit) prefetch_next(next, other, t);
           return numbered ? other.row(other_ids[t]) : other.row(ids[t]);
         };
-        auto product = [](Lanes<T> mine, const T* row, int c) { return mine * Lanes<T>::load(row + c); };
-        if (add) return fold_runs<true, W>(batch, heads, own, own_ids, row, product, to);
-        return fold_runs<false, W>(batch, heads, own, own_ids, row, product, to);
+        auto product = [](Lanes<T> mine, const T* row, const T*) { return mine * Lanes<T>::load(row); };
+        if (add) return fold_runs<true, W, T>(batch, heads, own, own_ids, row, nullptr, product, to);
+        return fold_runs<false, W, T>(batch, heads, own, own_ids, row, nullptr, product, to);
       }
     auto sum = [width](const Rows& r, int h) {
       Lanes<T> total = T(0);
+      const T *own = r.own + h * width, *other = r.other + h * width;
       for_each_vector<W>(width, [&](int c, int tail) {
-        Lanes<T> product = Lanes<T>::load(r.own + h * width + c) * Lanes<T>::load(r.other + h * width + c);
+        Lanes<T> product = Lanes<T>::load(own + c) * Lanes<T>::load(other + c);
         total = total + (tail < kLanes ? keep_first(product, tail) : product);
       });
       return total;
@@ -250,14 +282,15 @@ void dots(View<const T> own, const Id* own_ids, View<const T> other, const Offse
 
 // G vectors that begin at channel c: to = (from + sum_t w[t][head] * row t) * factor[head]
 template <class T, int W, int G, class Row>
-HEED_FN void add_group(const Target<T>& x, const T* factor, const T* w, int n, int padded, Row row, int c, int head) {
+HEED_FN void add_group(const Target<T>& x, const T* factor, const T* w, int n, int padded, const Row& row, Offset c,
+                       Offset head) {
   constexpr int lanes = W > 0 && W < kLanes ? W : kLanes;
   using V = Vec<T, lanes>;
   V sum[G];
 #pragma GCC unroll 16
   for (int g = 0; g < G; ++g) sum[g] = x.from ? V::load(x.from + c + g * lanes) : V(T(0));
   for (int t = 0; t < n; ++t) {
-    const T* from = row(t, c == 0) + c;
+    const T* from = one_address(row(t, c == 0) + c);
     const T* wt = w + t * padded + head;
 #pragma GCC unroll 16
     for (int g = 0; g < G; ++g) sum[g] = sum[g] + V(wt[W > 0 ? g * lanes / W : 0]) * V::load(from + g * lanes);
@@ -271,8 +304,8 @@ HEED_FN void add_group(const Target<T>& x, const T* factor, const T* w, int n, i
 
 // The channels [c, end) of one head, of any number.
 template <class T, class Row>
-HEED_FN void add_channels(const Target<T>& to, const T* factor, const T* w, int n, int padded, Row row, int c, int end,
-                          int head) {
+HEED_FN void add_channels(const Target<T>& to, const T* factor, const T* w, int n, int padded, const Row& row, Offset c,
+                          Offset end, Offset head) {
   for (; c + 8 * kLanes <= end; c += 8 * kLanes) add_group<T, 0, 8>(to, factor, w, n, padded, row, c, head);
   for (; c + 2 * kLanes <= end; c += 2 * kLanes) add_group<T, 0, 2>(to, factor, w, n, padded, row, c, head);
   for (; c + kLanes <= end; c += kLanes) add_group<T, 0, 1>(to, factor, w, n, padded, row, c, head);
@@ -280,7 +313,7 @@ HEED_FN void add_channels(const Target<T>& to, const T* factor, const T* w, int 
   Lanes<T> sum = to.from ? Lanes<T>::load(to.from + c) : Lanes<T>(T(0));
   for (int t = 0; t < n; ++t) sum = sum + Lanes<T>(w[t * padded + head]) * Lanes<T>::load(row(t, c == 0) + c);
   if (factor) sum = sum * Lanes<T>(factor[head]);
-  store_first(sum, end - c, to.to + c);
+  store_first(sum, static_cast<int>(end - c), to.to + c);
 }
 
 // For each segment and head: to = (from + sum_t w[t][h] * rows[t][h]) * factor[h]. `rows` are those of the batch's
@@ -289,10 +322,11 @@ HEED_FN void add_channels(const Target<T>& to, const T* factor, const T* w, int 
 template <class T, int W>
 void add_rows(const Target<T>* targets, const T* factors, const T* w, View<const T> rows, const Offset* ids,
               const Batch& batch, const Batch* next, int heads, int padded, int width) {
-  auto segment = [&](const Target<T>& to, const T* factor, const T* w, int n, auto row) {
+  // Inline, lest a segment wait for its own arguments on their way through memory.
+  auto segment = [&](const Target<T>& to, const T* factor, const T* w, int n, auto row) __attribute__((always_inline)) {
     if constexpr (W > 0) {
       constexpr int lanes = W < kLanes ? W : kLanes;
-      int total = heads * W, c = 0;
+      Offset total = heads * W, c = 0;
       for (; c + 8 * lanes <= total; c += 8 * lanes) add_group<T, W, 8>(to, factor, w, n, padded, row, c, c / W);
       if (c + 4 * lanes <= total) add_group<T, W, 4>(to, factor, w, n, padded, row, c, c / W), c += 4 * lanes;
       if (c + 2 * lanes <= total) add_group<T, W, 2>(to, factor, w, n, padded, row, c, c / W), c += 2 * lanes;
@@ -363,8 +397,8 @@ void score_sums(const void* self, const Chunk<T>& x, T* to) {
     if constexpr (W == 1) {
       T *own = x.own_buffer, *other = x.other_buffer, *e = x.edge_buffer, a[kHeadBuffer];
       const int round = period(x.padded);
-      for (T* buffer : {own, other, e}) clear_tails(batch, x.padded, buffer);
-      gather(x.own, batch.rows, batch.at, batch.n, x.padded, own);
+      for (T* buffer : {other, e}) clear_tails(batch, x.padded, buffer);
+      repeat(x.own, batch, x.padded, own);
       gather(x.other, batch.ids, batch.at, batch.n, x.padded, other, x.next);
       if constexpr (has_edge) gather_edges(x, e);
       if constexpr (reads_vector<S, V>) spread(x.a, x.heads, x.padded, a);
@@ -391,17 +425,17 @@ void score_sums(const void* self, const Chunk<T>& x, T* to) {
             if (visit) prefetch_next(x.next, x.other, t);
             return x.other.row(x.batch->ids[t]);
           };
-          auto product = [=, a = x.a](V mine, const T* row, int c) {
-            return term<own_is_query>(score, mine, V::load(row + c), Zero{}, learned(a + c));
+          auto product = [=](V mine, const T* row, const T* a) {
+            return term<own_is_query>(score, mine, V::load(row), Zero{}, learned(a));
           };
-          return fold_runs<false, W>(batch, x.heads, x.own, batch.rows, row, product, to);
+          return fold_runs<false, W>(batch, x.heads, x.own, batch.rows, row, x.a, product, to);
         }
       auto sum = [=, a = x.a](const Rows& r, int h) {
         V total = T(0);
+        const int at = h * width;
+        const T *own = r.own + at, *other = r.other + at, *e = r.edge + at, *vector = a + at;
         for_each_vector<W>(width, [&](int c, int tail) {
-          const int at = h * width + c;
-          V value =
-              term<own_is_query>(score, V::load(r.own + at), V::load(r.other + at), edge(r.edge + at), learned(a + at));
+          V value = term<own_is_query>(score, V::load(own + c), V::load(other + c), edge(e + c), learned(vector + c));
           total = total + (tail < kLanes ? keep_first(value, tail) : value);
         });
         return total;
@@ -471,7 +505,7 @@ void score_gradient(const void* self, const Chunk<T>& x, const ChunkGradient<T>&
           for (int t = 0; t < batch.n; ++t) std::copy_n(e + batch.at[t], x.heads, g.dedge.row(x.entry[t]));
     } else {
       // Groups of vectors that stay in registers: of several heads where these are narrow.
-      auto group = [&]<int G>(int at, int head, int tail) {
+      auto group = [&]<int G>(Offset at, int head, int tail) {
         V a[G], da[G];
 #pragma GCC unroll 8
         for (int i = 0; i < G; ++i) {
@@ -486,7 +520,7 @@ void score_gradient(const void* self, const Chunk<T>& x, const ChunkGradient<T>&
 #pragma GCC unroll 8
           for (int i = 0; i < G; ++i) own[i] = V::load(row + i * kLanes), down[i] = T(0);
           for (int t = s.begin; t < s.end; ++t, ds += x.padded) {
-            const T* other = x.other.row(batch.ids[t]) + at;
+            const T* other = one_address(x.other.row(batch.ids[t]) + at);
 #pragma GCC unroll 8
             for (int i = 0; i < G; ++i) {
               const int k = i * kLanes;

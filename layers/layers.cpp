@@ -155,9 +155,8 @@ Model attend(Attend o) {
       in.p = scope.parameter("scalars", o.score.scalars, o.heads, {.start = std::move(start)});
     }
     if (o.query_scale != 1 && !biased) in.q = scale(columns(in.q), o.query_scale);
-    if (o.score.prepares == Prepare::centre_unit) in.q = centre(in.q, o.heads), in.k = centre(in.k, o.heads);
-    if (o.score.prepares == Prepare::unit || o.score.prepares == Prepare::centre_unit)
-      in.q = unit(in.q, o.heads), in.k = unit(in.k, o.heads);
+    if (o.score.prepares == Prepare::centre_unit) in.q = centre_unit(in.q, o.heads), in.k = centre_unit(in.k, o.heads);
+    if (o.score.prepares == Prepare::unit) in.q = unit(in.q, o.heads), in.k = unit(in.k, o.heads);
     if (o.score.prepares == Prepare::bilinear)
       in.k = linear_heads(in.k, scope.parameter("bilinear", width, score_total, glorot(width, width)), o.heads);
     if (o.feature_dropout > 0) in.v = dropout(columns(in.v), o.feature_dropout);

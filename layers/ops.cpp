@@ -347,21 +347,33 @@ Var<T> each_head(const char* name, const Columns<T>& x, int heads, Forward forwa
 }
 
 template <class T>
+T sum_of(Offset width, auto vector_at) {
+  Vec<T, 8> sum = T(0);
+  Offset t = 0;
+  for (; t + 8 <= width; t += 8) sum = sum + vector_at(t);
+  if (t < width) sum = sum + keep_first(vector_at(t), static_cast<int>(width - t));
+  return fold(sum);
+}
+template <class T>
 T dot(const T* a, const T* b, Offset width) {
-  T sum = 0;
-  for (Offset t = 0; t < width; ++t) sum += a[t] * b[t];
-  return sum;
+  return sum_of<T>(width, [=](Offset t) { return Vec<T, 8>::load(a + t) * Vec<T, 8>::load(b + t); });
 }
 template <class T>
 T mean(const T* a, Offset width) {
-  T sum = 0;
-  for (Offset t = 0; t < width; ++t) sum += a[t];
-  return sum / static_cast<T>(width);
+  return sum_of<T>(width, [=](Offset t) { return Vec<T, 8>::load(a + t); }) / static_cast<T>(width);
 }
 template <class T>
 T inverse_norm(const T* x, Offset width) {
   const T norm = std::sqrt(dot(x, x, width));
   return norm > 0 ? T(1) / norm : T(0);
+}
+// What is constant but for rounding becomes 0.
+template <class T>
+void less_mean(const T* x, T* to, Offset width) {
+  const T middle = mean(x, width);
+  T most = 0;
+  for (Offset t = 0; t < width; ++t) most = std::max(most, std::abs(to[t] = x[t] - middle));
+  if (most <= 8 * std::numeric_limits<T>::epsilon() * std::abs(middle)) std::fill_n(to, width, T(0));
 }
 
 }  // namespace
@@ -383,17 +395,32 @@ Var<T> unit(const Columns<T>& x, int heads) {
 template <class T>
 Var<T> centre(const Columns<T>& x, int heads) {
   if (head_width("centre", x, heads) < 2) fail("centre: one channel a head less its mean is always 0; it takes 2");
+  return each_head("centre", x, heads, less_mean<T>, [](const T*, const T*, const T* dy, Offset width, auto put) {
+    const T middle = mean(dy, width);
+    for (Offset t = 0; t < width; ++t) put(t, dy[t] - middle);
+  });
+}
+
+// One pass over x, where the two after each other take two.
+template <class T>
+Var<T> centre_unit(const Columns<T>& x, int heads) {
+  if (head_width("centre", x, heads) < 2) fail("centre: one channel a head less its mean is always 0; it takes 2");
   return each_head(
-      "centre", x, heads,
+      "centre and unit", x, heads,
       [](const T* from, T* to, Offset width) {
-        const T middle = mean(from, width);
-        T most = 0;
-        for (Offset t = 0; t < width; ++t) most = std::max(most, std::abs(to[t] = from[t] - middle));
-        if (most <= 8 * std::numeric_limits<T>::epsilon() * std::abs(middle)) std::fill_n(to, width, T(0));
+        less_mean(from, to, width);
+        const T scale = inverse_norm(to, width);
+        for (Offset t = 0; t < width; ++t) to[t] *= scale;
       },
-      [](const T*, const T*, const T* dy, Offset width, auto put) {
-        const T middle = mean(dy, width);
-        for (Offset t = 0; t < width; ++t) put(t, dy[t] - middle);
+      [](const T* from, const T* y, const T* dy, Offset width, auto put) {
+        // As sum_t y_t = 0, the mean of dy - y <y, dy> is that of dy. |x - mean| is 1 / scale, unless y is 0.
+        const T middle = mean(dy, width), along = dot(y, dy, width), level = mean(from, width);
+        const T norm = sum_of<T>(width, [=](Offset t) {
+          const Vec<T, 8> x = Vec<T, 8>::load(from + t) - Vec<T, 8>(level);
+          return x * Vec<T, 8>::load(y + t);
+        });
+        const T scale = norm > 0 ? T(1) / norm : T(0);
+        for (Offset t = 0; t < width; ++t) put(t, (dy[t] - middle - y[t] * along) * scale);
       });
 }
 
@@ -1301,6 +1328,7 @@ Var<T> binary_cross_entropy(Var<T> x, std::span<const Id> rows, std::span<const 
   template Var<T> concat(const std::vector<Var<T>>&);                                                               \
   template Var<T> unit(const Columns<T>&, int);                                                                     \
   template Var<T> centre(const Columns<T>&, int);                                                                   \
+  template Var<T> centre_unit(const Columns<T>&, int);                                                              \
   template Var<T> linear_heads(const Columns<T>&, Var<T>, int);                                                     \
   template Var<T> mean_heads(Var<T>, int);                                                                          \
   template Var<T> contract(Var<T>, const std::vector<Var<T>>&, int);                                                \

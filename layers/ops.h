@@ -67,6 +67,9 @@ Var<T> unit(const Columns<T>& x, int heads);
 // x less its mean; d is at least 2. What is constant but for rounding becomes 0.
 template <class T>
 Var<T> centre(const Columns<T>& x, int heads);
+// Both: unit(centre(x))
+template <class T>
+Var<T> centre_unit(const Columns<T>& x, int heads);
 // x_h w_h                               w: d x heads*d, the matrices of the heads side by side
 template <class T>
 Var<T> linear_heads(const Columns<T>& x, Var<T> w, int heads);

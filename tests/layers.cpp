@@ -230,6 +230,9 @@ std::vector<Op> operations(Id n, Random& random) {
        }},
       {"centre", {{n, 12}}, [](Bench&, const Vars& x) { return centre<double>(x[0], 4); }},
       {"unit of centre", {{n, 12}}, [](Bench&, const Vars& x) { return unit<double>(centre<double>(x[0], 3), 3); }},
+      {"centre and unit, of heads that fill no vector",
+       {{n, 33}},
+       [](Bench&, const Vars& x) { return centre_unit<double>(x[0], 3); }},
       {"linear of heads",
        {{n, 12}, {4, 12}},
        [](Bench&, const Vars& x) { return linear_heads<double>(x[0], x[1], 3); }},
@@ -799,21 +802,23 @@ TEST_CASE("a mask in which nobody sees anybody: values 0, gradients 0") {
 }
 
 TEST_CASE("unit and centre: vectors of 0 and constant vectors stay 0 and take no gradient") {
-  Bench b;
-  Matrix<double> x(3, 4);
-  x.fill(0);
-  for (int c = 0; c < 4; ++c) x(1, c) = 0.1, x(2, c) = c;
-  Var<double> in = b.input(x), y = unit<double>(centre<double>(in, 1), 1);
-  Matrix<double> weights(3, 4);
-  for (Offset t = 0; t < 12; ++t) weights.data()[t] = static_cast<double>(t * t);
-  Var<double> loss = inner(y, weights);
-  b.tape.forward(), b.tape.backward(loss);
-  for (int c = 0; c < 4; ++c)
-    for (Id i : {0, 1}) {
-      CHECK(y.value()(i, c) == 0);
-      CHECK(in.grad()(i, c) == 0);
-    }
-  CHECK(y.value()(2, 3) == doctest::Approx(1.5 / std::sqrt(5.0)));
+  for (bool at_once : {false, true}) {
+    Bench b;
+    Matrix<double> x(3, 4);
+    x.fill(0);
+    for (int c = 0; c < 4; ++c) x(1, c) = 0.1, x(2, c) = c;
+    Var<double> in = b.input(x), y = at_once ? centre_unit<double>(in, 1) : unit<double>(centre<double>(in, 1), 1);
+    Matrix<double> weights(3, 4);
+    for (Offset t = 0; t < 12; ++t) weights.data()[t] = static_cast<double>(t * t);
+    Var<double> loss = inner(y, weights);
+    b.tape.forward(), b.tape.backward(loss);
+    for (int c = 0; c < 4; ++c)
+      for (Id i : {0, 1}) {
+        CHECK(y.value()(i, c) == 0);
+        CHECK(in.grad()(i, c) == 0);
+      }
+    CHECK(y.value()(2, 3) == doctest::Approx(1.5 / std::sqrt(5.0)));
+  }
 }
 
 TEST_CASE("by degree: rules that number nodes mean the caller's") {
