@@ -11,7 +11,9 @@ void Rows::plan() {
   blocks.clear();
   parts = 0;
   Block open;
-  Offset cost = 0;
+  Offset cost = 0, all = 0;
+  for (Id i = 0; i < rows; ++i) all += length(i);
+  const Offset longest = std::max(kHubEdges, all / kHubParts);
   auto close = [&](Id next) {
     open.last = next;
     if (open.first < open.last) blocks.push_back(open);
@@ -20,9 +22,9 @@ void Rows::plan() {
   };
   for (Id i = 0; i < rows; ++i) {
     Offset n = length(i);
-    if (n > kHubEdges) {
+    if (n > longest) {
       close(i);
-      const Offset count = (n + kHubEdges - 1) / kHubEdges, each = (n + count - 1) / count;
+      const Offset count = (n + longest - 1) / longest, each = (n + count - 1) / count;
       for (Offset at = 0; at < n; at += each)
         blocks.push_back({.first = i, .last = i + 1, .begin = at, .end = std::min(n, at + each), .part = parts++});
       open.first = i + 1;
