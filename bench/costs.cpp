@@ -260,7 +260,7 @@ void kept(const Options&, Report& report) {
     if (names.size() > 3) some += fmt::format(" and {} more", names.size() - 3);
     report.add({fmt::format("{}", n.from_forward), fmt::format("{}", n.outputs), fmt::format("{}", n.in_all),
                 fmt::format("{}", sizeof(float) * (n.in_all + n.outputs * kChannels)), some,
-                n.filtered ? "" : report.at_most(3, n.from_forward) + "; " + report.at_most(1, n.outputs)});
+                report.at_most(3, n.from_forward) + "; " + report.at_most(1, n.outputs)});
   }
   report.end();
 }

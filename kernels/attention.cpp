@@ -134,7 +134,8 @@ struct Plan {
   const Batch* next_values(const Batch& batch) const { return x.v.data == x.k.data ? nullptr : batch.next; }
   // Whether forward keeps what spares backward the pass over queries:
   //   dq_i = sum_j ds_ij (ds/dq)_ij = (1 - below) (<dy_i, sum_above w m v> - delta_i sum_above w), as sum_j ds_ij = 0.
-  bool one_pass() const { return x.score->kinked && x.normaliser->exponential && !reads_edges(); }
+  // A filter that counts keys keeps its own numbers of each row, which with these would be too many.
+  bool one_pass() const { return x.score->kinked && x.normaliser->exponential && !reads_edges() && !selects(); }
   bool reads_edges() const { return x.e || x.bias || x.ev; }
 };
 
@@ -1123,13 +1124,14 @@ void weighted_sum(const Rows& rows, std::span<const T> weights, std::span<const 
   // Some edges of row i, in `sum` while the row is not whole. `entry`: the first one's, in a list.
   const std::size_t listed = rows.listed() ? rows.list->ids.size() : 0;
   auto add = [&](Id i, const Id* ids, Offset entry, int n, bool starts, bool ends, T* sum) {
-    const T* w = weights.data() + entry;
     T room[kChunk];
-    if (weights.empty() || !edge.empty() || !scale.empty()) {
+    const T* w = room;
+    if (!weights.empty() && edge.empty() && scale.empty()) {
+      w = weights.data() + entry;
+    } else {
       const T by = scale.empty() ? T(1) : scale[i];
       for (int t = 0; t < n; ++t)
         room[t] = weights.empty() ? by : by * weights[edge.empty() ? entry + t : edge[entry + t]];
-      w = room;
     }
     const Id* const last = listed > 0 ? rows.list->ids.data() + listed : ids;
     each(sum, [&](const Summand<T>& s, T* place) {
