@@ -191,9 +191,8 @@ void compare(const Case& c, const Engine& engine, double& worst_value, double& w
         finite_want.data()[t] = finite_have.data()[t] = 0;
       }
     // A value may cancel, too: the mean of a hub's thousands of keys.
-    // And what all heads or channels share has a part of every pair, whose roundings grow with their spread.
-    const bool shared = name == "da" || name == "dp";
-    const double spread = shared ? 2 * std::sqrt(static_cast<double>(c.k.rows())) : 1;
+    // And a scalar's gradient has a part of every pair, whose roundings grow with their spread.
+    const double spread = name == "dp" ? 2 * std::sqrt(static_cast<double>(c.k.rows())) : 1;
     const double floor = most < 5e-5 ? 0.01 * std::sqrt(static_cast<double>(want.size())) : 0.01 * spread * norm(c.dy);
     double error = error_of(finite_have, finite_want, floor);
     CHECK(error <= most);

@@ -178,7 +178,7 @@ Generator warped() {
     Keys4 out{held(levels), {held(levels)}};
     for (int t = 1; t < 4; ++t) {
       Vector other = levels;
-      while (apart(levels, other) < 4) other = scaled(normal_vector(3, random), 2);
+      while (apart(levels, other) < 3) other = scaled(normal_vector(3, random), 2);
       out.keys[t] = held(other);
     }
     return out;
