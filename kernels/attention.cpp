@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "kernels/best.h"
+#include "kernels/fused.h"
 #include "kernels/normalisers.h"
 #include "kernels/parallel.h"
 #include "kernels/stages.h"
@@ -653,6 +654,7 @@ void attention(const Attention<T>& x, View<T> y, AttentionState<T>& state) {
   if (in_tiles(x)) return tiled_attention(x, y, state);
 
   const Plan<T> plan(x);
+  const Fused* const fused = fused_kernels(x);
   const Rows& rows = x.pattern->by_query;
   const bool above = plan.one_pass() && state.backward;
   state.above.resize(above ? y.rows : 0, above ? y.cols + plan.heads : 0);
@@ -668,6 +670,11 @@ void attention(const Attention<T>& x, View<T> y, AttentionState<T>& state) {
   for_each_block(
       rows,
       [&](std::size_t b) {
+        if constexpr (std::is_same_v<T, float>)
+          if (fused) {
+            const FusedForward call{x, plan.finish(), y, state.tau.view(), out.above};
+            return fused->forward(call, rows.blocks[b].first, rows.blocks[b].last);
+          }
         Scratch<T>& w = scratch<T>();
         w.sum.resize(1, room);
         forward_block(plan, w, rows.blocks[b], state_at(w.state, plan.round), w.sum.data(), out, state);
@@ -950,6 +957,7 @@ void attention_gradient(const Attention<T>& x, View<const T> y, View<const T> dy
   if (in_tiles(x)) return tiled_gradient(x, y, dy, state, g);
 
   const Plan<T> plan(x);
+  const Fused* const fused = fused_kernels(x);
   const bool one_pass = plan.one_pass() && !state.above.empty();
   fill_delta(plan, y, dy, state, one_pass ? g.dq : Sink<T>{});
   if (x.normaliser->measures) measure_delta(plan, dy, state);
@@ -974,9 +982,14 @@ void attention_gradient(const Attention<T>& x, View<const T> y, View<const T> dy
         rows,
         [&](std::size_t b) {
           Scratch<T>& w = scratch<T>();
-          w.sum.resize(1, score_total);
           T *da, *dp;
           learned_sums(b, da, dp);
+          if constexpr (std::is_same_v<T, float>)
+            if (fused && fused->queries) {
+              const FusedBackward call{x, plan.finish(), dy, std::as_const(state.tau_delta).view(), g};
+              return fused->queries(call, rows.blocks[b].first, rows.blocks[b].last, da, dp);
+            }
+          w.sum.resize(1, score_total);
           row_block(plan, w, rows.blocks[b], state, dy, g, w.sum.data(), da, dp);
         },
         [&](std::size_t b) {
@@ -1018,6 +1031,11 @@ void attention_gradient(const Attention<T>& x, View<const T> y, View<const T> dy
     for_each_block(
         rows,
         [&](std::size_t b) {
+          if constexpr (std::is_same_v<T, float>)
+            if (fused) {
+              const FusedBackward call{x, plan.finish(), dy, std::as_const(state.tau_delta).view(), g};
+              return fused->keys(call, rows.blocks[b].first, rows.blocks[b].last);
+            }
           Scratch<T>& w = scratch<T>();
           w.sum.resize(1, total);
           column_block(plan, w, rows.blocks[b], state, dy, g, w.sum.data(), w.sum.data() + score_total);

@@ -53,6 +53,8 @@ requires std::is_arithmetic_v<X> HEED_FN X sqrt_of(X x) { return std::sqrt(x); }
 template <class X>
 requires std::is_arithmetic_v<X> HEED_FN X tanh_of(X x) { return std::tanh(x); }
 template <class X>
+requires std::is_arithmetic_v<X> HEED_FN X quick_tanh_of(X x) { return std::tanh(x); }
+template <class X>
 requires std::is_arithmetic_v<X> HEED_FN X erf_of(X x) { return std::erf(x); }
 
 template <class X>
@@ -78,6 +80,10 @@ HEED_FN X sqrt(X x) {
 template <class X>
 HEED_FN X tanh(X x) {
   return tanh_of(x);
+}
+template <class X>  // in lanes of float within 6 ulp, and as good as 1 where it is within 1e-6 of it: for channels of scores
+HEED_FN X quick_tanh(X x) {
+  return quick_tanh_of(x);
 }
 template <class X>
 HEED_FN X erf(X x) {

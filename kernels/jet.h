@@ -146,6 +146,11 @@ HEED_FN Jet<X, A> tanh_of(Jet<X, A> a) {
   return chain(a, value, X(1) - value * value);
 }
 template <class X, unsigned A>
+HEED_FN Jet<X, A> quick_tanh_of(Jet<X, A> a) {
+  X value = quick_tanh_of(a.v);
+  return chain(a, value, X(1) - value * value);
+}
+template <class X, unsigned A>
 HEED_FN Jet<X, A> sigmoid_of(Jet<X, A> a) {
   X value = sigmoid_of(a.v);
   return chain(a, value, value * (X(1) - value));

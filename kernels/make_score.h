@@ -7,6 +7,7 @@
 //   Score mine = make_score(Laplace{});
 #pragma once
 
+#include "kernels/fused.h"
 #include "kernels/normalisers.h"
 #include "kernels/score.h"
 #include "kernels/scores.h"
@@ -51,6 +52,10 @@ ScoreStages<T> score_stages() {
     enter.template operator()<3, 16>();
     enter.template operator()<4, 32>();
     enter.template operator()<5, 64>();
+    if constexpr (fused::knows<S>) [&]<std::size_t... at>(std::index_sequence<at...>) {
+        ((out.fused[at] = &fused::Kernels<S, kFusedShapes[at].heads, kFusedShapes[at].width / kLanes>::all), ...);
+      }
+    (std::make_index_sequence<kFusedShapeCount>());
   } else {
     enter.template operator()<0, 0>();
     enter.template operator()<1, 1>();

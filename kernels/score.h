@@ -51,6 +51,14 @@ struct Finish {          // how sums over channels become scores: s = scale e^-t
   bool tempered = false;
 };
 
+struct Fused;  // fused.h
+struct FusedShape {
+  int heads, width;
+};
+inline constexpr FusedShape kFusedShapes[] = {
+    {4, 16}, {8, 8}, {4, 8}, {1, 8}};  // one head: of at most so many channels
+inline constexpr int kFusedShapeCount = 4;
+
 template <class T>
 struct ScoreStages {  // [own side is the query][width]
   void (*sums[2][kScoreWidthCount])(const void*, const stages::Chunk<T>&, T*) = {};
@@ -60,6 +68,7 @@ struct ScoreStages {  // [own side is the query][width]
                         T*) = nullptr;
   void (*finish)(const void*, const T*, const Finish<T>&, int, int, T*) = nullptr;
   void (*finish_gradient)(const void*, const T*, const Finish<T>&, int, int, T*, T*) = nullptr;
+  const Fused* fused[kFusedShapeCount] = {};  // none: it goes through the stages
 };
 
 struct Score {

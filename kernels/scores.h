@@ -87,7 +87,7 @@ struct GatV2 {
 struct Bahdanau {
   static constexpr const char* name = "bahdanau";
   static constexpr About about{"a . tanh(q + k)", "arXiv:1409.0473, A.1.2", "d hyperbolic tangents an edge"};
-  HEED_FN auto term(auto q, auto k, auto e, auto a) const { return a * fn::tanh(q + k + e); }
+  HEED_FN auto term(auto q, auto k, auto e, auto a) const { return a * fn::quick_tanh(q + k + e); }
 };
 
 // s = a . relu(W1q x_i + W1k x_j + b1 + e) + p     a perceptron with one hidden layer over both nodes, whose first

@@ -1,0 +1,486 @@
+// Whole rows in one loop: attention under softmax over a list, for the shapes that most models have (4 heads x 16, 4 x
+// 8, 8 x 8, and one head of at most 8). Where the stages pass a batch of edges through buffers, a row stays in
+// registers from its scores to its sums, so a row of few edges costs half as much. What they compute is the same up to
+// the order of additions. Everything else goes through the stages.
+#pragma once
+
+#include <algorithm>
+
+#include "kernels/attention.h"
+#include "kernels/normalisers.h"
+#include "kernels/scores.h"
+#include "kernels/stages.h"
+#include "kernels/traits.h"
+
+namespace heed {
+
+struct FusedForward {
+  const Attention<float>& x;
+  Finish<float> finish;
+  View<float> y, tau;
+  View<float> above;  // AttentionState::above, or none
+};
+
+struct FusedBackward {
+  const Attention<float>& x;
+  Finish<float> finish;
+  View<const float> dy;
+  View<const float> tau_delta;  // queries x 2*heads
+  const AttentionGradient<float>& to;
+};
+
+// Each runs over the rows [first, last), of which each is whole.
+struct Fused {
+  void (*forward)(const FusedForward&, Id first, Id last) = nullptr;
+  // dk and dv, of those rows of keys
+  void (*keys)(const FusedBackward&, Id first, Id last) = nullptr;
+  // dq; da (heads*width) and dp (runs of 8) are added to, unless null. None: the stages do it.
+  void (*queries)(const FusedBackward&, Id first, Id last, float* da, float* dp) = nullptr;
+};
+
+// The kernels for this call; none: it goes through the stages.
+const Fused* fused_kernels(const Attention<float>& x);
+inline const Fused* fused_kernels(const Attention<double>&) { return nullptr; }  // it checks gradients of the stages
+
+namespace fused {
+
+using V = stages::Lanes<float>;
+using normalisers::Softmax;
+
+inline constexpr int kTogether = 32;  // edges of a row whose rows stay in the first-level cache from stage to stage
+inline constexpr float kNone = -__builtin_inff();
+
+// Some edges of a row. Vectors of numbers hold those of all heads, of 8 / heads edges at once.
+struct Edges {
+  const Id* ids;                                                  // in the list
+  int n;                                                          // at most kTogether
+  const Id* last;                                                 // of the list
+  Id operator()(int t) const { return ids[std::min(t, n - 1)]; }  // of a lane without an edge: the last one's
+  // Fetches the rows of the edge that comes kTogether later, in whichever row.
+  template <int bytes>
+  HEED_FN void fetch(View<const float> table, int t) const {
+    if (ids + t + kTogether >= last) return;
+    const char* from = reinterpret_cast<const char*>(table.row(ids[t + kTogether]));
+#pragma GCC unroll 8
+    for (int at = 0; at < bytes; at += 64) __builtin_prefetch(from + at);
+  }
+};
+
+// The vector of the edges from t on: a number a head of a table's rows; or one number of each edge.
+template <int heads>
+HEED_FN V numbers(View<const float> table, const Edges& edges, int t) {
+  if constexpr (heads == 8) return V::load(table.row(edges.ids[t]));
+  if constexpr (heads == 4) {
+    const auto a = Vec<float, 4>::load(table.row(edges(t))).v, b = Vec<float, 4>::load(table.row(edges(t + 1))).v;
+    return V(__builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7));
+  }
+  V out;
+  if constexpr (heads == 1)
+    for (int l = 0; l < kLanes; ++l) out.v[l] = *table.row(edges(t + l));
+  return out;
+}
+template <int heads, class Of>
+HEED_FN Words words(Of of) {
+  if constexpr (heads == 8) return Words{} + of(0);
+  Words out;
+  for (int l = 0; l < kLanes; ++l) out[l] = of(l / heads);
+  return out;
+}
+template <int heads>  // of one row
+HEED_FN V repeated(const float* row) {
+  if constexpr (heads == 8) return V::load(row);
+  if constexpr (heads == 1) return V(row[0]);
+  const auto x = Vec<float, 4>::load(row).v;
+  return V(__builtin_shufflevector(x, x, 0, 1, 2, 3, 0, 1, 2, 3));
+}
+
+// Dropout's factors of the edges from t on.
+template <int heads, bool row_is_query>
+HEED_FN V keep(const Dropout& dropout, std::uint64_t row, const Edges& edges, int t) {
+  Words head;
+  for (int l = 0; l < kLanes; ++l) head[l] = l % heads;
+  const std::uint32_t threshold = dropout.threshold();
+  if constexpr (row_is_query) {  // `row`: the query's key
+    const Words other = words<heads>([&](int e) { return static_cast<std::uint32_t>(edges(t + e)); });
+    return drop_factors<float>(Words{} + static_cast<std::uint32_t>(row),
+                               Words{} + static_cast<std::uint32_t>(row >> 32), other, head, threshold,
+                               dropout.scale());
+  }
+  std::uint64_t key[kLanes / heads];
+  for (int e = 0; e < kLanes / heads; ++e) key[e] = dropout.row_key(edges(t + e));
+  return drop_factors<float>(words<heads>([&](int e) { return static_cast<std::uint32_t>(key[e]); }),
+                             words<heads>([&](int e) { return static_cast<std::uint32_t>(key[e] >> 32); }),
+                             Words{} + static_cast<std::uint32_t>(row), head, threshold, dropout.scale());
+}
+
+// to[t][h] = sum_c term(...) of the row's own vectors, in registers, with another row for each edge; `learned`: a, or
+// null. Of one head the last vector holds `tail` channels.
+template <class S, int heads, int per, bool own_is_query>
+HEED_FN void sums(const S& score, const V* mine, const float* learned, View<const float> other, const Edges& edges,
+                  int tail, float* to) {
+  auto part = [&](const float* row, int i) {
+    V value;
+    if constexpr (stages::reads_vector<S, V>)
+      value =
+          stages::term<own_is_query>(score, mine[i], V::load(row + i * kLanes), Zero{}, V::load(learned + i * kLanes));
+    else
+      value = stages::term<own_is_query>(score, mine[i], V::load(row + i * kLanes), Zero{}, Zero{});
+    return heads == 1 && i == per - 1 ? keep_first(value, tail) : value;
+  };
+  auto sum = [&](const float* row, int first) {
+    V out = V(0.0f) + part(row, first);
+#pragma GCC unroll 4
+    for (int i = 1; i < per; ++i) out = out + part(row, first + i);
+    return out;
+  };
+  constexpr int bytes = heads * per * kLanes * 4;
+  if constexpr (heads == 1) {
+    for (int t = 0; t < edges.n; t += 4) {
+      V four[4];
+#pragma GCC unroll 4
+      for (int e = 0; e < 4; ++e) edges.fetch<bytes>(other, t + e), four[e] = sum(other.row(edges(t + e)), 0);
+      fold_four(four[0], four[1], four[2], four[3]).store(to + t);
+    }
+  } else {
+    for (int t = 0; t < edges.n; ++t) {
+      edges.fetch<bytes>(other, t);
+      const float* row = stages::one_address(other.row(edges.ids[t]));
+#pragma GCC unroll 4
+      for (int h = 0; h < heads; h += 4)
+        fold_four(sum(row, h * per), sum(row, (h + 1) * per), sum(row, (h + 2) * per), sum(row, (h + 3) * per))
+            .store(to + t * heads + h);
+    }
+  }
+}
+
+// sum[g] += w[t][head of g] * row t
+template <int heads, int per>
+HEED_FN void add(const float* w, View<const float> table, const Edges& edges, V* sum) {
+  for (int t = 0; t < edges.n; ++t) {
+    const float* row = stages::one_address(table.row(edges.ids[t]));
+#pragma GCC unroll 8
+    for (int g = 0; g < heads * per; ++g) sum[g] = sum[g] + V(w[t * heads + g / per]) * V::load(row + g * kLanes);
+  }
+}
+
+template <int heads, int per>
+HEED_FN void load(const float* row, V* to) {
+#pragma GCC unroll 8
+  for (int g = 0; g < heads * per; ++g) to[g] = V::load(row + g * kLanes);
+}
+template <int count>
+HEED_FN void clear(V* to) {
+#pragma GCC unroll 8
+  for (int g = 0; g < count; ++g) to[g] = V(0.0f);
+}
+// row = row where `adds`, or 0, + sum * factor[head]
+template <int heads, int per>
+HEED_FN void put(const V* sum, V factor, float* row, bool adds, int tail) {
+#pragma GCC unroll 8
+  for (int g = 0; g < heads * per; ++g) {
+    V x = sum[g] * V(factor.v[g / per]);
+    if (adds) x = x + V::load(row + g * kLanes);
+    if (heads == 1 && g == per - 1)
+      store_first(x, tail, row + g * kLanes);
+    else
+      x.store(row + g * kLanes);
+  }
+}
+template <class Combine>
+HEED_FN V among(V x, int heads, Combine combine) {
+  return stages::among_heads(x, heads, combine);
+}
+HEED_FN V larger(V a, V b) { return select(b > a, b, a); }
+HEED_FN V plus(V a, V b) { return a + b; }
+
+// Calls use(edges, whether they are the first) for the edges of row i, some at a time.
+template <class Use>
+HEED_FN void for_each_portion(const Csr& list, Id i, Use use) {
+  const Offset begin = list.offsets[i], end = list.offsets[i + 1];
+  const Id *const ids = list.ids.data(), *const last = ids + list.ids.size();
+  for (Offset at = begin; at < end; at += kTogether)
+    use(Edges{ids + at, static_cast<int>(std::min<Offset>(kTogether, end - at)), last}, at == begin);
+}
+
+template <class S>
+inline constexpr bool contracts_of = [] {
+  if constexpr (requires { S::contracts; })
+    return S::contracts;
+  else
+    return false;
+}();
+template <class S>  // no score of the menu has one channel a head and a learned vector besides
+inline constexpr bool knows = !(contracts_of<S> && stages::reads_vector<S, V>);
+
+// per: vectors of a head
+template <class S, int heads, int per>
+struct Kernels {
+  static constexpr bool contracts = contracts_of<S>;
+  static constexpr bool kinked = requires(const S& score) { score.slope_below(); };
+  static constexpr int vectors = heads * per, bytes = vectors * kLanes * 4, together = kLanes / heads;
+  static constexpr int room = kTogether * heads + kLanes;
+
+  static int used(const Edges& edges) { return (edges.n * heads + kLanes - 1) / kLanes; }
+  static int last_lanes(const Edges& edges) { return edges.n * heads - (used(edges) - 1) * kLanes; }
+  static int tail(Offset channels) { return heads == 1 ? static_cast<int>(channels) - (per - 1) * kLanes : kLanes; }
+  static const S& self(const Attention<float>& x) { return *static_cast<const S*>(x.score->self.get()); }
+
+  static void forward(const FusedForward& f, Id first, Id last) {
+    const Attention<float>& x = f.x;
+    const S score = self(x);
+    const Csr& list = *x.pattern->by_query.list;
+    const View<const float> q = x.q, k = x.k, v = x.v;
+    const bool finishes = x.score->finishes(), drops = x.dropout.rate > 0;
+    const int width = tail(v.cols);
+    for (Id i = first; i < last; ++i) {
+      V mine[contracts ? 1 : vectors], acc[vectors], up[kinked ? vectors : 1];
+      V top = kNone, total = 0.0f, share = 0.0f;
+      if constexpr (contracts)
+        mine[0] = repeated<heads>(q.row(i));
+      else
+        load<heads, per>(q.row(i), mine);
+      clear<vectors>(acc);
+      if constexpr (kinked) clear<vectors>(up);
+      const std::uint64_t key = drops ? x.dropout.row_key(i) : 0;
+      for_each_portion(
+          list, i, [&](const Edges& edges, bool starts) __attribute__((always_inline)) {
+            alignas(64) float s[room], above[kinked ? room : 1];
+            const int count = used(edges), end = count * kLanes;
+            V(0.0f).store(s + end - kLanes);
+            if constexpr (!contracts) {
+              if (v.data != k.data)
+                for (int t = 0; t < edges.n; ++t) edges.fetch<bytes>(v, t);
+              sums<S, heads, per, true>(score, mine, x.a.data, k, edges, width, s);
+              if (finishes) x.score->single.finish(&score, s, f.finish, count, heads, s);
+            } else {
+              for (int t = 0; t < edges.n; ++t) edges.fetch<bytes>(v, t), edges.fetch<64>(k, t);
+              for (int l = 0; l < end; l += kLanes)
+                stages::term<true>(score, mine[0], numbers<heads>(k, edges, l / heads), Zero{}, Zero{}).store(s + l);
+            }
+            const int lanes = last_lanes(edges);
+            if (lanes < kLanes) keep_first(V::load(s + end - kLanes), lanes, kNone).store(s + end - kLanes);
+            V best = top;
+            for (int l = 0; l < end; l += kLanes) best = larger(best, V::load(s + l));
+            best = among(best, heads, larger);
+            const V use = select(best > V(kNone), best, V(0.0f));
+            V more = 0.0f, raised = 0.0f;
+            for (int l = 0; l < end; l += kLanes) {
+              const V z = V::load(s + l), w = raw_weight(Softmax{}, z, use);
+              w.store(s + l), more = more + w;
+              if constexpr (kinked)
+                if (f.above) {
+                  const V part = select(z > V(0.0f), w, V(0.0f));
+                  part.store(above + l), raised = raised + part;
+                }
+            }
+            if (starts) {
+              total = more, share = raised;
+            } else {
+              const V rescale = select(top > V(kNone), exp_of(top - use), V(0.0f));
+              total = total * rescale + more, share = share * rescale + raised;
+#pragma GCC unroll 8
+              for (int g = 0; g < vectors; ++g) {
+                acc[g] = acc[g] * V(rescale.v[g / per]);
+                if constexpr (kinked) up[g] = up[g] * V(rescale.v[g / per]);
+              }
+            }
+            top = best;
+            if (drops)
+              for (int l = 0; l < end; l += kLanes) {
+                const V kept = keep<heads, true>(x.dropout, key, edges, l / heads);
+                (V::load(s + l) * kept).store(s + l);
+                if constexpr (kinked)
+                  if (f.above) (V::load(above + l) * kept).store(above + l);
+              }
+            add<heads, per>(s, v, edges, acc);
+            if constexpr (kinked)
+              if (f.above) add<heads, per>(above, v, edges, up);
+          });
+      const auto row = closed(Softmax{}, top, among(total, heads, plus));
+      std::memcpy(f.tau.row(i), &row.tau.v, sizeof(float) * heads);
+      put<heads, per>(acc, row.factor, f.y.row(i), false, width);
+      if constexpr (kinked)
+        if (f.above) {
+          put<heads, per>(up, row.factor, f.above.row(i), false, width);
+          share = among(share, heads, plus) * row.factor;
+          std::memcpy(f.above.row(i) + f.y.cols, &share.v, sizeof(float) * heads);
+        }
+    }
+  }
+
+  // The middle of backward: from scores (`s`, unless the caller's `score_of` works them out) and <dy, v> (`dw`) to
+  // weights in s and ds in dw. tau and delta: of the edges from t on.
+  template <bool row_is_query, class ScoreOf, class Tau, class Delta, class Use>
+  static HEED_FN void gradient(const Dropout& dropout, std::uint64_t row, const Edges& edges, float* s, float* dw,
+                               ScoreOf score_of, Tau tau, Delta delta, Use use) {
+    const int end = used(edges) * kLanes, lanes = last_lanes(edges);
+    const bool drops = dropout.rate > 0;
+    for (int l = 0; l < end; l += kLanes) {
+      const int t = l / heads;
+      const V w = exp_of(score_of(l) - tau(t));
+      V d = V::load(dw + l), kept = w;
+      if (drops) {
+        const V factor = keep<heads, row_is_query>(dropout, row, edges, t);
+        d = d * factor, kept = w * factor;
+      }
+      V ds = w * d - w * delta(t);
+      if (l + kLanes == end && lanes < kLanes) ds = keep_first(ds, lanes);
+      kept.store(s + l);
+      use(l, ds);
+    }
+  }
+
+  // own += ds * dterm/down, learned += ds * dterm/da (unless null), of wide scores
+  template <bool own_is_query>
+  static HEED_FN void pull(const S& score, const V* mine, const float* a, View<const float> other, const Edges& edges,
+                           const float* ds, V* own, float* learned) {
+    auto term_of = [&](V mine, const float* row, V a) {
+      if constexpr (stages::reads_vector<S, V>)
+        return stages::term<own_is_query>(score, variable<0>(mine), Jet<V, 0>(V::load(row)), Zero{}, variable<1>(a));
+      else
+        return stages::term<own_is_query>(score, variable<0>(mine), Jet<V, 0>(V::load(row)), Zero{}, Zero{});
+    };
+    constexpr int group = own_is_query && stages::reads_vector<S, V> ? std::min(4, vectors) : vectors;
+#pragma GCC unroll 2
+    for (int first = 0; first < vectors; first += group) {
+      V down[group], da[group], av[group];
+#pragma GCC unroll 8
+      for (int g = 0; g < group; ++g) {
+        down[g] = own[first + g], da[g] = av[g] = 0.0f;
+        if constexpr (stages::reads_vector<S, V>) av[g] = V::load(a + (first + g) * kLanes);
+      }
+      for (int t = 0; t < edges.n; ++t) {
+        const float* row = stages::one_address(other.row(edges.ids[t]));
+#pragma GCC unroll 8
+        for (int g = 0; g < group; ++g) {
+          const int at = first + g;
+          const V d = ds[t * heads + at / per];
+          const auto y = term_of(mine[at], row + at * kLanes, av[g]);
+          down[g] = down[g] + d * y.d[0];
+          if constexpr (own_is_query && stages::reads_vector<S, V>) da[g] = da[g] + d * y.d[1];
+        }
+      }
+#pragma GCC unroll 8
+      for (int g = 0; g < group; ++g) {
+        own[first + g] = down[g];
+        if constexpr (own_is_query && stages::reads_vector<S, V>)
+          if (learned) (V::load(learned + (first + g) * kLanes) + da[g]).store(learned + (first + g) * kLanes);
+      }
+    }
+  }
+
+  static void keys(const FusedBackward& b, Id first, Id last) {
+    const Attention<float>& x = b.x;
+    const S score = self(x);
+    const Csr& list = *x.pattern->by_key.list;
+    const View<const float> q = x.q, dy = b.dy, thresholds = b.tau_delta, deltas = thresholds.columns(heads, heads);
+    const bool finishes = x.score->finishes(), has_dk = bool(b.to.dk), has_dv = bool(b.to.dv);
+    const int width = tail(x.v.cols);
+    for (Id j = first; j < last; ++j) {
+      V mine[contracts ? 1 : vectors], value[vectors], down[contracts ? 1 : vectors], sum[vectors];
+      if constexpr (contracts)
+        mine[0] = repeated<heads>(x.k.row(j)), down[0] = 0.0f;
+      else
+        load<heads, per>(x.k.row(j), mine), clear<vectors>(down);
+      load<heads, per>(x.v.row(j), value), clear<vectors>(sum);
+      for_each_portion(
+          list, j, [&](const Edges& edges, bool) __attribute__((always_inline)) {
+            alignas(64) float s[room], raw[room], dw[room];
+            const int end = used(edges) * kLanes;
+            for (int t = 0; t < edges.n; ++t) edges.fetch<64>(thresholds, t);
+            V(0.0f).store(dw + end - kLanes);
+            if constexpr (!contracts) {
+              float* const to = finishes ? raw : s;
+              V(0.0f).store(to + end - kLanes);
+              sums<S, heads, per, false>(score, mine, x.a.data, q, edges, width, to);
+              if (finishes) x.score->single.finish(&score, raw, b.finish, end / kLanes, heads, s);
+            } else {
+              for (int t = 0; t < edges.n; ++t) edges.fetch<64>(q, t);
+            }
+            if (has_dk)
+              sums<scores::Dot, heads, per, false>({}, value, nullptr, dy, edges, width, dw);
+            else
+              for (int t = 0; t < edges.n; ++t) edges.fetch<bytes>(dy, t);
+            auto score_of = [&](int l) {
+              if constexpr (!contracts)
+                return V::load(s + l);
+              else
+                return stages::term<false>(score, mine[0], numbers<heads>(q, edges, l / heads), Zero{}, Zero{});
+            };
+            auto tau = [&](int t) { return numbers<heads>(thresholds, edges, t); };
+            auto delta = [&](int t) { return numbers<heads>(deltas, edges, t); };
+            gradient<false>(x.dropout, j, edges, s, dw, score_of, tau, delta, [&](int l, V ds) {
+              if constexpr (!contracts) {
+                ds.store(dw + l);
+              } else {
+                const auto y = stages::term<false>(score, variable<0>(mine[0]),
+                                                   Jet<V, 0>(numbers<heads>(q, edges, l / heads)), Zero{}, Zero{});
+                const V part = ds * y.d[0];
+                const int lanes = last_lanes(edges);  // beside them q may hold what is no number
+                down[0] = down[0] + (l + kLanes == end && lanes < kLanes ? keep_first(part, lanes) : part);
+              }
+            });
+            if constexpr (!contracts)
+              if (has_dk) {
+                if (finishes) x.score->single.finish_gradient(&score, raw, b.finish, end / kLanes, heads, dw, nullptr);
+                pull<false>(score, mine, x.a.data, q, edges, dw, down, nullptr);
+              }
+            if (has_dv) add<heads, per>(s, dy, edges, sum);
+          });
+      const bool none = list.offsets[j] == list.offsets[j + 1];
+      if (has_dk && !(none && b.to.dk.add)) {
+        float* to = b.to.dk.to.row(j);
+        if constexpr (contracts) {
+          const V all = among(down[0], heads, plus);
+          for (int h = 0; h < heads; ++h) to[h] = b.to.dk.add ? to[h] + all.v[h] : all.v[h];
+        } else {
+          put<heads, per>(down, V(1.0f), to, b.to.dk.add, width);
+        }
+      }
+      if (has_dv && !(none && b.to.dv.add)) put<heads, per>(sum, V(1.0f), b.to.dv.to.row(j), b.to.dv.add, width);
+    }
+  }
+
+  static void queries(const FusedBackward& b, Id first, Id last, float* da, float* dp) {
+    const Attention<float>& x = b.x;
+    const S score = self(x);
+    const Csr& list = *x.pattern->by_query.list;
+    const View<const float> k = x.k, v = x.v;
+    const bool finishes = x.score->finishes();
+    const int width = tail(x.v.cols);
+    for (Id i = first; i < last; ++i) {
+      V mine[vectors], dy[vectors], down[vectors];
+      load<heads, per>(x.q.row(i), mine), load<heads, per>(b.dy.row(i), dy), clear<vectors>(down);
+      const V tau = repeated<heads>(b.tau_delta.row(i)), delta = repeated<heads>(b.tau_delta.row(i) + heads);
+      const std::uint64_t key = x.dropout.rate > 0 ? x.dropout.row_key(i) : 0;
+      for_each_portion(
+          list, i, [&](const Edges& edges, bool) __attribute__((always_inline)) {
+            alignas(64) float s[room], raw[room], dw[room];
+            const int end = used(edges) * kLanes;
+            float* const to = finishes ? raw : s;
+            V(0.0f).store(dw + end - kLanes), V(0.0f).store(to + end - kLanes);
+            sums<S, heads, per, true>(score, mine, x.a.data, k, edges, width, to);
+            if (finishes) x.score->single.finish(&score, raw, b.finish, end / kLanes, heads, s);
+            sums<scores::Dot, heads, per, true>({}, dy, nullptr, v, edges, width, dw);
+            gradient<true>(
+                x.dropout, key, edges, s, dw, [&](int l) { return V::load(s + l); }, [&](int) { return tau; },
+                [&](int) { return delta; }, [&](int l, V ds) { ds.store(dw + l); });
+            if (finishes) x.score->single.finish_gradient(&score, raw, b.finish, end / kLanes, heads, dw, dp);
+            pull<true>(score, mine, x.a.data, k, edges, dw, down, da);
+          });
+      const Sink<float>& dq = b.to.dq;
+      if (dq && !(dq.add && list.offsets[i] == list.offsets[i + 1]))
+        put<heads, per>(down, V(1.0f), dq.to.row(i), dq.add, width);
+    }
+  }
+
+  static constexpr Fused make() {
+    Fused out{forward, keys, nullptr};
+    if constexpr (!contracts) out.queries = queries;
+    return out;
+  }
+  static constexpr Fused all = make();
+};
+
+}  // namespace fused
+}  // namespace heed
