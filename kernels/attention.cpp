@@ -99,6 +99,7 @@ struct Plan {
   AddRows<T> add_values;
   Dots<T> dot_values;
   int score_index;
+  const Fused* fused;  // in place of the stages; or none
   T spread_p[kMaxScalars * kHeadBuffer];
   T tau_of_none[kHeadBuffer];  // tau of a row without edges
   T least[kHeadBuffer];        // what a filter that counts no keys compares scores to
@@ -114,7 +115,8 @@ struct Plan {
         limit(batch_edges((in.k.cols + in.v.cols) * static_cast<Offset>(sizeof(T)))),
         add_values(add_rows_for<T>(width)),
         dot_values(dots_for<T>(width)),
-        score_index(width_index(score_width)) {
+        score_index(width_index(score_width)),
+        fused(fused_kernels(in)) {
     for (int i = 0; i < x.score->scalars; ++i) stages::spread(x.p.row(i), heads, padded, spread_p + i * round);
     T state[3 * kHeadBuffer], factor[kHeadBuffer];
     if (x.normaliser->solves)
@@ -376,6 +378,8 @@ void forward_block(const Plan<T>& plan, Scratch<T>& w, const Block& block, const
   using V = stages::Lanes<T>;
   Matrix<T>& tau = saved.tau;
   const Attention<T>& x = plan.x;
+  if constexpr (std::is_same_v<T, float>)
+    if (plan.fused) return plan.fused->forward({x, plan.finish(), out.y, tau.view(), out.above}, block, sum, state);
   T* const above = w.dw;  // a buffer of weights
   auto empty = [&](Id i) {
     if (block.part >= 0) return;
@@ -654,7 +658,6 @@ void attention(const Attention<T>& x, View<T> y, AttentionState<T>& state) {
   if (in_tiles(x)) return tiled_attention(x, y, state);
 
   const Plan<T> plan(x);
-  const Fused* const fused = fused_kernels(x);
   const Rows& rows = x.pattern->by_query;
   const bool above = plan.one_pass() && state.backward;
   state.above.resize(above ? y.rows : 0, above ? y.cols + plan.heads : 0);
@@ -670,11 +673,6 @@ void attention(const Attention<T>& x, View<T> y, AttentionState<T>& state) {
   for_each_block(
       rows,
       [&](std::size_t b) {
-        if constexpr (std::is_same_v<T, float>)
-          if (fused) {
-            const FusedForward call{x, plan.finish(), y, state.tau.view(), out.above};
-            return fused->forward(call, rows.blocks[b].first, rows.blocks[b].last);
-          }
         Scratch<T>& w = scratch<T>();
         w.sum.resize(1, room);
         forward_block(plan, w, rows.blocks[b], state_at(w.state, plan.round), w.sum.data(), out, state);
@@ -843,6 +841,9 @@ void row_block(const Plan<T>& plan, Scratch<T>& w, const Block& block, const Att
                const AttentionGradient<T>& g, T* sum, T* da, T* dp) {
   const Attention<T>& x = plan.x;
   const auto& score = plan.score();
+  if constexpr (std::is_same_v<T, float>)
+    if (plan.fused && plan.fused->queries)
+      return plan.fused->queries({x, plan.finish(), dy, state.tau_delta.view(), g}, block, sum, da, dp);
   auto empty = [&](Id i) {
     if (block.part < 0) clear_row(g.dq, i);
   };
@@ -886,6 +887,8 @@ void column_block(const Plan<T>& plan, Scratch<T>& w, const Block& block, const 
                   View<const T> dy, const AttentionGradient<T>& g, T* down, T* value) {
   const Attention<T>& x = plan.x;
   const auto& score = plan.score();
+  if constexpr (std::is_same_v<T, float>)
+    if (plan.fused) return plan.fused->keys({x, plan.finish(), dy, state.tau_delta.view(), g}, block, down);
   auto empty = [&](Id j) {
     if (block.part < 0) clear_row(g.dk, j), clear_row(g.dv, j);
   };
@@ -957,7 +960,6 @@ void attention_gradient(const Attention<T>& x, View<const T> y, View<const T> dy
   if (in_tiles(x)) return tiled_gradient(x, y, dy, state, g);
 
   const Plan<T> plan(x);
-  const Fused* const fused = fused_kernels(x);
   const bool one_pass = plan.one_pass() && !state.above.empty();
   fill_delta(plan, y, dy, state, one_pass ? g.dq : Sink<T>{});
   if (x.normaliser->measures) measure_delta(plan, dy, state);
@@ -982,14 +984,9 @@ void attention_gradient(const Attention<T>& x, View<const T> y, View<const T> dy
         rows,
         [&](std::size_t b) {
           Scratch<T>& w = scratch<T>();
+          w.sum.resize(1, score_total);
           T *da, *dp;
           learned_sums(b, da, dp);
-          if constexpr (std::is_same_v<T, float>)
-            if (fused && fused->queries) {
-              const FusedBackward call{x, plan.finish(), dy, std::as_const(state.tau_delta).view(), g};
-              return fused->queries(call, rows.blocks[b].first, rows.blocks[b].last, da, dp);
-            }
-          w.sum.resize(1, score_total);
           row_block(plan, w, rows.blocks[b], state, dy, g, w.sum.data(), da, dp);
         },
         [&](std::size_t b) {
@@ -1031,11 +1028,6 @@ void attention_gradient(const Attention<T>& x, View<const T> y, View<const T> dy
     for_each_block(
         rows,
         [&](std::size_t b) {
-          if constexpr (std::is_same_v<T, float>)
-            if (fused) {
-              const FusedBackward call{x, plan.finish(), dy, std::as_const(state.tau_delta).view(), g};
-              return fused->keys(call, rows.blocks[b].first, rows.blocks[b].last);
-            }
           Scratch<T>& w = scratch<T>();
           w.sum.resize(1, total);
           column_block(plan, w, rows.blocks[b], state, dy, g, w.sum.data(), w.sum.data() + score_total);

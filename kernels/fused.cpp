@@ -12,8 +12,8 @@ const Fused* fused_kernels(const Attention<float>& x) {
   if (score.contracts ? score.finishes() : x.q.cols != x.v.cols) return nullptr;
   for (int at = 0; at < kFusedShapeCount; ++at) {
     const auto [heads, width] = kFusedShapes[at];
-    if (x.heads == heads && (x.v.cols == heads * width || (heads == 1 && x.v.cols < width)))
-      return score.single.fused[at];
+    const Offset fewest = heads == 1 ? width - kLanes + 1 : heads * width;
+    if (x.heads == heads && x.v.cols >= fewest && x.v.cols <= heads * width) return score.single.fused[at];
   }
   return nullptr;
 }

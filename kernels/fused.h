@@ -1,7 +1,7 @@
-// Whole rows in one loop: attention under softmax over a list, for the shapes that most models have (4 heads x 16, 4 x
-// 8, 8 x 8, and one head of at most 8). Where the stages pass a batch of edges through buffers, a row stays in
-// registers from its scores to its sums, so a row of few edges costs half as much. What they compute is the same up to
-// the order of additions. Everything else goes through the stages.
+// Whole rows in one loop: attention under softmax over a list, for the shapes that most models have (kFusedShapes).
+// Where the stages pass a batch of edges through buffers, a row stays in registers from its scores to its sums, so a
+// row of few edges costs half as much. What they compute is the same up to the order of additions. Everything else goes
+// through the stages.
 #pragma once
 
 #include <algorithm>
@@ -29,13 +29,14 @@ struct FusedBackward {
   const AttentionGradient<float>& to;
 };
 
-// Each runs over the rows [first, last), of which each is whole.
+// Each runs over the rows of a block. Those that are whole are finished; what a part of a hub gives goes into `part`:
 struct Fused {
-  void (*forward)(const FusedForward&, Id first, Id last) = nullptr;
-  // dk and dv, of those rows of keys
-  void (*keys)(const FusedBackward&, Id first, Id last) = nullptr;
-  // dq; da (heads*width) and dp (runs of 8) are added to, unless null. None: the stages do it.
-  void (*queries)(const FusedBackward&, Id first, Id last, float* da, float* dp) = nullptr;
+  // the sums for y, and for `above` and its weights where it is kept, each in whole vectors; and the state
+  void (*forward)(const FusedForward&, const Block&, float* part, const stages::RowState<float>& state) = nullptr;
+  // dk and dv, of rows of keys: sums for dk, then for dv, in whole vectors
+  void (*keys)(const FusedBackward&, const Block&, float* part) = nullptr;
+  // dq: sums for it. da (heads*width) and dp (runs of 8) are added to, unless null. None: the stages do it.
+  void (*queries)(const FusedBackward&, const Block&, float* part, float* da, float* dp) = nullptr;
 };
 
 // The kernels for this call; none: it goes through the stages.
@@ -145,7 +146,7 @@ HEED_FN void sums(const S& score, const V* mine, const float* learned, View<cons
     for (int t = 0; t < edges.n; ++t) {
       edges.fetch<bytes>(other, t);
       const float* row = stages::one_address(other.row(edges.ids[t]));
-#pragma GCC unroll 4
+#pragma GCC unroll 2
       for (int h = 0; h < heads; h += 4)
         fold_four(sum(row, h * per), sum(row, (h + 1) * per), sum(row, (h + 2) * per), sum(row, (h + 3) * per))
             .store(to + t * heads + h);
@@ -156,27 +157,37 @@ HEED_FN void sums(const S& score, const V* mine, const float* learned, View<cons
 // sum[g] += w[t][head of g] * row t
 template <int heads, int per>
 HEED_FN void add(const float* w, View<const float> table, const Edges& edges, V* sum) {
-  for (int t = 0; t < edges.n; ++t) {
-    const float* row = stages::one_address(table.row(edges.ids[t]));
+  constexpr int group = std::min(heads * per, 8);  // of vectors, in registers
+#pragma GCC unroll 2
+  for (int first = 0; first < heads * per; first += group) {
+    V part[group];
 #pragma GCC unroll 8
-    for (int g = 0; g < heads * per; ++g) sum[g] = sum[g] + V(w[t * heads + g / per]) * V::load(row + g * kLanes);
+    for (int g = 0; g < group; ++g) part[g] = sum[first + g];
+    for (int t = 0; t < edges.n; ++t) {
+      const float* row = stages::one_address(table.row(edges.ids[t]) + first * kLanes);
+#pragma GCC unroll 8
+      for (int g = 0; g < group; ++g)
+        part[g] = part[g] + V(w[t * heads + (first + g) / per]) * V::load(row + g * kLanes);
+    }
+#pragma GCC unroll 8
+    for (int g = 0; g < group; ++g) sum[first + g] = part[g];
   }
 }
 
 template <int heads, int per>
 HEED_FN void load(const float* row, V* to) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int g = 0; g < heads * per; ++g) to[g] = V::load(row + g * kLanes);
 }
 template <int count>
 HEED_FN void clear(V* to) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int g = 0; g < count; ++g) to[g] = V(0.0f);
 }
 // row = row where `adds`, or 0, + sum * factor[head]
 template <int heads, int per>
 HEED_FN void put(const V* sum, V factor, float* row, bool adds, int tail) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int g = 0; g < heads * per; ++g) {
     V x = sum[g] * V(factor.v[g / per]);
     if (adds) x = x + V::load(row + g * kLanes);
@@ -193,10 +204,11 @@ HEED_FN V among(V x, int heads, Combine combine) {
 HEED_FN V larger(V a, V b) { return select(b > a, b, a); }
 HEED_FN V plus(V a, V b) { return a + b; }
 
-// Calls use(edges, whether they are the first) for the edges of row i, some at a time.
+// Calls use(edges, whether they are the first) for the edges of row i in the block, some at a time.
 template <class Use>
-HEED_FN void for_each_portion(const Csr& list, Id i, Use use) {
-  const Offset begin = list.offsets[i], end = list.offsets[i + 1];
+HEED_FN void for_each_portion(const Csr& list, const Block& block, Id i, Use use) {
+  Offset begin = list.offsets[i], end = list.offsets[i + 1];
+  if (block.part >= 0) end = begin + block.end, begin += block.begin;
   const Id *const ids = list.ids.data(), *const last = ids + list.ids.size();
   for (Offset at = begin; at < end; at += kTogether)
     use(Edges{ids + at, static_cast<int>(std::min<Offset>(kTogether, end - at)), last}, at == begin);
@@ -225,14 +237,14 @@ struct Kernels {
   static int tail(Offset channels) { return heads == 1 ? static_cast<int>(channels) - (per - 1) * kLanes : kLanes; }
   static const S& self(const Attention<float>& x) { return *static_cast<const S*>(x.score->self.get()); }
 
-  static void forward(const FusedForward& f, Id first, Id last) {
+  static void forward(const FusedForward& f, const Block& block, float* part, const stages::RowState<float>& state) {
     const Attention<float>& x = f.x;
     const S score = self(x);
     const Csr& list = *x.pattern->by_query.list;
     const View<const float> q = x.q, k = x.k, v = x.v;
     const bool finishes = x.score->finishes(), drops = x.dropout.rate > 0;
     const int width = tail(v.cols);
-    for (Id i = first; i < last; ++i) {
+    for (Id i = block.first; i < block.last; ++i) {
       V mine[contracts ? 1 : vectors], acc[vectors], up[kinked ? vectors : 1];
       V top = kNone, total = 0.0f, share = 0.0f;
       if constexpr (contracts)
@@ -242,67 +254,75 @@ struct Kernels {
       clear<vectors>(acc);
       if constexpr (kinked) clear<vectors>(up);
       const std::uint64_t key = drops ? x.dropout.row_key(i) : 0;
-      for_each_portion(
-          list, i, [&](const Edges& edges, bool starts) __attribute__((always_inline)) {
-            alignas(64) float s[room], above[kinked ? room : 1];
-            const int count = used(edges), end = count * kLanes;
-            V(0.0f).store(s + end - kLanes);
-            if constexpr (!contracts) {
-              if (v.data != k.data)
-                for (int t = 0; t < edges.n; ++t) edges.fetch<bytes>(v, t);
-              sums<S, heads, per, true>(score, mine, x.a.data, k, edges, width, s);
-              if (finishes) x.score->single.finish(&score, s, f.finish, count, heads, s);
-            } else {
-              for (int t = 0; t < edges.n; ++t) edges.fetch<bytes>(v, t), edges.fetch<64>(k, t);
-              for (int l = 0; l < end; l += kLanes)
-                stages::term<true>(score, mine[0], numbers<heads>(k, edges, l / heads), Zero{}, Zero{}).store(s + l);
+      for_each_portion(list, block, i, [&](const Edges& edges, bool starts) {
+        alignas(64) float s[room], above[kinked ? room : 1];
+        const int count = used(edges), end = count * kLanes;
+        V(0.0f).store(s + end - kLanes);
+        if constexpr (!contracts) {
+          if (v.data != k.data)
+            for (int t = 0; t < edges.n; ++t) edges.fetch<bytes>(v, t);
+          sums<S, heads, per, true>(score, mine, x.a.data, k, edges, width, s);
+          if (finishes) x.score->single.finish(&score, s, f.finish, count, heads, s);
+        } else {
+          for (int t = 0; t < edges.n; ++t) edges.fetch<bytes>(v, t), edges.fetch<64>(k, t);
+          for (int l = 0; l < end; l += kLanes)
+            stages::term<true>(score, mine[0], numbers<heads>(k, edges, l / heads), Zero{}, Zero{}).store(s + l);
+        }
+        const int lanes = last_lanes(edges);
+        if (lanes < kLanes) keep_first(V::load(s + end - kLanes), lanes, kNone).store(s + end - kLanes);
+        V best = top;
+        for (int l = 0; l < end; l += kLanes) best = larger(best, V::load(s + l));
+        best = among(best, heads, larger);
+        const V use = select(best > V(kNone), best, V(0.0f));
+        V more = 0.0f, raised = 0.0f;
+        for (int l = 0; l < end; l += kLanes) {
+          const V z = V::load(s + l), w = raw_weight(Softmax{}, z, use);
+          w.store(s + l), more = more + w;
+          if constexpr (kinked)
+            if (f.above) {
+              const V part = select(z > V(0.0f), w, V(0.0f));
+              part.store(above + l), raised = raised + part;
             }
-            const int lanes = last_lanes(edges);
-            if (lanes < kLanes) keep_first(V::load(s + end - kLanes), lanes, kNone).store(s + end - kLanes);
-            V best = top;
-            for (int l = 0; l < end; l += kLanes) best = larger(best, V::load(s + l));
-            best = among(best, heads, larger);
-            const V use = select(best > V(kNone), best, V(0.0f));
-            V more = 0.0f, raised = 0.0f;
-            for (int l = 0; l < end; l += kLanes) {
-              const V z = V::load(s + l), w = raw_weight(Softmax{}, z, use);
-              w.store(s + l), more = more + w;
-              if constexpr (kinked)
-                if (f.above) {
-                  const V part = select(z > V(0.0f), w, V(0.0f));
-                  part.store(above + l), raised = raised + part;
-                }
-            }
-            if (starts) {
-              total = more, share = raised;
-            } else {
-              const V rescale = select(top > V(kNone), exp_of(top - use), V(0.0f));
-              total = total * rescale + more, share = share * rescale + raised;
+        }
+        if (starts) {
+          total = more, share = raised;
+        } else {
+          const V rescale = select(top > V(kNone), exp_of(top - use), V(0.0f));
+          total = total * rescale + more, share = share * rescale + raised;
 #pragma GCC unroll 8
-              for (int g = 0; g < vectors; ++g) {
-                acc[g] = acc[g] * V(rescale.v[g / per]);
-                if constexpr (kinked) up[g] = up[g] * V(rescale.v[g / per]);
-              }
-            }
-            top = best;
-            if (drops)
-              for (int l = 0; l < end; l += kLanes) {
-                const V kept = keep<heads, true>(x.dropout, key, edges, l / heads);
-                (V::load(s + l) * kept).store(s + l);
-                if constexpr (kinked)
-                  if (f.above) (V::load(above + l) * kept).store(above + l);
-              }
-            add<heads, per>(s, v, edges, acc);
+          for (int g = 0; g < vectors; ++g) {
+            acc[g] = acc[g] * V(rescale.v[g / per]);
+            if constexpr (kinked) up[g] = up[g] * V(rescale.v[g / per]);
+          }
+        }
+        top = best;
+        if (drops)
+          for (int l = 0; l < end; l += kLanes) {
+            const V kept = keep<heads, true>(x.dropout, key, edges, l / heads);
+            (V::load(s + l) * kept).store(s + l);
             if constexpr (kinked)
-              if (f.above) add<heads, per>(above, v, edges, up);
-          });
-      const auto row = closed(Softmax{}, top, among(total, heads, plus));
+              if (f.above) (V::load(above + l) * kept).store(above + l);
+          }
+        add<heads, per>(s, v, edges, acc);
+        if constexpr (kinked)
+          if (f.above) add<heads, per>(above, v, edges, up);
+      });
+      total = among(total, heads, plus), share = among(share, heads, plus);
+      if (block.part >= 0) {
+        constexpr Offset size = vectors * kLanes;
+        top.store(state.shift), total.store(state.total);
+        put<heads, per>(acc, V(1.0f), part, false, kLanes);
+        if constexpr (kinked)
+          if (f.above) put<heads, per>(up, V(1.0f), part + size, false, kLanes), share.store(part + 2 * size);
+        continue;
+      }
+      const auto row = closed(Softmax{}, top, total);
       std::memcpy(f.tau.row(i), &row.tau.v, sizeof(float) * heads);
       put<heads, per>(acc, row.factor, f.y.row(i), false, width);
       if constexpr (kinked)
         if (f.above) {
           put<heads, per>(up, row.factor, f.above.row(i), false, width);
-          share = among(share, heads, plus) * row.factor;
+          share = share * row.factor;
           std::memcpy(f.above.row(i) + f.y.cols, &share.v, sizeof(float) * heads);
         }
     }
@@ -340,8 +360,8 @@ struct Kernels {
       else
         return stages::term<own_is_query>(score, variable<0>(mine), Jet<V, 0>(V::load(row)), Zero{}, Zero{});
     };
-    constexpr int group = own_is_query && stages::reads_vector<S, V> ? std::min(4, vectors) : vectors;
-#pragma GCC unroll 2
+    constexpr int group = std::min(vectors, own_is_query && stages::reads_vector<S, V> ? 4 : 8);
+#pragma GCC unroll 4
     for (int first = 0; first < vectors; first += group) {
       V down[group], da[group], av[group];
 #pragma GCC unroll 8
@@ -369,70 +389,77 @@ struct Kernels {
     }
   }
 
-  static void keys(const FusedBackward& b, Id first, Id last) {
+  static void keys(const FusedBackward& b, const Block& block, float* part) {
     const Attention<float>& x = b.x;
     const S score = self(x);
     const Csr& list = *x.pattern->by_key.list;
     const View<const float> q = x.q, dy = b.dy, thresholds = b.tau_delta, deltas = thresholds.columns(heads, heads);
     const bool finishes = x.score->finishes(), has_dk = bool(b.to.dk), has_dv = bool(b.to.dv);
     const int width = tail(x.v.cols);
-    for (Id j = first; j < last; ++j) {
+    for (Id j = block.first; j < block.last; ++j) {
       V mine[contracts ? 1 : vectors], value[vectors], down[contracts ? 1 : vectors], sum[vectors];
       if constexpr (contracts)
         mine[0] = repeated<heads>(x.k.row(j)), down[0] = 0.0f;
       else
         load<heads, per>(x.k.row(j), mine), clear<vectors>(down);
       load<heads, per>(x.v.row(j), value), clear<vectors>(sum);
-      for_each_portion(
-          list, j, [&](const Edges& edges, bool) __attribute__((always_inline)) {
-            alignas(64) float s[room], raw[room], dw[room];
-            const int end = used(edges) * kLanes;
-            for (int t = 0; t < edges.n; ++t) edges.fetch<64>(thresholds, t);
-            V(0.0f).store(dw + end - kLanes);
-            if constexpr (!contracts) {
-              float* const to = finishes ? raw : s;
-              V(0.0f).store(to + end - kLanes);
-              sums<S, heads, per, false>(score, mine, x.a.data, q, edges, width, to);
-              if (finishes) x.score->single.finish(&score, raw, b.finish, end / kLanes, heads, s);
-            } else {
-              for (int t = 0; t < edges.n; ++t) edges.fetch<64>(q, t);
-            }
-            if (has_dk)
-              sums<scores::Dot, heads, per, false>({}, value, nullptr, dy, edges, width, dw);
-            else
-              for (int t = 0; t < edges.n; ++t) edges.fetch<bytes>(dy, t);
-            auto score_of = [&](int l) {
-              if constexpr (!contracts)
-                return V::load(s + l);
-              else
-                return stages::term<false>(score, mine[0], numbers<heads>(q, edges, l / heads), Zero{}, Zero{});
-            };
-            auto tau = [&](int t) { return numbers<heads>(thresholds, edges, t); };
-            auto delta = [&](int t) { return numbers<heads>(deltas, edges, t); };
-            gradient<false>(x.dropout, j, edges, s, dw, score_of, tau, delta, [&](int l, V ds) {
-              if constexpr (!contracts) {
-                ds.store(dw + l);
-              } else {
-                const auto y = stages::term<false>(score, variable<0>(mine[0]),
-                                                   Jet<V, 0>(numbers<heads>(q, edges, l / heads)), Zero{}, Zero{});
-                const V part = ds * y.d[0];
-                const int lanes = last_lanes(edges);  // beside them q may hold what is no number
-                down[0] = down[0] + (l + kLanes == end && lanes < kLanes ? keep_first(part, lanes) : part);
-              }
-            });
-            if constexpr (!contracts)
-              if (has_dk) {
-                if (finishes) x.score->single.finish_gradient(&score, raw, b.finish, end / kLanes, heads, dw, nullptr);
-                pull<false>(score, mine, x.a.data, q, edges, dw, down, nullptr);
-              }
-            if (has_dv) add<heads, per>(s, dy, edges, sum);
-          });
+      for_each_portion(list, block, j, [&](const Edges& edges, bool) {
+        alignas(64) float s[room], raw[room], dw[room];
+        const int end = used(edges) * kLanes;
+        for (int t = 0; t < edges.n; ++t) edges.fetch<64>(thresholds, t);
+        V(0.0f).store(dw + end - kLanes);
+        if constexpr (!contracts) {
+          float* const to = finishes ? raw : s;
+          V(0.0f).store(to + end - kLanes);
+          sums<S, heads, per, false>(score, mine, x.a.data, q, edges, width, to);
+          if (finishes) x.score->single.finish(&score, raw, b.finish, end / kLanes, heads, s);
+        } else {
+          for (int t = 0; t < edges.n; ++t) edges.fetch<64>(q, t);
+        }
+        if (has_dk)
+          sums<scores::Dot, heads, per, false>({}, value, nullptr, dy, edges, width, dw);
+        else
+          for (int t = 0; t < edges.n; ++t) edges.fetch<bytes>(dy, t);
+        auto score_of = [&](int l) {
+          if constexpr (!contracts)
+            return V::load(s + l);
+          else
+            return stages::term<false>(score, mine[0], numbers<heads>(q, edges, l / heads), Zero{}, Zero{});
+        };
+        auto tau = [&](int t) { return numbers<heads>(thresholds, edges, t); };
+        auto delta = [&](int t) { return numbers<heads>(deltas, edges, t); };
+        gradient<false>(x.dropout, j, edges, s, dw, score_of, tau, delta, [&](int l, V ds) {
+          if constexpr (!contracts) {
+            ds.store(dw + l);
+          } else {
+            const auto y = stages::term<false>(score, variable<0>(mine[0]),
+                                               Jet<V, 0>(numbers<heads>(q, edges, l / heads)), Zero{}, Zero{});
+            const V part = ds * y.d[0];
+            const int lanes = last_lanes(edges);  // beside them q may hold what is no number
+            down[0] = down[0] + (l + kLanes == end && lanes < kLanes ? keep_first(part, lanes) : part);
+          }
+        });
+        if constexpr (!contracts)
+          if (has_dk) {
+            if (finishes) x.score->single.finish_gradient(&score, raw, b.finish, end / kLanes, heads, dw, nullptr);
+            pull<false>(score, mine, x.a.data, q, edges, dw, down, nullptr);
+          }
+        if (has_dv) add<heads, per>(s, dy, edges, sum);
+      });
+      if constexpr (contracts) down[0] = among(down[0], heads, plus);
+      if (block.part >= 0) {
+        if constexpr (contracts)
+          down[0].store(part);
+        else
+          put<heads, per>(down, V(1.0f), part, false, kLanes);
+        put<heads, per>(sum, V(1.0f), part + (contracts ? kLanes : vectors * kLanes), false, kLanes);
+        continue;
+      }
       const bool none = list.offsets[j] == list.offsets[j + 1];
       if (has_dk && !(none && b.to.dk.add)) {
         float* to = b.to.dk.to.row(j);
         if constexpr (contracts) {
-          const V all = among(down[0], heads, plus);
-          for (int h = 0; h < heads; ++h) to[h] = b.to.dk.add ? to[h] + all.v[h] : all.v[h];
+          for (int h = 0; h < heads; ++h) to[h] = b.to.dk.add ? to[h] + down[0].v[h] : down[0].v[h];
         } else {
           put<heads, per>(down, V(1.0f), to, b.to.dk.add, width);
         }
@@ -441,33 +468,36 @@ struct Kernels {
     }
   }
 
-  static void queries(const FusedBackward& b, Id first, Id last, float* da, float* dp) {
+  static void queries(const FusedBackward& b, const Block& block, float* part, float* da, float* dp) {
     const Attention<float>& x = b.x;
     const S score = self(x);
     const Csr& list = *x.pattern->by_query.list;
     const View<const float> k = x.k, v = x.v;
     const bool finishes = x.score->finishes();
     const int width = tail(x.v.cols);
-    for (Id i = first; i < last; ++i) {
+    for (Id i = block.first; i < block.last; ++i) {
       V mine[vectors], dy[vectors], down[vectors];
       load<heads, per>(x.q.row(i), mine), load<heads, per>(b.dy.row(i), dy), clear<vectors>(down);
       const V tau = repeated<heads>(b.tau_delta.row(i)), delta = repeated<heads>(b.tau_delta.row(i) + heads);
       const std::uint64_t key = x.dropout.rate > 0 ? x.dropout.row_key(i) : 0;
-      for_each_portion(
-          list, i, [&](const Edges& edges, bool) __attribute__((always_inline)) {
-            alignas(64) float s[room], raw[room], dw[room];
-            const int end = used(edges) * kLanes;
-            float* const to = finishes ? raw : s;
-            V(0.0f).store(dw + end - kLanes), V(0.0f).store(to + end - kLanes);
-            sums<S, heads, per, true>(score, mine, x.a.data, k, edges, width, to);
-            if (finishes) x.score->single.finish(&score, raw, b.finish, end / kLanes, heads, s);
-            sums<scores::Dot, heads, per, true>({}, dy, nullptr, v, edges, width, dw);
-            gradient<true>(
-                x.dropout, key, edges, s, dw, [&](int l) { return V::load(s + l); }, [&](int) { return tau; },
-                [&](int) { return delta; }, [&](int l, V ds) { ds.store(dw + l); });
-            if (finishes) x.score->single.finish_gradient(&score, raw, b.finish, end / kLanes, heads, dw, dp);
-            pull<true>(score, mine, x.a.data, k, edges, dw, down, da);
-          });
+      for_each_portion(list, block, i, [&](const Edges& edges, bool) {
+        alignas(64) float s[room], raw[room], dw[room];
+        const int end = used(edges) * kLanes;
+        float* const to = finishes ? raw : s;
+        V(0.0f).store(dw + end - kLanes), V(0.0f).store(to + end - kLanes);
+        sums<S, heads, per, true>(score, mine, x.a.data, k, edges, width, to);
+        if (finishes) x.score->single.finish(&score, raw, b.finish, end / kLanes, heads, s);
+        sums<scores::Dot, heads, per, true>({}, dy, nullptr, v, edges, width, dw);
+        gradient<true>(
+            x.dropout, key, edges, s, dw, [&](int l) { return V::load(s + l); }, [&](int) { return tau; },
+            [&](int) { return delta; }, [&](int l, V ds) { ds.store(dw + l); });
+        if (finishes) x.score->single.finish_gradient(&score, raw, b.finish, end / kLanes, heads, dw, dp);
+        pull<true>(score, mine, x.a.data, k, edges, dw, down, da);
+      });
+      if (block.part >= 0) {
+        put<heads, per>(down, V(1.0f), part, false, kLanes);
+        continue;
+      }
       const Sink<float>& dq = b.to.dq;
       if (dq && !(dq.add && list.offsets[i] == list.offsets[i + 1]))
         put<heads, per>(down, V(1.0f), dq.to.row(i), dq.add, width);
