@@ -208,6 +208,7 @@ HEED_FN void fold_runs(const Batch& batch, int heads, View<const T> own, const I
                        Product product, T* to) {
   using V = Lanes<T>;
   constexpr int per = W / kLanes;
+  if (!a) a = own.data;  // not read, and no address begins at null
   for (int h = 0; h < heads; h += 4)
     for (int t = 0; t < batch.n;) {
       const Id id = own_ids[t];
@@ -417,7 +418,7 @@ void score_sums(const void* self, const Chunk<T>& x, T* to) {
       auto rows = [x](int t) {
         prefetch_next(x.next, x.other, t);
         return Rows{x.own.row(x.batch->rows[t]), x.other.row(x.batch->ids[t]),
-                    has_edge ? x.edge.row(x.entry[t]) : nullptr};
+                    has_edge ? x.edge.row(x.entry[t]) : x.own.data};
       };
       if constexpr ((W == 8 || W == 16) && !has_edge)
         if (folds_runs<W>(x.heads)) {
@@ -430,7 +431,7 @@ void score_sums(const void* self, const Chunk<T>& x, T* to) {
           };
           return fold_runs<false, W>(batch, x.heads, x.own, batch.rows, row, x.a, product, to);
         }
-      auto sum = [=, a = x.a](const Rows& r, int h) {
+      auto sum = [=, a = x.a ? x.a : x.own.data](const Rows& r, int h) {
         V total = T(0);
         const int at = h * width;
         const T *own = r.own + at, *other = r.other + at, *e = r.edge + at, *vector = a + at;
