@@ -1,6 +1,7 @@
 // heed bench costs: what the menu of attention costs, each cost beside the limit that it must keep. Of times, what is
 // compared takes turns and the least of several counts: other programs only ever add to it.
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 
 #include <algorithm>
 #include <map>
@@ -368,11 +369,11 @@ void times(const Options& o, Report& report, const std::shared_ptr<const Pattern
   report.end();
 }
 
-// ---- the staged operator beside a kernel of one's own -------------------------------------------------------------
+// ---- the operator beside a kernel of one's own -------------------------------------------------------------------
 
-void staged(const Options& o, Report& report, const std::shared_ptr<const Pattern>& pattern) {
-  report.begin("The operator's stages beside a kernel that is written for the score, softmax and shape alone; forward",
-               {"score", "nodes", "edges", "shape", "staged ms", "specialised ms", "times", "limit"});
+void alone(const Options& o, Report& report, const std::shared_ptr<const Pattern>& pattern) {
+  report.begin("The operator beside a kernel that is written for the score, softmax and shape alone; forward",
+               {"score", "nodes", "edges", "shape", "operator ms", "specialised ms", "times", "limit"});
   const Id nodes = pattern->queries();
   for (const auto& graph : {pattern, rmat_pattern(nodes / 20, pattern->edges() / 20)})
     for (const char* score : {"dot", "gat"})
@@ -393,7 +394,7 @@ void staged(const Options& o, Report& report, const std::shared_ptr<const Patter
 }
 
 void run(const Options& o) {
-  const std::vector<std::string> parts{"context", "masks", "kept", "peak", "times", "staged"};
+  const std::vector<std::string> parts{"context", "masks", "kept", "peak", "times", "alone"};
   std::vector<std::string> chosen = parts;
   if (o.only != "all") {
     chosen.clear();
@@ -404,11 +405,11 @@ void run(const Options& o) {
   if (wants("context")) context(o, report);
   if (wants("masks")) masks(o, report);
   if (wants("kept")) kept(o, report);
-  if (wants("peak") || wants("times") || wants("staged")) {
+  if (wants("peak") || wants("times") || wants("alone")) {
     const auto pattern = o.quick ? rmat_pattern(2000, 20'000) : rmat_pattern(100'000, 2'000'000);
     if (wants("peak")) peak(o, report, pattern);
     if (wants("times")) times(o, report, pattern);
-    if (wants("staged")) staged(o, report, pattern);
+    if (wants("alone")) alone(o, report, pattern);
   }
   cli::print(report.text());
 }
@@ -418,7 +419,7 @@ void run(const Options& o) {
 void add_costs(CLI::App& bench) {
   auto o = std::make_shared<Options>();
   auto* c = bench.add_subcommand("costs", "What the menu of attention costs, beside the limits that it must keep");
-  c->add_option("--only", o->only, "context, masks, kept, peak, times, staged, separated by commas; default all");
+  c->add_option("--only", o->only, "context, masks, kept, peak, times, alone, separated by commas; default all");
   c->add_option("--repeat", o->repeat, "Timed repetitions, of which the least counts; default 9")
       ->check(cli::whole_number(1, 100000));
   c->add_flag("--quick", o->quick, "Small graphs, to see that all works");

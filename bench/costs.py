@@ -5,7 +5,7 @@ number of compiled kernels and, with --build, the time of a clean build.
     bench/costs.py                      # on standard output; some 5 minutes on 2 cores
     bench/costs.py --readme             # writes the tables into README.md, too
     bench/costs.py --readme --build     # builds the library and the program anew beside it, without ccache and tests
-    bench/costs.py --only staged,peak   # some of the parts of heed bench costs
+    bench/costs.py --only alone,peak   # some of the parts of heed bench costs
 """
 
 import argparse

@@ -1,5 +1,5 @@
-// What the fused operator's stages cost: forward attention written for one score (dot or GAT), softmax and one shape,
-// all in one loop over a row's edges, as a library would have it that compiles a kernel for each combination.
+// A yardstick of the fused operator: forward attention written by hand for one score (dot or GAT), softmax and one
+// shape, all in one loop over a row's edges.
 #include "bench/operands.h"
 #include "kernels/lanes.h"
 

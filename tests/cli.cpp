@@ -537,7 +537,7 @@ TEST_CASE("heed bench verifies, times and compares") {
 }
 
 TEST_CASE("heed bench costs shows each cost beside its limit") {
-  const Result r = run("bench costs --quick --repeat 1 --markdown --only context,masks,kept,staged");
+  const Result r = run("bench costs --quick --repeat 1 --markdown --only context,masks,kept,alone");
   REQUIRE_MESSAGE(r.code == 0, r.err);
   std::string narrow;  // without what aligns the columns
   for (char c : r.out)
