@@ -1,7 +1,6 @@
 // heed bench: how long heed takes, beside what the machine allows.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <functional>
 #include <memory>
 #include <string>
@@ -10,6 +9,10 @@
 
 #include "graph/graph.h"
 #include "kernels/attention.h"
+
+namespace CLI {
+class App;  // whose header takes long to compile
+}
 
 namespace heed::bench {
 

@@ -1,7 +1,6 @@
 // What the subcommands of `heed` share. Each lives in one file and enters itself through a function named here.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <atomic>
 #include <cstdint>
 #include <optional>
@@ -9,6 +8,11 @@
 #include <vector>
 
 #include "train/recipes.h"
+
+namespace CLI {  // whose header takes long to compile
+class App;
+class Validator;
+}  // namespace CLI
 
 namespace heed::cli {
 

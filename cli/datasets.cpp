@@ -1,5 +1,6 @@
 // heed datasets, info and convert: which datasets there are and where, what is in one, and another format for it.
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 
 #include <nlohmann/json.hpp>
 

@@ -1,4 +1,6 @@
 // heed list: what can be named on the command line.
+#include <CLI/CLI.hpp>
+
 #include "cli/command.h"
 #include "datasets/dataset.h"
 #include "graph/error.h"

@@ -2,6 +2,7 @@
 // or the command line is wrong, 1 anything else.
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 
 #include <cstdio>
 #include <iostream>

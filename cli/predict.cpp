@@ -1,6 +1,7 @@
 // heed predict: what a trained model says of every node, on the data it was trained on or on others.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <CLI/CLI.hpp>
 
 #include <charconv>
 #include <filesystem>

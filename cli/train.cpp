@@ -1,5 +1,6 @@
 // heed train: a model on a dataset, by its recipe or by the options given, and a table at the end.
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 
 #include <nlohmann/json.hpp>
 #include <optional>

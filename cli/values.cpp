@@ -1,6 +1,7 @@
 // What options take, and what they set. Numbers are decimal and whole where they count something: "010" and "0x10" are
 // refused, not read as octal and hexadecimal, and so are numbers that do not fit.
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 
 #include <signal.h>
 
