@@ -53,10 +53,12 @@ inline constexpr float kNone = -__builtin_inff();
 
 // Some edges of a row. Vectors of numbers hold those of all heads, of 8 / heads edges at once.
 struct Edges {
-  const Id* ids;                                                  // in the list
-  int n;                                                          // at most kTogether
-  const Id* last;                                                 // of the list
-  Id operator()(int t) const { return ids[std::min(t, n - 1)]; }  // of a lane without an edge: the last one's
+  const Id* ids;  // in the list
+  int n;          // at most kTogether
+  const Id* last;
+
+  // Of a lane without an edge: the last one's.
+  Id operator()(int t) const { return ids[std::min(t, n - 1)]; }
   // Fetches the rows of the edge that comes kTogether later, in whichever row.
   template <int bytes>
   HEED_FN void fetch(View<const float> table, int t) const {
@@ -229,7 +231,7 @@ template <class S, int heads, int per>
 struct Kernels {
   static constexpr bool contracts = contracts_of<S>;
   static constexpr bool kinked = requires(const S& score) { score.slope_below(); };
-  static constexpr int vectors = heads * per, bytes = vectors * kLanes * 4, together = kLanes / heads;
+  static constexpr int vectors = heads * per, bytes = vectors * kLanes * 4;
   static constexpr int room = kTogether * heads + kLanes;
 
   static int used(const Edges& edges) { return (edges.n * heads + kLanes - 1) / kLanes; }
@@ -350,7 +352,7 @@ struct Kernels {
     }
   }
 
-  // own += ds * dterm/down, learned += ds * dterm/da (unless null), of wide scores
+  // own += ds * dterm/dmine, learned += ds * dterm/da (unless null), of wide scores
   template <bool own_is_query>
   static HEED_FN void pull(const S& score, const V* mine, const float* a, View<const float> other, const Edges& edges,
                            const float* ds, V* own, float* learned) {
@@ -360,7 +362,8 @@ struct Kernels {
       else
         return stages::term<own_is_query>(score, variable<0>(mine), Jet<V, 0>(V::load(row)), Zero{}, Zero{});
     };
-    constexpr int group = std::min(vectors, own_is_query && stages::reads_vector<S, V> ? 4 : 8);
+    constexpr unsigned mask = partials<decltype(term_of(V{}, nullptr, V{}))>;  // what the term depends on
+    constexpr int group = std::min(vectors, own_is_query && (mask & 2) ? 4 : 8);
 #pragma GCC unroll 4
     for (int first = 0; first < vectors; first += group) {
       V down[group], da[group], av[group];
@@ -376,18 +379,28 @@ struct Kernels {
           const int at = first + g;
           const V d = ds[t * heads + at / per];
           const auto y = term_of(mine[at], row + at * kLanes, av[g]);
-          down[g] = down[g] + d * y.d[0];
-          if constexpr (own_is_query && stages::reads_vector<S, V>) da[g] = da[g] + d * y.d[1];
+          if constexpr (mask & 1) down[g] = down[g] + d * y.d[0];
+          if constexpr (own_is_query && (mask & 2)) da[g] = da[g] + d * y.d[1];
         }
       }
 #pragma GCC unroll 8
       for (int g = 0; g < group; ++g) {
         own[first + g] = down[g];
-        if constexpr (own_is_query && stages::reads_vector<S, V>)
+        if constexpr (own_is_query && (mask & 2))
           if (learned) (V::load(learned + (first + g) * kLanes) + da[g]).store(learned + (first + g) * kLanes);
       }
     }
   }
+
+  static HEED_FN auto contracted_term(const S& score, V key, V query) {
+    return stages::term<false>(score, variable<0>(key), Jet<V, 0>(query), Zero{}, Zero{});
+  }
+  static constexpr unsigned contracted_mask = [] {
+    if constexpr (contracts)
+      return partials<decltype(contracted_term(std::declval<const S&>(), V{}, V{}))>;
+    else
+      return 0u;
+  }();
 
   static void keys(const FusedBackward& b, const Block& block, float* part) {
     const Attention<float>& x = b.x;
@@ -431,9 +444,8 @@ struct Kernels {
         gradient<false>(x.dropout, j, edges, s, dw, score_of, tau, delta, [&](int l, V ds) {
           if constexpr (!contracts) {
             ds.store(dw + l);
-          } else {
-            const auto y = stages::term<false>(score, variable<0>(mine[0]),
-                                               Jet<V, 0>(numbers<heads>(q, edges, l / heads)), Zero{}, Zero{});
+          } else if constexpr (contracted_mask & 1) {
+            const auto y = contracted_term(score, mine[0], numbers<heads>(q, edges, l / heads));
             const V part = ds * y.d[0];
             const int lanes = last_lanes(edges);  // beside them q may hold what is no number
             down[0] = down[0] + (l + kLanes == end && lanes < kLanes ? keep_first(part, lanes) : part);
