@@ -216,6 +216,30 @@ HEED_FN void for_each_portion(const Csr& list, const Block& block, Id i, Use use
     use(Edges{ids + at, static_cast<int>(std::min<Offset>(kTogether, end - at)), last}, at == begin);
 }
 
+// The finish of a score, for wide scores: a factor for each head where it is linear, else the stage.
+struct Finisher {
+  const Score& score;
+  const Finish<float>& f;
+  int heads;
+  bool scales = score.finishes() && score.linear, runs = score.finishes() && !score.linear;
+  V factor = 1.0f, total = 0.0f;  // total: of ds times the sum, where it scales
+
+  HEED_FN Finisher(const Attention<float>& x, const Finish<float>& finish)
+      : score(*x.score), f(finish), heads(x.heads) {
+    if (!scales) return;
+    alignas(64) float one[kLanes];
+    V(1.0f).store(one);
+    score.single.finish(score.self.get(), one, f, 1, heads, one);
+    factor = V::load(one);
+  }
+  void add_total(float* dp) const {
+    if (!scales || !dp) return;
+    alignas(64) float one[kLanes], ds[kLanes];
+    V(1.0f).store(one), total.store(ds);
+    score.single.finish_gradient(score.self.get(), one, f, 1, heads, ds, dp);
+  }
+};
+
 template <class S>
 inline constexpr bool contracts_of = [] {
   if constexpr (requires { S::contracts; })
@@ -244,7 +268,8 @@ struct Kernels {
     const S score = self(x);
     const Csr& list = *x.pattern->by_query.list;
     const View<const float> q = x.q, k = x.k, v = x.v;
-    const bool finishes = x.score->finishes(), drops = x.dropout.rate > 0;
+    const Finisher finisher(x, f.finish);
+    const bool drops = x.dropout.rate > 0;
     const int width = tail(v.cols);
     for (Id i = block.first; i < block.last; ++i) {
       V mine[contracts ? 1 : vectors], acc[vectors], up[kinked ? vectors : 1];
@@ -264,7 +289,9 @@ struct Kernels {
           if (v.data != k.data)
             for (int t = 0; t < edges.n; ++t) edges.fetch<bytes>(v, t);
           sums<S, heads, per, true>(score, mine, x.a.data, k, edges, width, s);
-          if (finishes) x.score->single.finish(&score, s, f.finish, count, heads, s);
+          if (finisher.runs) x.score->single.finish(&score, s, f.finish, count, heads, s);
+          if (finisher.scales)
+            for (int l = 0; l < end; l += kLanes) (V::load(s + l) * finisher.factor).store(s + l);
         } else {
           for (int t = 0; t < edges.n; ++t) edges.fetch<bytes>(v, t), edges.fetch<64>(k, t);
           for (int l = 0; l < end; l += kLanes)
@@ -330,8 +357,8 @@ struct Kernels {
     }
   }
 
-  // The middle of backward: from scores (`s`, unless the caller's `score_of` works them out) and <dy, v> (`dw`) to
-  // weights in s and ds in dw. tau and delta: of the edges from t on.
+  // The middle of backward: from scores and <dy, v> (`dw`) to weights in s, and ds for use(l, ds), which still finds in
+  // s what was there. tau and delta: of the edges from t on.
   template <bool row_is_query, class ScoreOf, class Tau, class Delta, class Use>
   static HEED_FN void gradient(const Dropout& dropout, std::uint64_t row, const Edges& edges, float* s, float* dw,
                                ScoreOf score_of, Tau tau, Delta delta, Use use) {
@@ -347,8 +374,8 @@ struct Kernels {
       }
       V ds = w * d - w * delta(t);
       if (l + kLanes == end && lanes < kLanes) ds = keep_first(ds, lanes);
-      kept.store(s + l);
       use(l, ds);
+      kept.store(s + l);
     }
   }
 
@@ -407,7 +434,8 @@ struct Kernels {
     const S score = self(x);
     const Csr& list = *x.pattern->by_key.list;
     const View<const float> q = x.q, dy = b.dy, thresholds = b.tau_delta, deltas = thresholds.columns(heads, heads);
-    const bool finishes = x.score->finishes(), has_dk = bool(b.to.dk), has_dv = bool(b.to.dv);
+    const Finisher finisher(x, b.finish);
+    const bool finishes = finisher.runs, has_dk = bool(b.to.dk), has_dv = bool(b.to.dv);
     const int width = tail(x.v.cols);
     for (Id j = block.first; j < block.last; ++j) {
       V mine[contracts ? 1 : vectors], value[vectors], down[contracts ? 1 : vectors], sum[vectors];
@@ -435,7 +463,7 @@ struct Kernels {
           for (int t = 0; t < edges.n; ++t) edges.fetch<bytes>(dy, t);
         auto score_of = [&](int l) {
           if constexpr (!contracts)
-            return V::load(s + l);
+            return V::load(s + l) * finisher.factor;
           else
             return stages::term<false>(score, mine[0], numbers<heads>(q, edges, l / heads), Zero{}, Zero{});
         };
@@ -443,7 +471,7 @@ struct Kernels {
         auto delta = [&](int t) { return numbers<heads>(deltas, edges, t); };
         gradient<false>(x.dropout, j, edges, s, dw, score_of, tau, delta, [&](int l, V ds) {
           if constexpr (!contracts) {
-            ds.store(dw + l);
+            (ds * finisher.factor).store(dw + l);
           } else if constexpr (contracted_mask & 1) {
             const auto y = contracted_term(score, mine[0], numbers<heads>(q, edges, l / heads));
             const V part = ds * y.d[0];
@@ -485,7 +513,8 @@ struct Kernels {
     const S score = self(x);
     const Csr& list = *x.pattern->by_query.list;
     const View<const float> k = x.k, v = x.v;
-    const bool finishes = x.score->finishes();
+    Finisher finisher(x, b.finish);
+    const bool finishes = finisher.runs;
     const int width = tail(x.v.cols);
     for (Id i = block.first; i < block.last; ++i) {
       V mine[vectors], dy[vectors], down[vectors];
@@ -500,9 +529,12 @@ struct Kernels {
         sums<S, heads, per, true>(score, mine, x.a.data, k, edges, width, to);
         if (finishes) x.score->single.finish(&score, raw, b.finish, end / kLanes, heads, s);
         sums<scores::Dot, heads, per, true>({}, dy, nullptr, v, edges, width, dw);
-        gradient<true>(
-            x.dropout, key, edges, s, dw, [&](int l) { return V::load(s + l); }, [&](int) { return tau; },
-            [&](int) { return delta; }, [&](int l, V ds) { ds.store(dw + l); });
+        auto score_of = [&](int l) { return V::load(s + l) * finisher.factor; };
+        auto same = [](V of_row) { return [of_row](int) { return of_row; }; };
+        gradient<true>(x.dropout, key, edges, s, dw, score_of, same(tau), same(delta), [&](int l, V ds) {
+          (ds * finisher.factor).store(dw + l);
+          finisher.total = finisher.total + ds * V::load(s + l);
+        });
         if (finishes) x.score->single.finish_gradient(&score, raw, b.finish, end / kLanes, heads, dw, dp);
         pull<true>(score, mine, x.a.data, k, edges, dw, down, da);
       });
@@ -514,6 +546,7 @@ struct Kernels {
       if (dq && !(dq.add && list.offsets[i] == list.offsets[i + 1]))
         put<heads, per>(down, V(1.0f), dq.to.row(i), dq.add, width);
     }
+    finisher.add_total(dp);
   }
 
   static constexpr Fused make() {

@@ -123,6 +123,8 @@ Score make_score(S score) {
   out.start.assign(static_cast<std::size_t>(out.scalars), 1.0f);
   if constexpr (requires { S::start; }) out.start.assign(std::begin(S::start), std::end(S::start));
   out.has_finish = has_finish<S>;
+  out.linear = !has_finish<S>;
+  if constexpr (requires { S::linear; }) out.linear = S::linear;
   out.self = std::make_shared<const S>(score);
   if constexpr (requires { score.check(1); })
     out.check_width = [](const void* self, int width) { static_cast<const S*>(self)->check(width); };

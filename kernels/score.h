@@ -84,6 +84,7 @@ struct Score {
   bool kinked = false;        // ds/dq is 1 where s > 0, and slope_below elsewhere
   float slope_below = 0;
   bool has_finish = false;
+  bool linear = true;                               // the finish is the sum times a number
   double scale = 1;                                 // what scores are multiplied with: 1 / a temperature that is fixed
   bool tempered = false;                            // the last scalar is the logarithm of a learned temperature
   Filter filter;                                    // of the finished scores, with temperature and bias

@@ -8,6 +8,7 @@
 //   prepares     what becomes of q and k first, once per node: a layer's business, the kernels see the result
 //   contracts    q, k and e arrive contracted: one channel per head, computed once per node
 //   nonnegative  s >= 0 always
+//   linear       finish is the sum times a number
 // At coincident points and at kinks the gradient is 0 or that of one side.
 #pragma once
 
@@ -29,6 +30,7 @@ struct Dot {  //                                    with edge features: UniMP, a
 // s = q . (k + e) / sqrt(d)                        arXiv:1706.03762, eq. 1
 struct ScaledDot : Dot {
   using Sum = Dot;
+  static constexpr bool linear = true;
   static constexpr const char* name = "scaled_dot";
   static constexpr About about{"q . k / sqrt(d)", "arXiv:1706.03762, eq. 1", "as dot"};
   template <class X>
@@ -48,6 +50,7 @@ struct Bilinear : Dot {
 // s = p q/|q| . (k/|k| + e)                        AGNN, arXiv:1803.03735; the vector 0 stays 0
 struct Cosine : Dot {
   using Sum = Dot;
+  static constexpr bool linear = true;
   static constexpr const char* name = "cosine";
   static constexpr Prepare prepares = Prepare::unit;
   static constexpr int scalars = 1;

@@ -590,12 +590,12 @@ void score_finish(const void* self, const T* sums, const Finish<T>& f, int vecto
   using V = Lanes<T>;
   const S& score = *static_cast<const S*>(self);
   const int round = period(padded);
-  for (int t = 0; t < vectors; ++t) {
-    V scalar[scalars_of<S> + 1];
-    for (int i = 0; i < scalars_of<S> + f.tempered; ++i) scalar[i] = V::load(f.p + (i * round + t % round) * kLanes);
-    V s = finished(score, V::load(sums + t * kLanes), scalar, f.width) * V(f.scale);
-    if (f.tempered) s = s * exp_of(-scalar[scalars_of<S>]);
-    s.store(to + t * kLanes);
+  for (int r = 0; r < round; ++r) {  // the heads of which scalars are the same
+    V scalar[scalars_of<S> + 1], factor = V(f.scale);
+    for (int i = 0; i < scalars_of<S> + f.tempered; ++i) scalar[i] = V::load(f.p + (i * round + r) * kLanes);
+    if (f.tempered) factor = factor * exp_of(-scalar[scalars_of<S>]);
+    for (int t = r; t < vectors; t += round)
+      (finished(score, V::load(sums + t * kLanes), scalar, f.width) * factor).store(to + t * kLanes);
   }
 }
 
@@ -603,28 +603,31 @@ void score_finish(const void* self, const T* sums, const Finish<T>& f, int vecto
 template <class S, class T>
 void score_finish_gradient(const void* self, const T* sums, const Finish<T>& f, int vectors, int padded, T* ds, T* dp) {
   using V = Lanes<T>;
+  constexpr int scalars = scalars_of<S>;
+  using X = Jet<V, (2u << scalars) - 1>;  // by the sum, and by each scalar
   const S& score = *static_cast<const S*>(self);
   const int round = period(padded);
-  for (int t = 0; t < vectors; ++t) {
-    auto place = [&](int i) { return (i * round + t % round) * kLanes; };
-    Jet<V, 0b1111> scalar[scalars_of<S> + 1];
-    for (int i = 0; i < scalars_of<S>; ++i) {
-      scalar[i] = Jet<V, 0b1111>(V::load(f.p + place(i)));
+  for (int r = 0; r < round; ++r) {
+    auto place = [&](int i) { return (i * round + r) * kLanes; };
+    X scalar[scalars + 1];
+    V factor = V(f.scale), total[scalars + 1];
+    for (int i = 0; i < scalars; ++i) {
+      scalar[i] = X(V::load(f.p + place(i)));
       scalar[i].d[i + 1] = V(T(1));
     }
-    Jet<V, 0b1111> sum(V::load(sums + t * kLanes));
-    sum.d[0] = V(T(1));
-    const auto y = finished(score, sum, scalar, f.width);
-    V d = V::load(ds + t * kLanes) * V(f.scale);
-    auto add = [&](int i, V value) {
-      if (dp) (V::load(dp + place(i)) + value).store(dp + place(i));
-    };
-    if (f.tempered) {
-      d = d * exp_of(-V::load(f.p + place(scalars_of<S>)));
-      add(scalars_of<S>, -(d * y.v));
+    for (V& sum : total) sum = T(0);
+    if (f.tempered) factor = factor * exp_of(-V::load(f.p + place(scalars)));
+    for (int t = r; t < vectors; t += round) {
+      X sum(V::load(sums + t * kLanes));
+      sum.d[0] = V(T(1));
+      const X y = finished(score, sum, scalar, f.width);
+      const V d = V::load(ds + t * kLanes) * factor;
+      for (int i = 0; i < scalars; ++i) total[i] = total[i] + d * y.d[i + 1];
+      total[scalars] = total[scalars] - d * y.v;
+      (d * y.d[0]).store(ds + t * kLanes);
     }
-    for (int i = 0; i < scalars_of<S>; ++i) add(i, d * y.d[i + 1]);
-    (d * y.d[0]).store(ds + t * kLanes);
+    if (!dp) continue;
+    for (int i = 0; i < scalars + f.tempered; ++i) (V::load(dp + place(i)) + total[i]).store(dp + place(i));
   }
 }
 
