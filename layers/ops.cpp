@@ -317,29 +317,46 @@ Sink<T> sink_of(const Columns<T>& x) {
   return {whole.to.columns(x.first, x.count), true};
 }
 
-// An operation on each head's channels alone: forward(x, y, width), and backward(x, y, dy, dx, width), which writes.
+// The vectors of one head, in order, and nothing beyond it.
+template <class T>
+void write(T* to, Offset width, auto vector_at) {
+  for (Offset t = 0; t < width; t += 8)
+    store_first(vector_at(t), static_cast<int>(std::min<Offset>(8, width - t)), to + t);
+}
+
+// An operation on each head's channels alone: forward(x, y, width), whose result is kept for that head of that row, and
+// backward(kept, y, dy, width, put), which does not look at x again.
 template <class T, class Forward, class Backward>
 Var<T> each_head(const char* name, const Columns<T>& x, int heads, Forward forward, Backward backward) {
   const Offset width = head_width(name, x, heads), total = x.cols();
   Var<T> y = x.of.tape->result(x.rows(), total, {x.of});
+  auto kept = std::make_shared<Matrix<T>>();  // rows x heads
   x.of.tape->record(
       y,
       [=] {
         View<const T> X = x.view();
+        kept->resize(X.rows, heads);
         parallel_pieces(X.rows, row_grain(total), [&](Offset begin, Offset end) {
           for (Offset i = begin; i < end; ++i)
-            for (Offset c = 0; c < total; c += width) forward(X.row(i) + c, y.value().row(i) + c, width);
+            for (int h = 0; h < heads; ++h)
+              (*kept)(i, h) = forward(X.row(i) + h * width, y.value().row(i) + h * width, width);
         });
       },
       [=] {
-        View<const T> X = x.view(), dY = y.grad();
+        View<const T> dY = y.grad();
         Sink<T> dx = sink_of(x);
         if (!dx) return;
-        parallel_pieces(X.rows, row_grain(total), [&](Offset begin, Offset end) {
+        parallel_pieces(dY.rows, row_grain(total), [&](Offset begin, Offset end) {
           for (Offset i = begin; i < end; ++i)
-            for (Offset c = 0; c < total; c += width)
-              backward(X.row(i) + c, y.value().row(i) + c, dY.row(i) + c, width,
-                       [to = dx.to.row(i) + c, add = dx.add](Offset t, T d) { to[t] = add ? to[t] + d : d; });
+            for (int h = 0; h < heads; ++h) {
+              const Offset c = h * width;
+              backward((*kept)(i, h), y.value().row(i) + c, dY.row(i) + c, width,
+                       [=, to = dx.to.row(i) + c, add = dx.add](auto vector_at) {
+                         write<T>(to, width, [=](Offset t) {
+                           return add ? Vec<T, 8>::load(to + t) + vector_at(t) : vector_at(t);
+                         });
+                       });
+            }
         });
       },
       name);
@@ -384,21 +401,30 @@ Var<T> unit(const Columns<T>& x, int heads) {
       "unit", x, heads,
       [](const T* from, T* to, Offset width) {
         const T scale = inverse_norm(from, width);
-        for (Offset t = 0; t < width; ++t) to[t] = from[t] * scale;
+        write<T>(to, width, [=](Offset t) { return Vec<T, 8>::load(from + t) * Vec<T, 8>(scale); });
+        return scale;
       },
-      [](const T* from, const T* y, const T* dy, Offset width, auto put) {
-        const T scale = inverse_norm(from, width), along = dot(y, dy, width);
-        for (Offset t = 0; t < width; ++t) put(t, (dy[t] - y[t] * along) * scale);
+      [](T scale, const T* y, const T* dy, Offset width, auto put) {
+        const T along = dot(y, dy, width);
+        put([=](Offset t) {
+          return (Vec<T, 8>::load(dy + t) - Vec<T, 8>::load(y + t) * Vec<T, 8>(along)) * Vec<T, 8>(scale);
+        });
       });
 }
 
 template <class T>
 Var<T> centre(const Columns<T>& x, int heads) {
   if (head_width("centre", x, heads) < 2) fail("centre: one channel a head less its mean is always 0; it takes 2");
-  return each_head("centre", x, heads, less_mean<T>, [](const T*, const T*, const T* dy, Offset width, auto put) {
-    const T middle = mean(dy, width);
-    for (Offset t = 0; t < width; ++t) put(t, dy[t] - middle);
-  });
+  return each_head(
+      "centre", x, heads,
+      [](const T* from, T* to, Offset width) {
+        less_mean(from, to, width);
+        return T(1);
+      },
+      [](T, const T*, const T* dy, Offset width, auto put) {
+        const T middle = mean(dy, width);
+        put([=](Offset t) { return Vec<T, 8>::load(dy + t) - Vec<T, 8>(middle); });
+      });
 }
 
 // One pass over x, where the two after each other take two.
@@ -410,17 +436,16 @@ Var<T> centre_unit(const Columns<T>& x, int heads) {
       [](const T* from, T* to, Offset width) {
         less_mean(from, to, width);
         const T scale = inverse_norm(to, width);
-        for (Offset t = 0; t < width; ++t) to[t] *= scale;
+        write<T>(to, width, [=](Offset t) { return Vec<T, 8>::load(to + t) * Vec<T, 8>(scale); });
+        return scale;
       },
-      [](const T* from, const T* y, const T* dy, Offset width, auto put) {
-        // As sum_t y_t = 0, the mean of dy - y <y, dy> is that of dy. |x - mean| is 1 / scale, unless y is 0.
-        const T middle = mean(dy, width), along = dot(y, dy, width), level = mean(from, width);
-        const T norm = sum_of<T>(width, [=](Offset t) {
-          const Vec<T, 8> x = Vec<T, 8>::load(from + t) - Vec<T, 8>(level);
-          return x * Vec<T, 8>::load(y + t);
+      [](T scale, const T* y, const T* dy, Offset width, auto put) {
+        // As sum_t y_t = 0, the mean of dy - y <y, dy> is that of dy.
+        const T middle = mean(dy, width), along = dot(y, dy, width);
+        put([=](Offset t) {
+          return (Vec<T, 8>::load(dy + t) - Vec<T, 8>(middle) - Vec<T, 8>::load(y + t) * Vec<T, 8>(along)) *
+                 Vec<T, 8>(scale);
         });
-        const T scale = norm > 0 ? T(1) / norm : T(0);
-        for (Offset t = 0; t < width; ++t) put(t, (dy[t] - middle - y[t] * along) * scale);
       });
 }
 
