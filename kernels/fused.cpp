@@ -6,7 +6,7 @@ namespace heed {
 
 const Fused* fused_kernels(const Attention<float>& x) {
   const Score& score = *x.score;
-  if (!x.pattern->is_listed() || x.normaliser->kind != &detail::kind_of<normalisers::Softmax> || x.e || x.bias ||
+  if (x.pattern->by_query.walk || x.normaliser->kind != &detail::kind_of<normalisers::Softmax> || x.e || x.bias ||
       x.ev || score.filter)
     return nullptr;
   if (score.contracts ? score.finishes() : x.q.cols != x.v.cols) return nullptr;
@@ -18,4 +18,27 @@ const Fused* fused_kernels(const Attention<float>& x) {
   return nullptr;
 }
 
+namespace fused {
+
+void Portions::begin(const Rows& rows, const Block& block, Id i) {
+  const auto [begin, end] = rows.interval(i);
+  next_ = block.part >= 0 ? static_cast<Id>(begin + block.begin) : begin;
+  stop_ = block.part >= 0 ? static_cast<Id>(begin + block.end) : end;
+  const std::span<const Id> missing = rows.list ? rows.list->row(i) : std::span<const Id>{};
+  missing_ = std::lower_bound(missing.data(), missing.data() + missing.size(), next_);
+  missing_end_ = missing.data() + missing.size();
+}
+
+bool Portions::fill(Edges& edges) {
+  int n = 0;
+  for (; next_ < stop_ && n < kTogether; ++next_)
+    if (missing_ != missing_end_ && *missing_ == next_)
+      ++missing_;
+    else
+      room_[n++] = next_;
+  edges = {room_, n, room_ + n};
+  return n > 0;
+}
+
+}  // namespace fused
 }  // namespace heed

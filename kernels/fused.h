@@ -1,7 +1,7 @@
-// Whole rows in one loop: attention under softmax over a list, for the shapes that most models have (kFusedShapes).
-// Where the stages pass a batch of edges through buffers, a row stays in registers from its scores to its sums, so a
-// row of few edges costs half as much. What they compute is the same up to the order of additions. Everything else goes
-// through the stages.
+// Whole rows in one loop: attention under softmax over lists and intervals, for the shapes that most models have
+// (kFusedShapes). Where the stages pass a batch of edges through buffers, a row stays in registers from its scores to
+// its sums, so a row of few edges costs half as much. What they compute is the same up to the order of additions.
+// Everything else goes through the stages.
 #pragma once
 
 #include <algorithm>
@@ -53,7 +53,7 @@ inline constexpr float kNone = -__builtin_inff();
 
 // Some edges of a row. Vectors of numbers hold those of all heads, of 8 / heads edges at once.
 struct Edges {
-  const Id* ids;  // in the list
+  const Id* ids;  // in the list, or listed for the purpose
   int n;          // at most kTogether
   const Id* last;
 
@@ -62,7 +62,7 @@ struct Edges {
   // Fetches the rows of the edge that comes kTogether later, in whichever row.
   template <int bytes>
   HEED_FN void fetch(View<const float> table, int t) const {
-    if (ids + t + kTogether >= last) return;
+    if (last - ids <= t + kTogether) return;
     const char* from = reinterpret_cast<const char*>(table.row(ids[t + kTogether]));
 #pragma GCC unroll 8
     for (int at = 0; at < bytes; at += 64) __builtin_prefetch(from + at);
@@ -199,21 +199,49 @@ HEED_FN void put(const V* sum, V factor, float* row, bool adds, int tail) {
       x.store(row + g * kLanes);
   }
 }
-template <class Combine>
-HEED_FN V among(V x, int heads, Combine combine) {
-  return stages::among_heads(x, heads, combine);
-}
 HEED_FN V larger(V a, V b) { return select(b > a, b, a); }
 HEED_FN V plus(V a, V b) { return a + b; }
 
-// Calls use(edges, whether they are the first) for the edges of row i in the block, some at a time.
+// The edges of row i in the block, some at a time.
+class Portions {
+ public:
+  HEED_FN Portions(const Rows& rows, const Block& block, Id i) {
+    if (rows.listed()) {
+      const Csr& list = *rows.list;
+      const Offset from = list.offsets[i];
+      const bool part = block.part >= 0;
+      at_ = list.ids.data() + from + (part ? block.begin : 0);
+      end_ = list.ids.data() + (part ? from + block.end : list.offsets[i + 1]);
+      last_ = list.ids.data() + list.ids.size();
+    } else {
+      begin(rows, block, i);
+    }
+  }
+  HEED_FN bool take(Edges& edges) {
+    if (!at_) return fill(edges);
+    if (at_ == end_) return false;
+    edges = {at_, static_cast<int>(std::min<Offset>(kTogether, end_ - at_)), last_};
+    at_ += edges.n;
+    return true;
+  }
+
+ private:
+  void begin(const Rows& rows, const Block& block, Id i);  // of an interval less a list
+  bool fill(Edges& edges);
+
+  const Id *at_ = nullptr, *end_ = nullptr, *last_ = nullptr;  // in a list
+  Id next_, stop_;                                             // in an interval
+  const Id *missing_, *missing_end_;                           // what it lacks from next_ on
+  Id room_[kTogether];
+};
+// Calls use(edges, whether they are the first) for each; returns whether there were any.
 template <class Use>
-HEED_FN void for_each_portion(const Csr& list, const Block& block, Id i, Use use) {
-  Offset begin = list.offsets[i], end = list.offsets[i + 1];
-  if (block.part >= 0) end = begin + block.end, begin += block.begin;
-  const Id *const ids = list.ids.data(), *const last = ids + list.ids.size();
-  for (Offset at = begin; at < end; at += kTogether)
-    use(Edges{ids + at, static_cast<int>(std::min<Offset>(kTogether, end - at)), last}, at == begin);
+HEED_FN bool for_each_portion(const Rows& rows, const Block& block, Id i, Use use) {
+  Portions portions(rows, block, i);
+  Edges edges;
+  bool any = false;
+  for (; portions.take(edges); any = true) use(edges, !any);
+  return any;
 }
 
 // The finish of a score, for wide scores: a factor for each head where it is linear, else the stage.
@@ -240,13 +268,6 @@ struct Finisher {
   }
 };
 
-template <class S>
-inline constexpr bool contracts_of = [] {
-  if constexpr (requires { S::contracts; })
-    return S::contracts;
-  else
-    return false;
-}();
 template <class S>  // no score of the menu has one channel a head and a learned vector besides
 inline constexpr bool knows = !(contracts_of<S> && stages::reads_vector<S, V>);
 
@@ -266,7 +287,7 @@ struct Kernels {
   static void forward(const FusedForward& f, const Block& block, float* part, const stages::RowState<float>& state) {
     const Attention<float>& x = f.x;
     const S score = self(x);
-    const Csr& list = *x.pattern->by_query.list;
+    const Rows& rows = x.pattern->by_query;
     const View<const float> q = x.q, k = x.k, v = x.v;
     const Finisher finisher(x, f.finish);
     const bool drops = x.dropout.rate > 0;
@@ -281,7 +302,7 @@ struct Kernels {
       clear<vectors>(acc);
       if constexpr (kinked) clear<vectors>(up);
       const std::uint64_t key = drops ? x.dropout.row_key(i) : 0;
-      for_each_portion(list, block, i, [&](const Edges& edges, bool starts) {
+      for_each_portion(rows, block, i, [&](const Edges& edges, bool starts) {
         alignas(64) float s[room], above[kinked ? room : 1];
         const int count = used(edges), end = count * kLanes;
         V(0.0f).store(s + end - kLanes);
@@ -289,7 +310,7 @@ struct Kernels {
           if (v.data != k.data)
             for (int t = 0; t < edges.n; ++t) edges.fetch<bytes>(v, t);
           sums<S, heads, per, true>(score, mine, x.a.data, k, edges, width, s);
-          if (finisher.runs) x.score->single.finish(&score, s, f.finish, count, heads, s);
+          if (finisher.runs) x.score->single.finish(x.score->self.get(), s, f.finish, count, heads, s);
           if (finisher.scales)
             for (int l = 0; l < end; l += kLanes) (V::load(s + l) * finisher.factor).store(s + l);
         } else {
@@ -301,7 +322,7 @@ struct Kernels {
         if (lanes < kLanes) keep_first(V::load(s + end - kLanes), lanes, kNone).store(s + end - kLanes);
         V best = top;
         for (int l = 0; l < end; l += kLanes) best = larger(best, V::load(s + l));
-        best = among(best, heads, larger);
+        best = stages::among_heads(best, heads, larger);
         const V use = select(best > V(kNone), best, V(0.0f));
         V more = 0.0f, raised = 0.0f;
         for (int l = 0; l < end; l += kLanes) {
@@ -336,7 +357,7 @@ struct Kernels {
         if constexpr (kinked)
           if (f.above) add<heads, per>(above, v, edges, up);
       });
-      total = among(total, heads, plus), share = among(share, heads, plus);
+      total = stages::among_heads(total, heads, plus), share = stages::among_heads(share, heads, plus);
       if (block.part >= 0) {
         constexpr Offset size = vectors * kLanes;
         top.store(state.shift), total.store(state.total);
@@ -432,7 +453,7 @@ struct Kernels {
   static void keys(const FusedBackward& b, const Block& block, float* part) {
     const Attention<float>& x = b.x;
     const S score = self(x);
-    const Csr& list = *x.pattern->by_key.list;
+    const Rows& rows = x.pattern->by_key;
     const View<const float> q = x.q, dy = b.dy, thresholds = b.tau_delta, deltas = thresholds.columns(heads, heads);
     const Finisher finisher(x, b.finish);
     const bool finishes = finisher.runs, has_dk = bool(b.to.dk), has_dv = bool(b.to.dv);
@@ -444,7 +465,7 @@ struct Kernels {
       else
         load<heads, per>(x.k.row(j), mine), clear<vectors>(down);
       load<heads, per>(x.v.row(j), value), clear<vectors>(sum);
-      for_each_portion(list, block, j, [&](const Edges& edges, bool) {
+      const bool any = for_each_portion(rows, block, j, [&](const Edges& edges, bool) {
         alignas(64) float s[room], raw[room], dw[room];
         const int end = used(edges) * kLanes;
         for (int t = 0; t < edges.n; ++t) edges.fetch<64>(thresholds, t);
@@ -453,7 +474,7 @@ struct Kernels {
           float* const to = finishes ? raw : s;
           V(0.0f).store(to + end - kLanes);
           sums<S, heads, per, false>(score, mine, x.a.data, q, edges, width, to);
-          if (finishes) x.score->single.finish(&score, raw, b.finish, end / kLanes, heads, s);
+          if (finishes) x.score->single.finish(x.score->self.get(), raw, b.finish, end / kLanes, heads, s);
         } else {
           for (int t = 0; t < edges.n; ++t) edges.fetch<64>(q, t);
         }
@@ -481,12 +502,13 @@ struct Kernels {
         });
         if constexpr (!contracts)
           if (has_dk) {
-            if (finishes) x.score->single.finish_gradient(&score, raw, b.finish, end / kLanes, heads, dw, nullptr);
+            if (finishes)
+              x.score->single.finish_gradient(x.score->self.get(), raw, b.finish, end / kLanes, heads, dw, nullptr);
             pull<false>(score, mine, x.a.data, q, edges, dw, down, nullptr);
           }
         if (has_dv) add<heads, per>(s, dy, edges, sum);
       });
-      if constexpr (contracts) down[0] = among(down[0], heads, plus);
+      if constexpr (contracts) down[0] = stages::among_heads(down[0], heads, plus);
       if (block.part >= 0) {
         if constexpr (contracts)
           down[0].store(part);
@@ -495,8 +517,7 @@ struct Kernels {
         put<heads, per>(sum, V(1.0f), part + (contracts ? kLanes : vectors * kLanes), false, kLanes);
         continue;
       }
-      const bool none = list.offsets[j] == list.offsets[j + 1];
-      if (has_dk && !(none && b.to.dk.add)) {
+      if (has_dk && (any || !b.to.dk.add)) {
         float* to = b.to.dk.to.row(j);
         if constexpr (contracts) {
           for (int h = 0; h < heads; ++h) to[h] = b.to.dk.add ? to[h] + down[0].v[h] : down[0].v[h];
@@ -504,14 +525,14 @@ struct Kernels {
           put<heads, per>(down, V(1.0f), to, b.to.dk.add, width);
         }
       }
-      if (has_dv && !(none && b.to.dv.add)) put<heads, per>(sum, V(1.0f), b.to.dv.to.row(j), b.to.dv.add, width);
+      if (has_dv && (any || !b.to.dv.add)) put<heads, per>(sum, V(1.0f), b.to.dv.to.row(j), b.to.dv.add, width);
     }
   }
 
   static void queries(const FusedBackward& b, const Block& block, float* part, float* da, float* dp) {
     const Attention<float>& x = b.x;
     const S score = self(x);
-    const Csr& list = *x.pattern->by_query.list;
+    const Rows& rows = x.pattern->by_query;
     const View<const float> k = x.k, v = x.v;
     Finisher finisher(x, b.finish);
     const bool finishes = finisher.runs;
@@ -521,13 +542,13 @@ struct Kernels {
       load<heads, per>(x.q.row(i), mine), load<heads, per>(b.dy.row(i), dy), clear<vectors>(down);
       const V tau = repeated<heads>(b.tau_delta.row(i)), delta = repeated<heads>(b.tau_delta.row(i) + heads);
       const std::uint64_t key = x.dropout.rate > 0 ? x.dropout.row_key(i) : 0;
-      for_each_portion(list, block, i, [&](const Edges& edges, bool) {
+      const bool any = for_each_portion(rows, block, i, [&](const Edges& edges, bool) {
         alignas(64) float s[room], raw[room], dw[room];
         const int end = used(edges) * kLanes;
         float* const to = finishes ? raw : s;
         V(0.0f).store(dw + end - kLanes), V(0.0f).store(to + end - kLanes);
         sums<S, heads, per, true>(score, mine, x.a.data, k, edges, width, to);
-        if (finishes) x.score->single.finish(&score, raw, b.finish, end / kLanes, heads, s);
+        if (finishes) x.score->single.finish(x.score->self.get(), raw, b.finish, end / kLanes, heads, s);
         sums<scores::Dot, heads, per, true>({}, dy, nullptr, v, edges, width, dw);
         auto score_of = [&](int l) { return V::load(s + l) * finisher.factor; };
         auto same = [](V of_row) { return [of_row](int) { return of_row; }; };
@@ -535,7 +556,7 @@ struct Kernels {
           (ds * finisher.factor).store(dw + l);
           finisher.total = finisher.total + ds * V::load(s + l);
         });
-        if (finishes) x.score->single.finish_gradient(&score, raw, b.finish, end / kLanes, heads, dw, dp);
+        if (finishes) x.score->single.finish_gradient(x.score->self.get(), raw, b.finish, end / kLanes, heads, dw, dp);
         pull<true>(score, mine, x.a.data, k, edges, dw, down, da);
       });
       if (block.part >= 0) {
@@ -543,7 +564,7 @@ struct Kernels {
         continue;
       }
       const Sink<float>& dq = b.to.dq;
-      if (dq && !(dq.add && list.offsets[i] == list.offsets[i + 1]))
+      if (dq && (any || !dq.add))
         put<heads, per>(down, V(1.0f), dq.to.row(i), dq.add, width);
     }
     finisher.add_total(dp);
@@ -556,6 +577,11 @@ struct Kernels {
   }
   static constexpr Fused all = make();
 };
+
+template <class S, std::size_t... at>
+void enter(const Fused** to, std::index_sequence<at...>) {
+  ((to[at] = &Kernels<S, kFusedShapes[at].heads, kFusedShapes[at].width / kLanes>::all), ...);
+}
 
 }  // namespace fused
 }  // namespace heed

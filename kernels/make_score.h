@@ -52,10 +52,7 @@ ScoreStages<T> score_stages() {
     enter.template operator()<3, 16>();
     enter.template operator()<4, 32>();
     enter.template operator()<5, 64>();
-    if constexpr (fused::knows<S>) [&]<std::size_t... at>(std::index_sequence<at...>) {
-        ((out.fused[at] = &fused::Kernels<S, kFusedShapes[at].heads, kFusedShapes[at].width / kLanes>::all), ...);
-      }
-    (std::make_index_sequence<kFusedShapeCount>());
+    if constexpr (fused::knows<S>) fused::enter<S>(out.fused, std::make_index_sequence<kFusedShapeCount>());
   } else {
     enter.template operator()<0, 0>();
     enter.template operator()<1, 1>();
@@ -116,15 +113,14 @@ Score make_score(S score) {
   out.kind = &detail::kind_of<S>;
   if constexpr (requires { S::about; }) out.about = S::about;
   if constexpr (requires { S::prepares; }) out.prepares = S::prepares;
-  if constexpr (requires { S::contracts; }) out.contracts = S::contracts;
+  out.contracts = contracts_of<S>;
   if constexpr (requires { S::nonnegative; }) out.nonnegative = S::nonnegative;
   static_assert(scalars_of<S> < kMaxScalars, "a score has at most 3 learned scalars per head");
   out.scalars = scalars_of<S>;
   out.start.assign(static_cast<std::size_t>(out.scalars), 1.0f);
   if constexpr (requires { S::start; }) out.start.assign(std::begin(S::start), std::end(S::start));
   out.has_finish = has_finish<S>;
-  out.linear = !has_finish<S>;
-  if constexpr (requires { S::linear; }) out.linear = S::linear;
+  out.linear = linear_finish<S>;
   out.self = std::make_shared<const S>(score);
   if constexpr (requires { score.check(1); })
     out.check_width = [](const void* self, int width) { static_cast<const S*>(self)->check(width); };

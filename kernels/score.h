@@ -57,7 +57,7 @@ struct FusedShape {
 };
 // Of one head the widths of as many vectors: 1 to 8 channels, and 9 to 16.
 inline constexpr FusedShape kFusedShapes[] = {{4, 16}, {8, 8}, {4, 8}, {8, 16}, {4, 32}, {1, 8}, {1, 16}};
-inline constexpr int kFusedShapeCount = 7;
+inline constexpr int kFusedShapeCount = sizeof kFusedShapes / sizeof kFusedShapes[0];
 
 template <class T>
 struct ScoreStages {  // [own side is the query][width]

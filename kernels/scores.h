@@ -2,13 +2,12 @@
 //   q, k  the query's and the key's channel          e  the edge's feature (absent: Zero); it is added to the key
 //   a     a learned vector per head                  p  learned scalars per head, `scalars` of them, from `start` on
 // `term` is written once, for numbers of any kind; its gradient follows from the same code (jet.h), on the CPU in
-// vectors of lanes and on the GPU. `finish` may be absent. To add a score, write its struct here and enter it in
-// `Scores`. What a struct may declare besides:
+// vectors of lanes and on the GPU. `finish` may be absent, or be `factor(p, width)` where it is the sum times that
+// number. To add a score, write its struct here and enter it in `Scores`. What a struct may declare besides:
 //   Sum          a base without members whose term it shares, and so the compiled sums
 //   prepares     what becomes of q and k first, once per node: a layer's business, the kernels see the result
 //   contracts    q, k and e arrive contracted: one channel per head, computed once per node
 //   nonnegative  s >= 0 always
-//   linear       finish is the sum times a number
 // At coincident points and at kinks the gradient is 0 or that of one side.
 #pragma once
 
@@ -30,12 +29,11 @@ struct Dot {  //                                    with edge features: UniMP, a
 // s = q . (k + e) / sqrt(d)                        arXiv:1706.03762, eq. 1
 struct ScaledDot : Dot {
   using Sum = Dot;
-  static constexpr bool linear = true;
   static constexpr const char* name = "scaled_dot";
   static constexpr About about{"q . k / sqrt(d)", "arXiv:1706.03762, eq. 1", "as dot"};
   template <class X>
-  HEED_FN X finish(X sum, const auto*, int width) const {
-    return sum / fn::sqrt(X(width));
+  HEED_FN X factor(const X*, int width) const {
+    return X(1) / fn::sqrt(X(width));
   }
 };
 
@@ -50,13 +48,15 @@ struct Bilinear : Dot {
 // s = p q/|q| . (k/|k| + e)                        AGNN, arXiv:1803.03735; the vector 0 stays 0
 struct Cosine : Dot {
   using Sum = Dot;
-  static constexpr bool linear = true;
   static constexpr const char* name = "cosine";
   static constexpr Prepare prepares = Prepare::unit;
   static constexpr int scalars = 1;
   static constexpr float start[] = {1};
   static constexpr About about{"p cos(q, k)", "arXiv:1803.03735", "as dot, and a norm a node"};
-  HEED_FN auto finish(auto sum, const auto* p, int) const { return sum * p[0]; }
+  template <class X>
+  HEED_FN X factor(const X* p, int) const {
+    return p[0];
+  }
 };
 
 // s = p corr(q, k): the cosine of q and k less their means over the channels of a head, which must be two or more

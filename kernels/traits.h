@@ -16,21 +16,36 @@ inline constexpr int scalars_of = [] {
     return 0;
 }();
 
+template <class S>
+inline constexpr bool contracts_of = [] {
+  if constexpr (requires { S::contracts; })
+    return S::contracts;
+  else
+    return false;
+}();
+
 template <class S, class X = float>
 inline constexpr bool finishes_by_width = requires(const S& score, X x, const X* p) {
   score.finish(x, p, 1);
 };
+// A finish that is the sum times a number at most; a `finish` goes before a `factor`, which may be a base's.
 template <class S, class X = float>
-inline constexpr bool has_finish = finishes_by_width<S> || requires(const S& score, X x, const X* p) {
+inline constexpr bool linear_finish = !finishes_by_width<S> && !requires(const S& score, X x, const X* p) {
   score.finish(x, p);
+};
+template <class S, class X = float>
+inline constexpr bool has_finish = !linear_finish<S> || requires(const S& score, const X* p) {
+  score.factor(p, 1);
 };
 
 template <class S, class X>
 HEED_FN X finished(const S& score, X sum, const X* p, int width) {
   if constexpr (finishes_by_width<S>)
     return score.finish(sum, p, width);
-  else if constexpr (has_finish<S>)
+  else if constexpr (!linear_finish<S>)
     return score.finish(sum, p);
+  else if constexpr (has_finish<S>)
+    return sum * score.factor(p, width);
   else
     return sum;
 }
