@@ -170,6 +170,24 @@ Model self_supervised(std::shared_ptr<Var<float>> loss) {
   };
 }
 
+// SuperGATConv, "SD": softmax of leaky(x_i . x_j / sqrt(d)).
+struct LeakyDot : scores::Dot {
+  using Sum = scores::Dot;
+  static constexpr const char* name = "leaky_dot";
+  template <class X>
+  HEED_FN X finish(X sum, const X*, int width) const {
+    return fn::leaky(sum / fn::sqrt(X(width)), 0.2f);
+  }
+};
+Model scaled_products() {
+  return []<class T>(Scope<T>& scope, Var<T> x) {
+    AttentionVars<T> in;
+    in.q = in.k = in.v = linear(x, scope.parameter("weight", x.cols(), 12, {}));
+    Var<T> y = attention(in, scope.pattern(local() | self()), make_score(LeakyDot{}), normaliser_named("softmax"), 3);
+    return add_bias(y, scope.parameter("bias", 1, 12, {}));
+  };
+}
+
 std::vector<Layer> layers() {
   using Names = std::map<std::string, std::string>;
   const Names gat_names{{"lin.weight", "weight"}, {"att_src", "att_src"}, {"att_dst", "att_dst"}, {"bias", "bias"}};
@@ -219,6 +237,7 @@ std::vector<Layer> layers() {
        self_supervised(loss),
        {{"conv.lin.weight", "weight"}, {"conv.att_l", "att_l"}, {"conv.att_r", "att_r"}, {"conv.bias", "bias"}},
        loss});
+  out.push_back({"supergat_sd", scaled_products(), {{"lin.weight", "weight"}, {"bias", "bias"}}});
   // torch.nn.functional.scaled_dot_product_attention with a mask of numbers, and the same with entmax's normalisers.
   Names masked{{"pair_bias", "pair_bias"}};
   for (const char* side : {"query", "key", "value"})

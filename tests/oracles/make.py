@@ -266,6 +266,7 @@ if __name__ == "__main__":
     store("agnn", AGNNConv(), 43)
     store("fa", FrequencyAdaptive(), 44)
     store("supergat", SelfSupervised(), 45)
+    store("supergat_sd", SuperGATConv(CHANNELS, 4, heads=3, attention_type="SD"), 46)
     for seed, (score, normaliser) in enumerate(MENU.items(), 20):
         layer = Dense(score, normaliser, heads=3, width=4, score_width=5 if score == "mlp" else None)
         store("score_" + score, layer, seed)
