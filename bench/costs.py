@@ -5,7 +5,7 @@ number of compiled kernels and, with --build, the time of a clean build.
     bench/costs.py                      # on standard output; some 5 minutes on 2 cores
     bench/costs.py --readme             # writes the tables into README.md, too
     bench/costs.py --readme --build     # builds the library and the program anew beside it, without ccache and tests
-    bench/costs.py --only alone,peak   # some of the parts of heed bench costs
+    bench/costs.py --only alone,peak    # some of the parts of heed bench costs
 """
 
 import argparse
@@ -29,12 +29,14 @@ def output(*command):
 
 
 def kernels(library):
-    """How many compiled stages of scores and normalisers, and of sums over edges, the library has; and their bytes."""
+    """How many compiled stages of scores and normalisers, of sums over edges, and loops over whole rows the library has;
+    and their bytes."""
     names, size = set(), {}
-    stage = r"[^(]*heed::stages::(?:(?:score|normaliser)_\w+|(?:vector|tile)_(?:sums|gradient)|add_rows|dots)<"
+    stage = (r"[^(]*heed::(?:stages::(?:(?:score|normaliser)_\w+|(?:vector|tile)_(?:sums|gradient)|add_rows|dots)<"
+             r"|fused::Kernels<.*>::(?:forward|keys|queries)\()")
     for line in output("nm", "--demangle", "--print-size", "--defined-only", library).splitlines():
         found = re.match(r"[0-9a-f]+ ([0-9a-f]+) [tTwW] (.*)", line)
-        if not found or "heed::stages::" not in found[2]:
+        if not found or not re.search("heed::(stages|fused)::", found[2]):
             continue
         size[found[2]] = int(found[1], 16)
         if re.match(stage, found[2]) and "lambda" not in found[2]:
