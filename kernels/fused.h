@@ -205,8 +205,8 @@ HEED_FN V plus(V a, V b) { return a + b; }
 // The edges of row i in the block, some at a time.
 class Portions {
  public:
-  HEED_FN Portions(const Rows& rows, const Block& block, Id i) {
-    if (rows.listed()) {
+  HEED_FN Portions(const Rows& rows, const Block& block, Id i) : listed_(rows.listed()) {
+    if (listed_) {
       const Csr& list = *rows.list;
       const Offset from = list.offsets[i];
       const bool part = block.part >= 0;
@@ -218,7 +218,7 @@ class Portions {
     }
   }
   HEED_FN bool take(Edges& edges) {
-    if (!at_) return fill(edges);
+    if (!listed_) return fill(edges);
     if (at_ == end_) return false;
     edges = {at_, static_cast<int>(std::min<Offset>(kTogether, end_ - at_)), last_};
     at_ += edges.n;
@@ -229,9 +229,10 @@ class Portions {
   void begin(const Rows& rows, const Block& block, Id i);  // of an interval less a list
   bool fill(Edges& edges);
 
-  const Id *at_ = nullptr, *end_ = nullptr, *last_ = nullptr;  // in a list
-  Id next_, stop_;                                             // in an interval
-  const Id *missing_, *missing_end_;                           // what it lacks from next_ on
+  bool listed_;
+  const Id *at_, *end_, *last_;       // in a list
+  Id next_, stop_;                    // in an interval
+  const Id *missing_, *missing_end_;  // what it lacks from next_ on
   Id room_[kTogether];
 };
 // Calls use(edges, whether they are the first) for each; returns whether there were any.
@@ -285,6 +286,13 @@ struct Kernels {
   static const S& self(const Attention<float>& x) { return *static_cast<const S*>(x.score->self.get()); }
 
   static void forward(const FusedForward& f, const Block& block, float* part, const stages::RowState<float>& state) {
+    if constexpr (kinked)
+      if (f.above) return forward_rows<true>(f, block, part, state);
+    forward_rows<false>(f, block, part, state);
+  }
+  template <bool keeps>  // sums over scores above 0, too
+  static void forward_rows(const FusedForward& f, const Block& block, float* part,
+                           const stages::RowState<float>& state) {
     const Attention<float>& x = f.x;
     const S score = self(x);
     const Rows& rows = x.pattern->by_query;
@@ -293,17 +301,17 @@ struct Kernels {
     const bool drops = x.dropout.rate > 0;
     const int width = tail(v.cols);
     for (Id i = block.first; i < block.last; ++i) {
-      V mine[contracts ? 1 : vectors], acc[vectors], up[kinked ? vectors : 1];
+      V mine[contracts ? 1 : vectors], acc[vectors], up[keeps ? vectors : 1];
       V top = kNone, total = 0.0f, share = 0.0f;
       if constexpr (contracts)
         mine[0] = repeated<heads>(q.row(i));
       else
         load<heads, per>(q.row(i), mine);
       clear<vectors>(acc);
-      if constexpr (kinked) clear<vectors>(up);
+      if constexpr (keeps) clear<vectors>(up);
       const std::uint64_t key = drops ? x.dropout.row_key(i) : 0;
       for_each_portion(rows, block, i, [&](const Edges& edges, bool starts) {
-        alignas(64) float s[room], above[kinked ? room : 1];
+        alignas(64) float s[room], above[keeps ? room : 1];
         const int count = used(edges), end = count * kLanes;
         V(0.0f).store(s + end - kLanes);
         if constexpr (!contracts) {
@@ -328,11 +336,10 @@ struct Kernels {
         for (int l = 0; l < end; l += kLanes) {
           const V z = V::load(s + l), w = raw_weight(Softmax{}, z, use);
           w.store(s + l), more = more + w;
-          if constexpr (kinked)
-            if (f.above) {
-              const V part = select(z > V(0.0f), w, V(0.0f));
-              part.store(above + l), raised = raised + part;
-            }
+          if constexpr (keeps) {
+            const V part = select(z > V(0.0f), w, V(0.0f));
+            part.store(above + l), raised = raised + part;
+          }
         }
         if (starts) {
           total = more, share = raised;
@@ -342,7 +349,7 @@ struct Kernels {
 #pragma GCC unroll 8
           for (int g = 0; g < vectors; ++g) {
             acc[g] = acc[g] * V(rescale.v[g / per]);
-            if constexpr (kinked) up[g] = up[g] * V(rescale.v[g / per]);
+            if constexpr (keeps) up[g] = up[g] * V(rescale.v[g / per]);
           }
         }
         top = best;
@@ -350,31 +357,27 @@ struct Kernels {
           for (int l = 0; l < end; l += kLanes) {
             const V kept = keep<heads, true>(x.dropout, key, edges, l / heads);
             (V::load(s + l) * kept).store(s + l);
-            if constexpr (kinked)
-              if (f.above) (V::load(above + l) * kept).store(above + l);
+            if constexpr (keeps) (V::load(above + l) * kept).store(above + l);
           }
         add<heads, per>(s, v, edges, acc);
-        if constexpr (kinked)
-          if (f.above) add<heads, per>(above, v, edges, up);
+        if constexpr (keeps) add<heads, per>(above, v, edges, up);
       });
       total = stages::among_heads(total, heads, plus), share = stages::among_heads(share, heads, plus);
       if (block.part >= 0) {
         constexpr Offset size = vectors * kLanes;
         top.store(state.shift), total.store(state.total);
         put<heads, per>(acc, V(1.0f), part, false, kLanes);
-        if constexpr (kinked)
-          if (f.above) put<heads, per>(up, V(1.0f), part + size, false, kLanes), share.store(part + 2 * size);
+        if constexpr (keeps) put<heads, per>(up, V(1.0f), part + size, false, kLanes), share.store(part + 2 * size);
         continue;
       }
       const auto row = closed(Softmax{}, top, total);
       std::memcpy(f.tau.row(i), &row.tau.v, sizeof(float) * heads);
       put<heads, per>(acc, row.factor, f.y.row(i), false, width);
-      if constexpr (kinked)
-        if (f.above) {
-          put<heads, per>(up, row.factor, f.above.row(i), false, width);
-          share = share * row.factor;
-          std::memcpy(f.above.row(i) + f.y.cols, &share.v, sizeof(float) * heads);
-        }
+      if constexpr (keeps) {
+        put<heads, per>(up, row.factor, f.above.row(i), false, width);
+        share = share * row.factor;
+        std::memcpy(f.above.row(i) + f.y.cols, &share.v, sizeof(float) * heads);
+      }
     }
   }
 
@@ -564,8 +567,7 @@ struct Kernels {
         continue;
       }
       const Sink<float>& dq = b.to.dq;
-      if (dq && (any || !dq.add))
-        put<heads, per>(down, V(1.0f), dq.to.row(i), dq.add, width);
+      if (dq && (any || !dq.add)) put<heads, per>(down, V(1.0f), dq.to.row(i), dq.add, width);
     }
     finisher.add_total(dp);
   }
