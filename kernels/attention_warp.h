@@ -7,9 +7,11 @@
 // stored per edge, and every output has one owner: no atomics, the same bits in every run.
 #pragma once
 
+#include <cstring>
 #include <tuple>
 #include <utility>
 
+#include "kernels/filter.h"
 #include "kernels/jet.h"
 #include "kernels/normalisers.h"
 #include "kernels/pattern.h"
@@ -47,13 +49,17 @@ struct Hub {  // a row that was cut, and its segments' numbers
 struct Seen {
   const Offset* offsets = nullptr;  // of the row's list, or of those left out of the interval; may be null
   const Id* ids = nullptr;
-  const Id* intervals = nullptr;  // [begin, end) pairs; null: a list
-  Offset interval_stride = 0;     // 2, or 0 where all rows share one
+  const Id* intervals = nullptr;       // [begin, end) pairs; null: a list
+  Offset interval_stride = 0;          // 2, or 0 where all rows share one
+  const Permutation* draws = nullptr;  // the row's columns are theirs, or their inverses'; no list, no intervals
+  int drawn = 0;
+  bool inverse = false;
   const Offset* edges = nullptr;  // the number of the edge of each entry; null: the entry's own
   const Block* blocks = nullptr;  // the warps' work
   const Hub* hubs = nullptr;
 
   HEED_FN Offset length(Offset i) const {
+    if (draws) return drawn;
     if (intervals == nullptr) return offsets[i + 1] - offsets[i];
     const Id* at = intervals + i * interval_stride;
     return at[1] - at[0];
@@ -61,16 +67,12 @@ struct Seen {
 };
 
 // f of the normaliser at a place in the menu. What is uniform in a warp is a switch at run time, lest kernels be
-// compiled for each; those whose delta takes a pass of its own have no place here.
+// compiled for each.
 template <int at = 0, class F>
 HEED_WARP_FN auto at_normaliser(int index, F f) {
   if constexpr (at + 1 < std::tuple_size_v<Normalisers>)
     if (index != at) return at_normaliser<at + 1>(index, f);
-  using N = std::tuple_element_t<at, Normalisers>;
-  if constexpr (N::measures)
-    return decltype(f(normalisers::Softmax{})){};
-  else
-    return f(N{});
+  return f(std::tuple_element_t<at, Normalisers>{});
 }
 struct AnyNormaliser {
   int index = 0;
@@ -80,11 +82,41 @@ struct AnyNormaliser {
   HEED_WARP_FN bool couples() const {
     return at_normaliser(index, [](auto n) { return decltype(n)::couples; });
   }
+  HEED_WARP_FN bool solves() const {
+    return at_normaliser(index, [](auto n) { return decltype(n)::solves; });
+  }
+  HEED_WARP_FN float reach() const {
+    return at_normaliser(index, [](auto n) {
+      if constexpr (decltype(n)::solves)
+        return static_cast<float>(decltype(n)::reach);
+      else
+        return 0.0f;
+    });
+  }
+  // Where tau is solved for, the shift is tau.
   HEED_WARP_FN float raw(float s, float shift) const {
-    return at_normaliser(index, [=](auto n) { return raw_weight(n, s, shift); });
+    return at_normaliser(index, [=](auto n) {
+      if constexpr (decltype(n)::solves)
+        return n.weight(s, shift);
+      else
+        return raw_weight(n, s, shift);
+    });
   }
   HEED_WARP_FN Closed<float> close(float shift, float total) const {
-    return at_normaliser(index, [=](auto n) { return closed(n, shift, total); });
+    return at_normaliser(index, [=](auto n) {
+      if constexpr (decltype(n)::solves)
+        return Closed<float>{shift, 1.0f};
+      else
+        return closed(n, shift, total);
+    });
+  }
+  HEED_WARP_FN float drain(float s, float w, float tau) const {
+    return at_normaliser(index, [=](auto n) {
+      if constexpr (decltype(n)::measures)
+        return n.drain(s, w, tau);
+      else
+        return w;
+    });
   }
   HEED_WARP_FN float weight(float s, float tau) const {
     return at_normaliser(index, [=](auto n) { return n.weight(s, tau); });
@@ -109,9 +141,13 @@ struct Call {
   std::uint32_t drop_below = 0;
   float keep_scale = 1;
   bool drops_keys = false;  // one draw for all queries
-  float scale = 1;          // of scores
-  bool tempered = false;    // by a learned temperature, whose logarithm is the last row of p
+  Id topk = 0;              // the filter, as in filter.h
+  float above = -__builtin_inff();
+  float scale = 1;        // of scores
+  bool tempered = false;  // by a learned temperature, whose logarithm is the last row of p
   Strided<float> y, tau, delta;
+  Strided<float> least;  // what keys are compared to, where the filter counts them
+  Strided<Id> last;
   Strided<const float> dy;
   Into dq, dk, dv, da, dp, de, dbias, dev;
   Offset queries = 0;
@@ -122,6 +158,10 @@ struct Call {
   Offset sum_rows = 0;
   int sum_cols = 0;
 
+  HEED_FN bool filters() const { return topk > 0 || above > -__builtin_inff(); }
+  HEED_FN bool passes(float s, Id query, Id key, int head) const {
+    return topk > 0 ? counts(s, key, least.row(query)[head], last.row(query)[head]) : counts(s, key, above, Id{-1});
+  }
   HEED_FN int padded() const { return 1 << head_bits; }
   HEED_FN int chunk() const { return kSlots >> head_bits < kWarp ? kSlots >> head_bits : kWarp; }  // edges
   HEED_FN float keep(Id query, Id key, int head) const {
@@ -131,7 +171,19 @@ struct Call {
   }
 };
 
-enum class Pass { forward, delta, row, column, merge_forward, merge_row, merge_column, reduce, learned };
+enum class Pass {
+  threshold,
+  forward,
+  delta,
+  measure,
+  row,
+  column,
+  merge_forward,
+  merge_row,
+  merge_column,
+  reduce,
+  learned
+};
 
 template <class Warp>
 struct Memory {                 // what the lanes of a warp share
@@ -180,7 +232,26 @@ template <class Warp>
 HEED_WARP_FN int gather(Warp& warp, const Memory<Warp>& memory, const Seen& rows, Id i, Offset at, int count,
                         bool want_edges) {
   int n = count;
-  if (rows.intervals == nullptr) {
+  if (rows.draws != nullptr) {  // of permutations that agree, the first one's
+    PerLane<Warp, bool> seen;
+    PerLane<Warp, Id> mine;
+    warp.lanes([&](int lane) {
+      auto draw = [&](Offset t) {
+        const Permutation p = rows.draws[t];
+        const auto from = static_cast<std::uint32_t>(i);
+        return static_cast<Id>(rows.inverse ? p.inverse(from) : p(from));
+      };
+      seen[lane] = lane < count;
+      if (lane >= count) return;
+      mine[lane] = draw(at + lane);
+      for (Offset t = 0; t < at + lane && seen[lane]; ++t) seen[lane] = draw(t) != mine[lane];
+    });
+    const std::uint32_t mask = warp.ballot(seen);
+    warp.lanes([&](int lane) {
+      if (seen[lane]) memory.ids.set(lane, rank_in(mask, lane), mine[lane]);
+    });
+    n = count_bits(mask);
+  } else if (rows.intervals == nullptr) {
     const Offset base = rows.offsets[i] + at;
     warp.lanes([&](int lane) {
       if (lane >= count) return;
@@ -333,7 +404,9 @@ HEED_WARP_FN void take_in(Warp& warp, const Memory<Warp>& memory, const Call& x,
     float most = none;
     if (head < x.heads)
       for (int slot = lane; slot < slots; slot += kWarp) {
-        float s = score_of(memory, x, score, lane, slot >> x.head_bits, head, memory.s.get(lane, slot));
+        const int edge = slot >> x.head_bits;
+        float s = score_of(memory, x, score, lane, edge, head, memory.s.get(lane, slot));
+        if (x.filters() && !x.passes(s, i, memory.ids.get(lane, edge), head)) s = none;
         memory.s.set(lane, slot, s);
         if (s > most) most = s;
       }
@@ -349,10 +422,13 @@ HEED_WARP_FN void take_in(Warp& warp, const Memory<Warp>& memory, const Call& x,
       use = now > none ? now : 0;
       rescale[lane] = old > none ? fn::exp(old - use) : 0;
       shift[lane] = now;
+    } else if (x.normaliser.solves()) {
+      use = shift[lane] = head < x.heads ? x.tau.row(i)[head] : 0;
     }
     if (head < x.heads)
       for (int slot = lane; slot < slots; slot += kWarp) {
-        float w = x.normaliser.raw(memory.s.get(lane, slot), use);
+        const float s = memory.s.get(lane, slot);
+        float w = x.filters() && s == none ? 0.0f : x.normaliser.raw(s, use);
         part += w;
         if (x.drops) w *= x.keep(i, memory.ids.get(lane, slot >> x.head_bits), head);
         memory.s.set(lane, slot, w);
@@ -439,6 +515,7 @@ HEED_WARP_FN void merge_channel(const Call& x, const Hub& hub, int c) {
     total += x.part_state.row(part)[x.heads + head] * rescale;
     sum += x.parts.row(part)[c] * rescale;
   }
+  if (x.normaliser.solves()) shift = x.part_state.row(hub.first)[head];
   const Closed<float> end = x.normaliser.close(shift, total);
   x.y.row(hub.row)[c] = sum * end.factor;
   if (c % x.width == 0) x.tau.row(hub.row)[head] = end.tau;
@@ -452,6 +529,159 @@ HEED_WARP_FN void merge_forward(Warp& warp, const Call& x, Offset t) {
     if (c >= channels) return;
     merge_channel(x, hub, c);
   });
+}
+
+// ---- what takes a look at whole rows first
+// ---------------------------------------------------------------------------
+
+// Calls visit(n) for the chunks of row i as often as it is called itself, with their scores in memory.s, and does not
+// compute those of a row of one chunk again.
+template <class S, class Warp>
+struct RowScores {
+  Warp& warp;
+  const Memory<Warp>& memory;
+  const Call& x;
+  const S& score;
+  Id i;
+  int kept = -1;  // the edges of the only chunk
+
+  template <class Visit>
+  HEED_WARP_FN void operator()(Visit visit) {
+    const Offset end = x.rows.length(i);
+    Offset at = 0;
+    do {
+      const int count = static_cast<int>(end - at < x.chunk() ? end - at : x.chunk());
+      int n = kept;
+      if (n < 0) {
+        n = gather(warp, memory, x.rows, i, at, count, x.e || x.bias || x.ev);
+        score_sums<true>(warp, memory, x, score, i, n);
+        warp.sync();
+        each(n, [&](int lane, int slot, int head) {
+          memory.s.set(lane, slot,
+                       score_of(memory, x, score, lane, slot >> x.head_bits, head, memory.s.get(lane, slot)));
+        });
+      }
+      visit(n);
+      at += count;
+      if (end <= x.chunk())
+        kept = n;
+      else
+        warp.sync();
+    } while (at < end);
+  }
+  // use(lane, slot, head) for the slots of a chunk of n edges, each always in the same lane.
+  template <class Use>
+  HEED_WARP_FN void each(int n, Use use) {
+    warp.lanes([&](int lane) {
+      const int head = lane & (x.padded() - 1);
+      if (head < x.heads)
+        for (int slot = lane; slot < n << x.head_bits; slot += kWarp) use(lane, slot, head);
+    });
+  }
+};
+
+// A key's place in the order of all keys of its row, the best ones highest; NaN among the best.
+HEED_WARP_FN std::uint64_t rank_of(float s, Id key) {
+  s = s == s ? s + 0.0f : __builtin_inff();  // -0 is 0
+  std::uint32_t bits;
+  std::memcpy(&bits, &s, sizeof bits);
+  bits = bits >> 31 ? ~bits : bits | 0x80000000u;
+  return static_cast<std::uint64_t>(bits) << 32 | static_cast<std::uint32_t>(~key);
+}
+
+// What the topk best keys of each head are not below: found bit by bit, as few keys share their first bits.
+template <class S, class Warp>
+HEED_WARP_FN void find_bounds(Warp& warp, const Memory<Warp>& memory, const Call& x, RowScores<S, Warp>& scores, Id i) {
+  PerLane<Warp, std::uint64_t> found, next;
+  PerLane<Warp, int> have, count;
+  PerLane<Warp, bool> open;
+  warp.lanes([&](int lane) { found[lane] = next[lane] = 0, have[lane] = 0; });
+  for (int bit = 64; bit >= 0; --bit) {  // first, all are counted
+    warp.lanes([&](int lane) {
+      count[lane] = 0;
+      if (bit < 64) next[lane] = found[lane] | std::uint64_t{1} << bit;
+    });
+    scores([&](int n) {
+      scores.each(n, [&](int lane, int slot, int) {
+        const Id key = memory.ids.get(lane, slot >> x.head_bits);
+        count[lane] += rank_of(memory.s.get(lane, slot), key) >= next[lane];
+      });
+    });
+    warp.sum(count, x.padded(), kWarp);
+    warp.lanes([&](int lane) {
+      if (bit == 64 || (have[lane] > x.topk && count[lane] >= x.topk))
+        found[lane] = next[lane], have[lane] = count[lane];
+      open[lane] = have[lane] > x.topk;
+    });
+    if (warp.ballot(open) == 0) break;
+  }
+  warp.lanes([&](int lane) {
+    if (lane >= x.heads) return;
+    float least = -__builtin_inff();
+    Id last = 0x7fffffff;
+    if (found[lane] != 0) {
+      auto bits = static_cast<std::uint32_t>(found[lane] >> 32);
+      bits = bits >> 31 ? bits & 0x7fffffffu : ~bits;
+      std::memcpy(&least, &bits, sizeof least);
+      const std::uint32_t key = ~static_cast<std::uint32_t>(found[lane]);
+      last = key > 0x7fffffffu ? 0x7fffffff : static_cast<Id>(key);
+    }
+    if (!(least > x.above) && x.above > -__builtin_inff()) least = x.above, last = -1;
+    x.least.row(i)[lane] = least, x.last.row(i)[lane] = last;
+  });
+}
+
+// tau with sum_k w_k = 1, by Newton's steps from a tau under which the best key's weight alone is 1. The sum is convex
+// and falls with tau, so that steps never pass the root; they end where rounding stops them.
+template <class S, class Warp>
+HEED_WARP_FN void solve(Warp& warp, const Memory<Warp>& memory, const Call& x, RowScores<S, Warp>& scores, Id i) {
+  const float none = -__builtin_inff();
+  PerLane<Warp, float> tau, weights, drains;
+  PerLane<Warp, bool> moves;
+  auto passes = [&](int lane, int slot, int head, float s) {
+    return !x.filters() || x.passes(s, i, memory.ids.get(lane, slot >> x.head_bits), head);
+  };
+  warp.lanes([&](int lane) { tau[lane] = none; });
+  scores([&](int n) {
+    scores.each(n, [&](int lane, int slot, int head) {
+      const float s = memory.s.get(lane, slot);
+      if (s > tau[lane] && passes(lane, slot, head, s)) tau[lane] = s;
+    });
+  });
+  warp.max(tau, x.padded(), kWarp);
+  warp.lanes([&](int lane) { tau[lane] = tau[lane] > none ? tau[lane] - x.normaliser.reach() : __builtin_inff(); });
+  for (int step = 0; step < 100; ++step) {
+    warp.lanes([&](int lane) { weights[lane] = drains[lane] = 0; });
+    scores([&](int n) {
+      scores.each(n, [&](int lane, int slot, int head) {
+        const float s = memory.s.get(lane, slot);
+        if (!passes(lane, slot, head, s)) return;
+        const float w = x.normaliser.weight(s, tau[lane]);
+        weights[lane] += w, drains[lane] += x.normaliser.drain(s, w, tau[lane]);
+      });
+    });
+    warp.sum(weights, x.padded(), kWarp), warp.sum(drains, x.padded(), kWarp);
+    warp.lanes([&](int lane) {
+      const float next = drains[lane] > 0 ? tau[lane] + (weights[lane] - 1) / drains[lane] : tau[lane];
+      moves[lane] = next > tau[lane];
+      tau[lane] = next;
+    });
+    if (warp.ballot(moves) == 0) break;
+  }
+  warp.lanes([&](int lane) {
+    if (lane < x.heads) x.tau.row(i)[lane] = tau[lane];
+  });
+}
+
+template <class S, class Warp>
+HEED_WARP_FN void threshold(Warp& warp, const Memory<Warp>& memory, const Call& x, const S& score, Offset t) {
+  const Block block = x.rows.blocks[t];
+  for (Id i = block.first; i < block.last; ++i) {
+    RowScores<S, Warp> scores{warp, memory, x, score, i};
+    if (x.topk > 0) find_bounds(warp, memory, x, scores, i), warp.sync();
+    if (x.normaliser.solves()) solve(warp, memory, x, scores, i);
+    warp.sync();
+  }
 }
 
 // ---- backward
@@ -473,6 +703,44 @@ HEED_WARP_FN void delta(Warp& warp, const Memory<Warp>& memory, const Call& x, O
   });
 }
 
+// memory.dw = <dy_i, v_j> of a chunk of query i.
+template <class Warp>
+HEED_WARP_FN void value_gradients(Warp& warp, const Memory<Warp>& memory, const Call& x, Id i, int n) {
+  sum_channels(warp, x, n, x.width, memory.dw, [&](int lane, int edge, int c) {
+    float value = read(x.v.row(memory.ids.get(lane, edge)) + c);
+    if (x.ev) value += read(x.ev.row(memory.edges.get(lane, edge)) + c);
+    return read(x.dy.row(i) + c) * value;
+  });
+}
+
+// delta_i = (sum_j drain_j dw_j) / (sum_j share_j) per head, where drain is not w.
+template <class S, class Warp>
+HEED_WARP_FN void measure(Warp& warp, const Memory<Warp>& memory, const Call& x, const S& score, Offset t) {
+  const Block block = x.rows.blocks[t];
+  for (Id i = block.first; i < block.last; ++i) {
+    RowScores<S, Warp> scores{warp, memory, x, score, i};
+    PerLane<Warp, float> drained, shares;
+    warp.lanes([&](int lane) { drained[lane] = shares[lane] = 0; });
+    scores([&](int n) {
+      value_gradients(warp, memory, x, i, n);
+      warp.sync();
+      scores.each(n, [&](int lane, int slot, int head) {
+        const Id key = memory.ids.get(lane, slot >> x.head_bits);
+        const float s = memory.s.get(lane, slot), tau = x.tau.row(i)[head], w = x.normaliser.weight(s, tau);
+        if (x.filters() && !x.passes(s, i, key, head)) return;
+        const float keep = x.drops ? x.keep(i, key, head) : 1.0f;
+        drained[lane] += x.normaliser.drain(s, w, tau) * (memory.dw.get(lane, slot) * keep);
+        shares[lane] += x.normaliser.share(s, w, tau);
+      });
+    });
+    warp.sum(drained, x.padded(), kWarp), warp.sum(shares, x.padded(), kWarp);
+    warp.lanes([&](int lane) {
+      if (lane < x.heads) x.delta.row(i)[lane] = shares[lane] > 0 ? drained[lane] / shares[lane] : 0.0f;
+    });
+    warp.sync();
+  }
+}
+
 // The middle of backward, alike in both directions, over the slots of a chunk: sums (memory.s) and dw become weights
 // times dropout (memory.s) and the gradient of the sums (memory.dw).
 template <bool own_is_query, class S, class Warp>
@@ -490,6 +758,8 @@ HEED_WARP_FN void slot_gradients(Warp& warp, const Memory<Warp>& memory, const C
       const float keep = x.drops ? x.keep(query, key, head) : 1.0f;
       float ds = x.normaliser.slope(s, w, tau) * (memory.dw.get(lane, slot) * keep);
       if (x.normaliser.couples()) ds -= x.normaliser.share(s, w, tau) * x.delta.row(query)[head];
+      const bool counts = !x.filters() || x.passes(s, query, key, head);
+      if (!counts) ds = 0;
       if constexpr (own_is_query)
         if (x.dbias) put(x.dbias.to.row(memory.edges.get(lane, edge)) + head, ds, x.dbias.add);
       ds *= tempering(x, scalars_of<S>, head);
@@ -511,7 +781,7 @@ HEED_WARP_FN void slot_gradients(Warp& warp, const Memory<Warp>& memory, const C
       } else if constexpr (own_is_query) {
         if (x.tempered) dp[0][lane] -= ds * sum;
       }
-      memory.s.set(lane, slot, w * keep);
+      memory.s.set(lane, slot, counts ? w * keep : 0.0f);
       memory.dw.set(lane, slot, ds);
     }
   });
@@ -593,11 +863,7 @@ HEED_WARP_FN void row(Warp& warp, const Memory<Warp>& memory, const Call& x, con
       const int count = static_cast<int>(end - at < x.chunk() ? end - at : x.chunk());
       const int n = gather(warp, memory, x.rows, i, at, count, x.e || x.bias || x.ev);
       score_sums<true>(warp, memory, x, score, i, n);
-      sum_channels(warp, x, n, x.width, memory.dw, [&](int lane, int edge, int c) {
-        float value = read(x.v.row(memory.ids.get(lane, edge)) + c);
-        if (x.ev) value += read(x.ev.row(memory.edges.get(lane, edge)) + c);
-        return read(x.dy.row(i) + c) * value;
-      });
+      value_gradients(warp, memory, x, i, n);
       warp.sync();
       slot_gradients<true>(warp, memory, x, score, i, n, dp);
       warp.sync();
@@ -720,6 +986,8 @@ HEED_WARP_FN void learned(Warp& warp, const Call& x, Offset t) {
 // Work item t of a pass.
 template <Pass pass, class S, class Warp>
 HEED_WARP_FN void run(Warp& warp, const Memory<Warp>& memory, const Call& x, const S& score, Offset t) {
+  if constexpr (pass == Pass::threshold) threshold(warp, memory, x, score, t);
+  if constexpr (pass == Pass::measure) measure(warp, memory, x, score, t);
   if constexpr (pass == Pass::forward) forward(warp, memory, x, score, t);
   if constexpr (pass == Pass::delta) delta(warp, memory, x, t);
   if constexpr (pass == Pass::row) row(warp, memory, x, score, t);

@@ -13,13 +13,6 @@
 
 namespace heed {
 
-// Whether a key counts: its score is above `least`, or the same and its place not behind `last`. NaN counts, so that it
-// is seen in the result.
-template <class T>
-HEED_FN bool counts(T s, Id place, T least, Id last) {
-  return !(s <= least) || (s == least && place <= last);
-}
-
 template <class T>
 class Best {
  public:

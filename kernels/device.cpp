@@ -28,7 +28,7 @@ struct Plan {
   std::vector<Hub> hubs;
   Offset parts = 0;
 
-  explicit Plan(const Rows& rows) {
+  explicit Plan(const Rows& rows, bool cuts = true) {
     Offset total = 0, cost = 0;
     for (Id i = 0; i < rows.rows; ++i) total += rows.length(i);
     const Offset segment = std::max<Offset>(kSegment, std::bit_ceil(static_cast<std::uint64_t>(total / kMostParts)));
@@ -41,7 +41,7 @@ struct Plan {
     };
     for (Id i = 0; i < rows.rows; ++i) {
       const Offset n = rows.length(i);
-      if (n > segment) {
+      if (n > segment && cuts) {
         close(i);
         hubs.push_back({i, parts, (n + segment - 1) / segment});
         for (Offset at = 0; at < n; at += segment)
@@ -60,13 +60,13 @@ struct Plan {
 int place_in_menu(const Score& mine) {
   const auto& menu = score_menu();
   for (std::size_t i = 0; i < std::tuple_size_v<Scores>; ++i)
-    if (menu[i].kind == mine.kind && !mine.filter) return static_cast<int>(i);
+    if (menu[i].kind == mine.kind) return static_cast<int>(i);
   fail("attention: the score '" + mine.name + "' has no kernel for the GPU");
 }
 int place_in_menu(const Normaliser& mine) {
   const auto& menu = normaliser_menu();
   for (std::size_t i = 0; i < menu.size(); ++i)
-    if (menu[i].kind == mine.kind && !mine.measures) return static_cast<int>(i);
+    if (menu[i].kind == mine.kind) return static_cast<int>(i);
   fail("attention: the normaliser '" + mine.name + "' has no kernel for the GPU");
 }
 
@@ -91,25 +91,39 @@ class Operator {
     call_.drop_below = x.dropout.threshold();
     call_.keep_scale = x.dropout.scale();
     call_.drops_keys = rows_are_one(x);
+    call_.topk = x.score->filter.topk, call_.above = static_cast<float>(x.score->filter.above);
     call_.scale = static_cast<float>(x.score->scale), call_.tempered = x.score->tempered;
   }
 
-  void forward(View<float> y, Matrix<float>& tau) {
-    tau.resize(y.rows, x_.heads);
-    call_.y = give(y), call_.tau = give(tau.view());
+  void forward(View<float> y, AttentionState<float>& state) {
+    state.tau.resize(y.rows, x_.heads);
+    call_.y = give(y), call_.tau = give(state.tau.view());
+    if (call_.topk > 0) {
+      state.least.resize(y.rows, x_.heads), state.last.resize(y.rows, x_.heads);
+      call_.least = give(state.least.view()), call_.last = give(state.last.view());
+    }
+    const bool thresholds = call_.topk > 0 || x_.normaliser->solves;
+    const warp::Seen whole = thresholds ? bring_whole() : warp::Seen{};
     const Offset most = std::min(x_.heads, warp::kMaxHeads);
     call_.parts = make(by_query_.parts, most * call_.width);
     call_.part_state = make(by_query_.parts, 2 * most);
-    for_each_group([&](const Call& call) {
+    for_each_group([&](Call call) {
+      if (thresholds) {
+        call.rows = whole;
+        run(Pass::threshold, call, size(whole_.blocks));
+        call.rows = queries_;
+      }
       run(Pass::forward, call, size(by_query_.blocks));
       run(Pass::merge_forward, call, size(by_query_.hubs) * warp::tiles(Offset{call.heads} * call.width));
     });
     fetch();
   }
 
-  void backward(View<const float> y, View<const float> dy, const Matrix<float>& tau,
+  void backward(View<const float> y, View<const float> dy, const AttentionState<float>& state,
                 const AttentionGradient<float>& g) {
-    call_.y = bring_mutable(y), call_.tau = bring_mutable(tau.view()), call_.dy = bring(dy);
+    call_.y = bring_mutable(y), call_.tau = bring_mutable(state.tau.view()), call_.dy = bring(dy);
+    if (call_.topk > 0) call_.least = bring_mutable(state.least.view()), call_.last = bring_mutable(state.last.view());
+    const warp::Seen whole = x_.normaliser->measures ? bring_whole() : warp::Seen{};
     call_.delta = make(call_.queries, x_.heads);
     call_.dq = give(g.dq), call_.dk = give(g.dk), call_.dv = give(g.dv), call_.de = give(g.de);
     call_.dbias = give(g.dbias), call_.dev = give(g.dev), call_.dp = give(g.dp);
@@ -139,7 +153,12 @@ class Operator {
     if (columns) key_parts = make(by_key_.parts, scores + most * call_.width);
 
     for_each_group([&](Call call) {
-      if (x_.normaliser->couples) run(Pass::delta, call, (call.queries + call.chunk() - 1) / call.chunk());
+      if (x_.normaliser->measures) {
+        call.rows = whole;
+        run(Pass::measure, call, size(whole_.blocks));
+      } else if (x_.normaliser->couples) {
+        run(Pass::delta, call, (call.queries + call.chunk() - 1) / call.chunk());
+      }
       if (rows) {
         call.rows = queries_, call.parts = row_parts;
         call.sums = sums_, call.reduced = reduced_, call.sum_rows = sum_rows_;
@@ -193,26 +212,29 @@ class Operator {
       auto skip = [&](int width, auto&... arrays) { ((arrays.data += arrays ? first * Offset{width} : 0), ...); };
       skip(call.score_width, call.q, call.k, call.a, call.e, call.dq.to, call.dk.to, call.da.to, call.de.to);
       skip(call.width, call.v, call.ev, call.y, call.dy, call.dv.to, call.dev.to);
-      skip(1, call.p, call.bias, call.tau, call.delta, call.dp.to, call.dbias.to);
+      skip(1, call.p, call.bias, call.tau, call.delta, call.least, call.last, call.dp.to, call.dbias.to);
       body(call);
     }
   }
 
-  Strided<float> make(Offset rows, Offset cols) {
+  template <class T = float>
+  Strided<T> make(Offset rows, Offset cols) {
     if (rows == 0 || cols == 0) return {};
-    return {static_cast<float*>(machine_.allocate(rows * cols * static_cast<Offset>(sizeof(float)))), cols};
+    return {static_cast<T*>(machine_.allocate(rows * cols * static_cast<Offset>(sizeof(T)))), cols};
   }
   Strided<float> zeros(Offset cols) {
     std::vector<float> none(static_cast<std::size_t>(cols));
     return bring_mutable(View<const float>{none.data(), 1, cols, cols});
   }
-  Copy whole(Strided<float> there, View<const float> here) {
-    constexpr Offset bytes = sizeof(float);
+  template <class T>
+  Copy whole(Strided<T> there, View<const T> here) {
+    constexpr Offset bytes = sizeof(T);
     return {there.data, there.stride * bytes, here.data, here.stride * bytes, here.cols * bytes, here.rows};
   }
-  Strided<float> bring_mutable(View<const float> x) {
+  template <class T>
+  Strided<T> bring_mutable(View<const T> x) {
     if (!x) return {};
-    Strided<float> there = make(x.rows, x.cols);
+    auto there = make<T>(x.rows, x.cols);
     if (there) machine_.copy_in(whole(there, x));
     return there;
   }
@@ -220,15 +242,17 @@ class Operator {
     Strided<float> there = bring_mutable(x);
     return {there.data, there.stride};
   }
-  Strided<float> give(View<float> x) {
+  template <class T>
+  Strided<T> give(View<T> x) {
     if (!x) return {};
-    Strided<float> there = make(x.rows, x.cols);
-    if (there) back_.push_back({there, x});
+    auto there = make<T>(x.rows, x.cols);
+    constexpr Offset bytes = sizeof(T);
+    if (there) back_.push_back({x.data, x.stride * bytes, there.data, there.stride * bytes, x.cols * bytes, x.rows});
     return there;
   }
   Into give(const Sink<float>& sink) {
     Into into{give(sink.to), sink.add};
-    if (into && sink.add) machine_.copy_in(whole(into.to, sink.to));
+    if (into && sink.add) machine_.copy_in(whole<float>(into.to, sink.to));
     return into;
   }
   template <class T>
@@ -240,8 +264,14 @@ class Operator {
     return static_cast<const T*>(there);
   }
   warp::Seen bring(const Rows& rows) {
-    if (rows.walk) fail("attention: a mask that is worked out on the way runs on the CPU alone");
     warp::Seen there;
+    if (rows.walk) {
+      const Draws* draws = rows.walk->draws();
+      if (!draws) fail("attention: a mask that asks a predicate for each pair runs on the CPU alone");
+      there.draws = bring_list(draws->permutations);
+      there.drawn = static_cast<int>(draws->permutations.size()), there.inverse = draws->inverse;
+      return there;
+    }
     if (rows.list) there.offsets = bring_list(rows.list->offsets), there.ids = bring_list(rows.list->ids);
     if (!rows.listed()) {
       std::vector<Id> ends;
@@ -251,58 +281,58 @@ class Operator {
     }
     return there;
   }
+  warp::Seen bring_whole() {  // the queries in blocks that cut no row
+    whole_ = Plan(x_.pattern->by_query, false);
+    warp::Seen there = queries_;
+    there.blocks = bring_list(whole_.blocks);
+    return there;
+  }
   void fetch() {
-    constexpr Offset bytes = sizeof(float);
-    for (const auto& [there, here] : back_)
-      machine_.copy_out(
-          {here.data, here.stride * bytes, there.data, there.stride * bytes, here.cols * bytes, here.rows});
+    for (const Copy& copy : back_) machine_.copy_out(copy);
   }
 
-  struct Back {
-    Strided<float> there;
-    View<float> here;
-  };
   Machine& machine_;
   const Attention<float>& x_;
   int score_;
-  Plan by_query_, by_key_{Rows{}};
+  Plan by_query_, by_key_{Rows{}}, whole_{Rows{}};
   warp::Seen queries_, keys_;
   Call call_;
   Strided<float> sums_, reduced_;
   Offset sum_rows_ = 0;
-  std::vector<Back> back_;
+  std::vector<Copy> back_;
 };
 
 }  // namespace
 
-void attention_on(Machine& machine, int score, const Attention<float>& x, View<float> y, Matrix<float>& tau) {
+void attention_on(Machine& machine, int score, const Attention<float>& x, View<float> y, AttentionState<float>& state) {
   check(x, y);
-  Operator(machine, score, x).forward(y, tau);
+  Operator(machine, score, x).forward(y, state);
 }
 
 void attention_gradient_on(Machine& machine, int score, const Attention<float>& x, View<const float> y,
-                           View<const float> dy, const Matrix<float>& tau, const AttentionGradient<float>& g) {
-  check(x, y, dy, tau, g);
-  Operator(machine, score, x).backward(y, dy, tau, g);
+                           View<const float> dy, const AttentionState<float>& state,
+                           const AttentionGradient<float>& g) {
+  check(x, y, dy, state.tau, g);
+  Operator(machine, score, x).backward(y, dy, state, g);
 }
 
-void attention_warp_emulated(const Attention<float>& x, View<float> y, Matrix<float>& tau) {
+void attention_warp_emulated(const Attention<float>& x, View<float> y, AttentionState<float>& state) {
   EmulatedMachine<> machine;
-  attention_on(machine, x.score ? place_in_menu(*x.score) : 0, x, y, tau);
+  attention_on(machine, x.score ? place_in_menu(*x.score) : 0, x, y, state);
 }
 void attention_gradient_warp_emulated(const Attention<float>& x, View<const float> y, View<const float> dy,
-                                      const Matrix<float>& tau, const AttentionGradient<float>& g) {
+                                      const AttentionState<float>& state, const AttentionGradient<float>& g) {
   EmulatedMachine<> machine;
-  attention_gradient_on(machine, x.score ? place_in_menu(*x.score) : 0, x, y, dy, tau, g);
+  attention_gradient_on(machine, x.score ? place_in_menu(*x.score) : 0, x, y, dy, state, g);
 }
-void attention_device(const Attention<float>& x, View<float> y, Matrix<float>& tau) {
+void attention_device(const Attention<float>& x, View<float> y, AttentionState<float>& state) {
   auto machine = cuda_machine();
-  attention_on(*machine, x.score ? place_in_menu(*x.score) : 0, x, y, tau);
+  attention_on(*machine, x.score ? place_in_menu(*x.score) : 0, x, y, state);
 }
 void attention_gradient_device(const Attention<float>& x, View<const float> y, View<const float> dy,
-                               const Matrix<float>& tau, const AttentionGradient<float>& g) {
+                               const AttentionState<float>& state, const AttentionGradient<float>& g) {
   auto machine = cuda_machine();
-  attention_gradient_on(*machine, x.score ? place_in_menu(*x.score) : 0, x, y, dy, tau, g);
+  attention_gradient_on(*machine, x.score ? place_in_menu(*x.score) : 0, x, y, dy, state, g);
 }
 
 #ifndef HEED_CUDA

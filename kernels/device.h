@@ -12,15 +12,16 @@ namespace heed {
 bool device_available();
 std::string device_name();  // "none" without one
 
-// As `attention` and `attention_gradient`; `tau` is queries x heads, from forward to backward. Throws Error where
-// shapes do not fit, where the score or normaliser is not in the menus, and where CUDA fails.
-void attention_device(const Attention<float>& x, View<float> y, Matrix<float>& tau);
+// As `attention` and `attention_gradient`; of the state, `tau`, `least` and `last` are used. Throws Error where shapes
+// do not fit, where the score or normaliser is not in the menus, where the mask asks a predicate of the host, and where
+// CUDA fails.
+void attention_device(const Attention<float>& x, View<float> y, AttentionState<float>& state);
 void attention_gradient_device(const Attention<float>& x, View<const float> y, View<const float> dy,
-                               const Matrix<float>& tau, const AttentionGradient<float>& g);
+                               const AttentionState<float>& state, const AttentionGradient<float>& g);
 
 // The GPU's kernels, run by the CPU, 32 lanes in turn: slow, for tests. Throws Error where lanes race.
-void attention_warp_emulated(const Attention<float>& x, View<float> y, Matrix<float>& tau);
+void attention_warp_emulated(const Attention<float>& x, View<float> y, AttentionState<float>& state);
 void attention_gradient_warp_emulated(const Attention<float>& x, View<const float> y, View<const float> dy,
-                                      const Matrix<float>& tau, const AttentionGradient<float>& g);
+                                      const AttentionState<float>& state, const AttentionGradient<float>& g);
 
 }  // namespace heed

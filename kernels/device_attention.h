@@ -6,8 +6,8 @@
 
 namespace heed {
 
-void attention_on(Machine& machine, int score, const Attention<float>& x, View<float> y, Matrix<float>& tau);
+void attention_on(Machine& machine, int score, const Attention<float>& x, View<float> y, AttentionState<float>& state);
 void attention_gradient_on(Machine& machine, int score, const Attention<float>& x, View<const float> y,
-                           View<const float> dy, const Matrix<float>& tau, const AttentionGradient<float>& g);
+                           View<const float> dy, const AttentionState<float>& state, const AttentionGradient<float>& g);
 
 }  // namespace heed

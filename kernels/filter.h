@@ -6,6 +6,7 @@
 #include <string>
 
 #include "graph/csr.h"
+#include "kernels/fn.h"
 
 namespace heed {
 
@@ -16,6 +17,13 @@ struct Filter {  // with both, keys that pass both
 
   explicit operator bool() const { return topk > 0 || above > -__builtin_inf(); }
 };
+
+// Whether a key counts: its score is above `least`, or the same and its place not behind `last`. NaN counts, so that it
+// is seen in the result.
+template <class T>
+HEED_FN bool counts(T s, Id place, T least, Id last) {
+  return !(s <= least) || (s == least && place <= last);
+}
 
 // A filter as it follows a score: " topk(8)"; "" where all pass.
 std::string text_of(const Filter& filter);

@@ -37,8 +37,12 @@ void with_pass(warp::Pass pass, Body body) {
   switch (pass) {
     case forward:
       return body.template operator()<forward>();
+    case threshold:
+      return body.template operator()<threshold>();
     case delta:
       return body.template operator()<delta>();
+    case measure:
+      return body.template operator()<measure>();
     case row:
       return body.template operator()<row>();
     case column:
@@ -57,7 +61,8 @@ void with_pass(warp::Pass pass, Body body) {
 }
 // Passes that read the score; the others are the same for all.
 inline constexpr bool reads_score(warp::Pass pass) {
-  return pass == warp::Pass::forward || pass == warp::Pass::row || pass == warp::Pass::column;
+  using enum warp::Pass;
+  return pass == threshold || pass == forward || pass == measure || pass == row || pass == column;
 }
 // Calls body(score) with the entry of that number of a std::tuple type.
 template <class List, int at = 0, class Body>

@@ -115,10 +115,8 @@ struct Mixed : Walk {
   }
 };
 
-struct Drawn : Walk {
-  std::vector<Permutation> permutations;
-  bool inverse = false;
-
+struct Drawn : Walk, Draws {
+  const Draws* draws() const override { return this; }
   Offset length(Id) const override { return static_cast<Offset>(permutations.size()); }
   int columns(Id i, Offset first, Offset last, Id* out) const override {
     Id drawn[Pattern::kMostDraws];

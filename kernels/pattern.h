@@ -28,12 +28,21 @@ inline constexpr Offset kHubParts = 4096;    // unless they would be more: where
 
 using Interval = std::array<Id, 2>;  // [begin, end)
 
+class Permutation;
+
+// Row i holds pi_1(i), pi_2(i), ..., each column once; backwards the inverse permutations'.
+struct Draws {
+  std::vector<Permutation> permutations;
+  bool inverse = false;
+};
+
 // Rows whose columns are worked out when they are visited. A column stands in a row once.
 struct Walk {
   virtual ~Walk() = default;
   virtual Offset length(Id i) const = 0;  // positions in row i; not every one need have a column
   // Writes the columns at the positions [first, last) of row i, in their order, and returns how many there are.
   virtual int columns(Id i, Offset first, Offset last, Id* out) const = 0;
+  virtual const Draws* draws() const { return nullptr; }  // where this is what the walk is
 };
 
 // One direction of a pattern.

@@ -51,7 +51,8 @@ struct DeviceWarp {
     body(static_cast<int>(threadIdx.x) % kWarp);
   }
   // Over the lanes that differ in the bits from `from` up to below `to`: the sum, the same bits in all of them.
-  HEED_WARP_FN void sum(PerLane<float>& x, int from, int to) const {
+  template <class T>
+  HEED_WARP_FN void sum(PerLane<T>& x, int from, int to) const {
     for (int step = from; step < to; step *= 2) x.own += __shfl_xor_sync(~0u, x.own, step);
   }
   HEED_WARP_FN void max(PerLane<float>& x, int from, int to) const {
@@ -128,9 +129,10 @@ struct EmulatedWarp {
   void lanes(F body) const {
     for (int lane = 0; lane < kWarp; ++lane) body(lane);
   }
-  void sum(PerLane<float>& x, int from, int to) const {
+  template <class T>
+  void sum(PerLane<T>& x, int from, int to) const {
     for (int step = from; step < to; step *= 2) {
-      PerLane<float> old = x;
+      PerLane<T> old = x;
       for (int lane = 0; lane < kWarp; ++lane) x[lane] = old[lane] + old[lane ^ step];
     }
   }
