@@ -2,6 +2,7 @@
 // or the command line is wrong, 1 anything else.
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <signal.h>
 #include <CLI/CLI.hpp>
 
 #include <cstdio>
@@ -75,6 +76,7 @@ int main(int argc, char** argv) {
   // A stream that is closed would be given to the first file that is opened. Writing to standard output then fails.
   for (const auto& [stream, place] : {std::pair{0, "/dev/null"}, {1, "/dev/full"}, {2, "/dev/null"}})
     if (fcntl(stream, F_GETFD) < 0 && open(place, stream == 0 ? O_RDONLY : O_WRONLY) != stream) return 1;
+  signal(SIGXFSZ, SIG_IGN);  // a file over the user's limit is an error of writing, as a full disk is
   auto complain = [](std::string text, int code) {
     for (char& c : text)  // one line, and nothing that a terminal obeys
       if ((c >= 0 && c < ' ') || c == 127) c = ' ';

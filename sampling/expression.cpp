@@ -12,6 +12,8 @@ namespace {
   fail("column " + std::to_string(at + 1) + ": " + what);
 }
 
+constexpr std::size_t kMostText = 2000;  // characters; depth and work are bounded by it
+
 struct Parser {
   const std::string& text;
   std::size_t at = 0;
@@ -88,6 +90,8 @@ struct Parser {
 }  // namespace
 
 Expression parse_expression(const std::string& text) {
+  if (text.size() > kMostText)
+    fail_at(kMostText, "an expression has at most " + std::to_string(kMostText) + " characters");
   Parser parser{text};
   Expression out = parser.operation(0);
   parser.skip();

@@ -176,6 +176,8 @@ TEST_CASE("a formula as the score: trained with, saved, said again by predict, a
   CHECK(run("train karate --epochs 2 --quiet --normaliser sum --score 'exp(q*k)'").code == 0);
   refused("train karate --score 'a*leeky(q+k, 0.2)'", "--score: the formula, column 3: unknown name 'leeky'");
   refused("train karate --score 'gatv-2'", "; or was it the score gatv2");
+  refused("train karate --quiet --model attention --activation relu --normaliser none --score 'a*sqrt(q-k)'",
+          "training diverged: ");  // relu lets no NaN pass: the loss is finite
   refused("train karate --normaliser sum --score 'q*k'", "takes scores that are never negative");
   std::ofstream(base + "/run.toml") << "dataset = \"karate\"\nscore = \"q*(k\"\n";
   refused("train --config " + base + "/run.toml", "line 2: score: the formula, column 5: expected ')' before the end");
@@ -314,6 +316,12 @@ TEST_CASE("a saved run predicts what it predicted, and its configuration repeats
   CHECK(run(common + "--resume --save " + base + "/a").code == 0);
   refused(common + "--resume --rate 0.5 --save " + base + "/a", "made with 'rate = 0.005', not with 'rate = 0.5'");
   refused("train karate --resume", "--resume needs --save");
+  for (const char* plain : {"gcn", "sage", "mlp"}) {  // models without attention, whose options they do not have
+    const std::string saved = base + "/plain/karate-" + plain + "-1";
+    CHECK(run(std::string("train karate --epochs 2 --model ") + plain + " --save " + base + "/plain").code == 0);
+    CHECK(run("predict --weights " + saved + ".safetensors").code == 0);
+    CHECK(run("train --config " + saved + ".toml").code == 0);
+  }
   refused("predict --weights " + base + "/none.safetensors", "No such file");
   refused("predict --weights " + base + "/p.json", "not a safetensors file");
   refused("predict sbm --weights " + model, "tensor 'layers.0.source.weight' is 34 x 64, the model wants 64 x 64");

@@ -594,7 +594,8 @@ TEST_CASE("filters: those that keep everything change no bit, those that keep no
       for (const Filter& filter :
            {Filter{.topk = 50'000}, Filter{.above = -1e30}, Filter{.topk = kHub, .above = -1e30}}) {
         const auto d = filtered(filter);
-        if (!pays_in_tiles(*c.pattern))
+        // GAT's backward takes one pass, but two under a filter that counts keys.
+        if (!pays_in_tiles(*c.pattern) && !(score.kinked && filter.topk > 0))
           for (auto part : all) CHECK(c.*part == d.*part);
         else
           for (auto part : all) CHECK(difference(d.*part, c.*part, 1) <= 1e-3);

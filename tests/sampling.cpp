@@ -611,6 +611,7 @@ TEST_CASE("masks and keys by name: their text comes back, and errors name the co
         "column 9: hubs(m) or hubs(m, pagerank) takes 'pagerank' here, or nothing, not "
         "'degree'");
   CHECK(wrong(std::string(200, '(')) == "column 101: more than 100 parentheses inside each other");
+  CHECK(wrong(std::string(2001, ' ')) == "column 2001: an expression has at most 2000 characters");
   CHECK(wrong("local\n") == "column 6: expected '|', '&', '-' or the end, not '?'");
 
   auto heads = head_masks_named("0-3: local | self; 4: hubs(2) ;5-7:expander(8)");

@@ -125,6 +125,7 @@ std::string name_of(E value, const std::vector<std::string>& names) {
 
 constexpr int kMost = 1'000'000'000;
 constexpr int kWidest = 65536;
+constexpr int kMostVirtual = 1000;  // each has a channel of its own, and pairs with all nodes
 
 }  // namespace
 
@@ -226,7 +227,7 @@ const std::vector<Field>& fields() {
       {"parts", model, "A learned number per head for each part of a mask such as 'local | expander(8)' is added, too",
        true, false, HEED_TRUTH(options.parts)},
       {"virtual-nodes", model, "That see all and are seen by all", false, false,
-       HEED_WHOLE(options.virtual_nodes, 0, kWidest)},
+       HEED_WHOLE(options.virtual_nodes, 0, kMostVirtual)},
       {"residual", model, "Each convolution adds a linear map of its input: true or false", false, false,
        HEED_TRUTH(options.residual)},
   };
@@ -245,6 +246,7 @@ const Field& field_named(const std::string& name) {
 std::string to_toml(const Recipe& recipe) {
   std::string out;
   for (const Field& f : fields()) {
+    if (f.attention && !model_named(recipe.model).attends) continue;
     const std::string value = f.get(recipe);
     // The escapes of JSON are those of TOML.
     out += std::string(f.name) + " = " + (f.quoted ? nlohmann::json(value).dump() : value) + "\n";

@@ -8,6 +8,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <charconv>
 #include <chrono>
 #include <cmath>
@@ -215,13 +216,15 @@ class Training {
     const Matrix<float>& logits = network_.output().value();
     Evaluation valid;
     timed("evaluation", [&] { valid = evaluate(logits, data_.labels, split_.valid, o_.metric, o_.loss); });
-    if (!std::isfinite(state_.train_loss) || !std::isfinite(valid.loss))
-      fail("training diverged: the loss is not finite at epoch " + std::to_string(epoch) + " of seed " +
-           std::to_string(state_.seed) + "; try a lower --rate");
+    if (!std::isfinite(state_.train_loss) || !std::isfinite(valid.loss)) diverged("the loss", epoch);
     const Verdict verdict = judge(state_, o_.stop, valid);
     factor_.validated(verdict.gain);
     const bool best = verdict.best || epoch == 1;
     if (best) {
+      // Losses may be finite where an activation lets no NaN pass, or no node of theirs has one.
+      if (!finite(logits)) diverged("a logit", epoch);
+      for (auto& p : network_.parameters())
+        if (!finite(p.value)) diverged(p.name, epoch);
       state_.best_epoch = epoch;
       state_.valid = valid.metric;
       state_.test = evaluate(logits, data_.labels, split_.test, o_.metric, o_.loss).metric;
@@ -230,6 +233,14 @@ class Training {
       for (auto& p : network_.parameters()) run_.weights[at++].value = p.value;
     }
     return {0, epoch, state_.train_loss, valid.loss, valid.metric, o_.rate * factor, verdict.best};
+  }
+
+  [[noreturn]] void diverged(const std::string& what, int epoch) const {
+    fail("training diverged: " + what + " is not finite at epoch " + std::to_string(epoch) + " of seed " +
+         std::to_string(state_.seed) + "; try a lower --rate");
+  }
+  static bool finite(const Matrix<float>& x) {
+    return std::all_of(x.begin(), x.end(), [](float each) { return std::isfinite(each); });
   }
 
   void save() {
