@@ -211,8 +211,7 @@ HEED_WARP_FN int group_of(int n) {
   return group;
 }
 
-// ---- the columns of a row
-// ---------------------------------------------------------------------------------------------
+// ---- the columns of a row -----------------------------------------------------------------------------------------
 
 HEED_WARP_FN bool left_out(const Seen& rows, Id i, Id j) {
   if (rows.offsets == nullptr) return false;
@@ -272,8 +271,7 @@ HEED_WARP_FN int gather(Warp& warp, const Memory<Warp>& memory, const Seen& rows
   return n;
 }
 
-// ---- sums
-// -------------------------------------------------------------------------------------------------------------
+// ---- sums ---------------------------------------------------------------------------------------------------------
 
 // to[edge][head] = sum over the head's channels c of f(lane, edge, c). A group of lanes shares a sum; lanes and order
 // depend on the width alone, so a score has the same bits in every pass.
@@ -339,8 +337,7 @@ HEED_WARP_FN void sum_edges(Warp& warp, const Call& x, int n, int width, Begin b
 
 HEED_WARP_FN void put(float* to, float value, bool add) { *to = add ? *to + value : value; }
 
-// ---- scores
-// -----------------------------------------------------------------------------------------------------------
+// ---- scores -------------------------------------------------------------------------------------------------------
 
 // memory.s = sum_c term(...) of the chunk, row r being the query or the key.
 template <bool own_is_query, class S, class Warp>
@@ -387,8 +384,7 @@ HEED_WARP_FN float score_of(const Memory<Warp>& memory, const Call& x, const S& 
   return s;
 }
 
-// ---- forward
-// ----------------------------------------------------------------------------------------------------------
+// ---- forward ------------------------------------------------------------------------------------------------------
 
 // Scores become raw weights times dropout, in place; the row's state (one head a lane) takes them in. Leaves in
 // memory.factors what the sums so far, and then the new ones too, are multiplied with; the latter is 1 but for the last
@@ -531,8 +527,7 @@ HEED_WARP_FN void merge_forward(Warp& warp, const Call& x, Offset t) {
   });
 }
 
-// ---- what takes a look at whole rows first
-// ---------------------------------------------------------------------------
+// ---- what takes a look at whole rows first ------------------------------------------------------------------------
 
 // Calls visit(n) for the chunks of row i as often as it is called itself, with their scores in memory.s, and does not
 // compute those of a row of one chunk again.
@@ -684,8 +679,7 @@ HEED_WARP_FN void threshold(Warp& warp, const Memory<Warp>& memory, const Call& 
   }
 }
 
-// ---- backward
-// ---------------------------------------------------------------------------------------------------------
+// ---- backward -----------------------------------------------------------------------------------------------------
 
 // delta_i = <dy_i, y_i> per head; a warp takes a chunk of rows.
 template <class Warp>

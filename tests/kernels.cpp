@@ -594,11 +594,15 @@ TEST_CASE("filters: those that keep everything change no bit, those that keep no
       for (const Filter& filter :
            {Filter{.topk = 50'000}, Filter{.above = -1e30}, Filter{.topk = kHub, .above = -1e30}}) {
         const auto d = filtered(filter);
-        // GAT's backward takes one pass, but two under a filter that counts keys.
-        if (!pays_in_tiles(*c.pattern) && !(score.kinked && filter.topk > 0))
-          for (auto part : all) CHECK(c.*part == d.*part);
-        else
+        if (!pays_in_tiles(*c.pattern)) {
+          // GAT's dq comes from forward's sums, but from a pass of its own under a filter that counts keys.
+          const bool other = score.kinked && filter.topk > 0;
+          if (other) CHECK(difference(d.dq, c.dq, 1) <= 1e-5);
+          for (auto part : all)
+            if (!other || part != &Case<float>::dq) CHECK(c.*part == d.*part);
+        } else {
           for (auto part : all) CHECK(difference(d.*part, c.*part, 1) <= 1e-3);
+        }
       }
       const auto none = filtered({.above = 1e30});
       for (auto part : all) CHECK(std::count((none.*part).begin(), (none.*part).end(), 0.0f) == (none.*part).size());
