@@ -31,7 +31,8 @@ Scope<T> Scope<T>::in_order(std::vector<Id> order) const {
 }
 
 template <class T>
-MaskContext Scope<T>::context(Needs needs, bool changes) const {
+MaskContext Scope<T>::context(const Needs& needs, bool changes) const {
+  shared_->files.insert(needs.files.begin(), needs.files.end());
   const auto& tape = shared_->tape;
   const Features* features = world_->features;
   if (needs.features && features && !world_->order.empty()) {

@@ -49,6 +49,7 @@ struct Shared {   // what all scopes of a network share
   std::deque<Parameter<T>> parameters;
   std::deque<World> worlds;
   std::vector<Look> looks;
+  std::set<std::filesystem::path> files;  // that masks and keys read
   std::uint64_t seed = 0;
 };
 
@@ -101,7 +102,7 @@ class Scope {  // what a layer sees while it is recorded
 
  private:
   Parameter<T>& add(const std::string& name, Offset rows, Offset cols, Init init, bool trained);
-  MaskContext context(Needs needs, bool changes) const;
+  MaskContext context(const Needs& needs, bool changes) const;
   std::vector<Id> and_virtual(std::vector<Id> nodes) const;
 
   Shared<T>* shared_;
@@ -149,6 +150,7 @@ class Network {
   Matrix<T> attention_weights(const std::string& place, std::span<const Edge> edges) const;
   // Throws Error where an attend's mask, on this graph, leaves all nodes without a key: nothing could be learned there.
   void expect_keys() const;
+  const std::set<std::filesystem::path>& files() const { return shared_.files; }  // that masks and keys have read
   Var<T> input() const { return input_; }
   Var<T> output() const { return output_; }
 

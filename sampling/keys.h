@@ -18,7 +18,7 @@ class Keys {
 
   const std::string& text() const { return text_; }
   const std::string& key() const { return key_; }  // equal keys mean equal nodes in any context
-  Needs needs() const { return needs_; }
+  const Needs& needs() const { return needs_; }
   bool every_node() const { return text_ == "all" && key_ == text_; }
   std::optional<double> learned_share() const { return learned_; }  // of learned(share)
 

@@ -112,7 +112,7 @@ struct MaskRules {
   }
 };
 
-void check(const std::string& rule, Needs needs, const MaskContext& c) {
+void check(const std::string& rule, const Needs& needs, const MaskContext& c) {
   if (needs.features && (c.features == nullptr || c.features->rows() != c.graph.nodes()))
     fail(rule + " needs features of the nodes, which there are not");
   if (needs.times && c.graph.times.size() != static_cast<std::size_t>(c.graph.nodes()))
@@ -243,7 +243,7 @@ Mask shuffled() {
 }
 
 Mask pairs(const std::filesystem::path& file) {
-  return MaskRules::list(call("pairs", quoted(file)), {}, [file](const MaskContext& c) { return read_pairs(file, c); });
+  return MaskRules::list(call("pairs", quoted(file)), {.files = {file}}, [file](const MaskContext& c) { return read_pairs(file, c); });
 }
 
 Mask random(int m, Draw draw) {
@@ -289,8 +289,9 @@ Mask before() {
 }
 
 Mask before(const std::filesystem::path& file) {
-  return MaskRules::make(call("before", quoted(file)), {},
-                         [file](const MaskContext& c) { return not_later(c.graph.nodes(), read_times(file, c)); });
+  return MaskRules::make(call("before", quoted(file)), {.files = {file}}, [file](const MaskContext& c) {
+    return not_later(c.graph.nodes(), read_times(file, c));
+  });
 }
 
 Mask where(std::string name, std::function<bool(Id, Id)> test) {

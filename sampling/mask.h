@@ -12,6 +12,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 
@@ -37,12 +38,14 @@ struct MaskContext {
 // What a rule does read, beside the graph. A rule that reads the step is asked anew at each.
 struct Needs {
   bool features = false, times = false, seed = false, step = false;
-  friend Needs operator|(Needs a, Needs b) {
-    return {a.features || b.features, a.times || b.times, a.seed || b.seed, a.step || b.step};
+  std::set<std::filesystem::path> files = {};
+  friend Needs operator|(Needs a, const Needs& b) {
+    a.files.insert(b.files.begin(), b.files.end());
+    return {a.features || b.features, a.times || b.times, a.seed || b.seed, a.step || b.step, std::move(a.files)};
   }
 };
 // Throws Error "knn(5) needs features of the nodes, which there are not" and the like.
-void check(const std::string& rule, Needs needs, const MaskContext& context);
+void check(const std::string& rule, const Needs& needs, const MaskContext& context);
 
 class Mask {
  public:
@@ -55,7 +58,7 @@ class Mask {
 
   const std::string& text() const { return text_; }  // "local(2) | self"
   const std::string& key() const { return key_; }    // equal keys mean equal pairs in any context
-  Needs needs() const { return needs_; }
+  const Needs& needs() const { return needs_; }
   std::vector<Mask> parts() const;  // of a | b | c: a, b and c; of any other mask: itself
 
   // All throw Error where something is missing that the rule needs.

@@ -247,6 +247,16 @@ TEST_CASE("a checkpoint of something else is refused, and nothing is overwritten
   Dataset relabelled = data;
   std::swap(relabelled.labels[0], relabelled.labels[33]);
   CHECK(with(model, relabelled).find("made on other data") != std::string::npos);
+  {
+    folder.write("friends.txt", "0 33\n33 0\n");
+    o.checkpoints.name = "prior";
+    const Model prior = gat({.classes = 2, .mask = "local | pairs(" + (folder.path / "friends.txt").string() + ")"});
+    CHECK(with(prior, data) == "");
+    CHECK(with(prior, data) == "");
+    folder.write("friends.txt", "0 33\n33 1\n");
+    CHECK(with(prior, data).find("friends.txt") != std::string::npos);
+    o.checkpoints.name = "run";
+  }
   const auto path = checkpoint_path(o.checkpoints, 3);
   {
     const int other = open((folder.path / "run-3.jsonl").c_str(), O_RDWR);  // of a process at the same run

@@ -694,6 +694,13 @@ TEST_CASE("a sweep killed twice and resumed ends as one that was not") {
           "cut/sweep.toml: made with 'hidden = 64', not with 'hidden = 5', in [design.\"mlp\".\"karate\"]");
   folder.write("other.toml", "epochs = 1\n");
   refused("sweep " + base + "/other.toml --resume --save " + base + "/cut", "made with '[design.\"gat\".\"karate\"]'");
+  folder.write("friends.txt", "0 33\n33 0\n");
+  folder.write("prior.toml", "dataset = \"karate\"\nepochs = 2\nmask = \"pairs(" + base + "/friends.txt) | self\"\n");
+  const std::string prior = "sweep " + base + "/prior.toml --quiet --resume --save " + base + "/prior";
+  CHECK(run(prior).code == 0);
+  CHECK(run(prior).code == 0);
+  folder.write("friends.txt", "0 33\n33 1\n");
+  refused(prior, base + "/friends.txt ");
   std::ofstream(log, std::ios::app) << "nonsense\n";
   folder.write("s.toml", contents(file).substr(0, contents(file).rfind("hidden")));
   refused("sweep " + common + base + "/cut --resume", "runs.jsonl, line 25: is no JSON object");

@@ -23,6 +23,12 @@ void visit_state(State& s, Visit visit) {
   visit("train_loss", s.train_loss), visit("seconds", s.seconds);
 }
 
+std::string digits(std::uint64_t hash) {
+  char out[17];
+  std::snprintf(out, sizeof(out), "%016llx", static_cast<unsigned long long>(hash));
+  return out;
+}
+
 std::string shape(const Matrix<float>& m) { return std::to_string(m.rows()) + " x " + std::to_string(m.cols()); }
 
 }  // namespace
@@ -124,10 +130,18 @@ std::string fingerprint(const Dataset& data, const Split& split) {
     const Matrix<float>& x = data.features.dense;
     take(std::span<const float>(x.data(), static_cast<std::size_t>(x.size())));
   }
-  char digits[17];
-  std::snprintf(digits, sizeof(digits), "%016llx", static_cast<unsigned long long>(hash));
   return std::to_string(data.nodes()) + " nodes, " + std::to_string(data.graph.edges()) + " edges, " +
-         std::to_string(data.channels()) + " channels, " + std::to_string(data.classes) + " classes, " + digits;
+         std::to_string(data.channels()) + " channels, " + std::to_string(data.classes) + " classes, " + digits(hash);
+}
+
+std::string fingerprint(const std::set<std::filesystem::path>& files) {
+  std::string out;
+  for (const auto& file : files) {
+    std::uint64_t hash = 0;
+    for (unsigned char byte : read_file(file)) hash = mix(hash, byte);
+    out += ", " + file.string() + " " + digits(hash);
+  }
+  return out;
 }
 
 }  // namespace heed

@@ -3,13 +3,14 @@
 //   1. the weights under the names of the model's parameters, those of the best epoch. So every checkpoint is a model.
 //   2. while the training is not over, under "train.now.", "train.first." and "train.second." and the same names: the
 //      weights of the last epoch and the optimiser's moments.
-//   3. metadata "heed.config" (the resolved options, TOML), "heed.classes", "heed.data" (the data's fingerprint) and
-//      "heed.state" (epoch, seed, validation so far; JSON). Random numbers are functions of the seed and the epoch, so
-//      this is all that a training depends on: it goes on to the same bits.
+//   3. metadata "heed.config" (the resolved options, TOML), "heed.classes", "heed.data" (the fingerprint of the data and
+//      of the files that masks read) and "heed.state" (epoch, seed, validation so far; JSON). Random numbers are
+//      functions of the seed and the epoch, so this is all that a training depends on: it goes on to the same bits.
 #pragma once
 
 #include <filesystem>
 #include <limits>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -52,5 +53,7 @@ Matrix<float> predict(const Model& model, const Graph& graph, const Features& fe
 // "2708 nodes, 10556 edges, 1433 channels, 7 classes, 0123456789abcdef": the sizes, and a hash of everything in the
 // data and the split.
 std::string fingerprint(const Dataset& data, const Split& split);
+// ", pairs.txt 0123456789abcdef": the name and a hash of each file. Throws Error where one cannot be read.
+std::string fingerprint(const std::set<std::filesystem::path>& files);
 
 }  // namespace heed

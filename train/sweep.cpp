@@ -348,7 +348,6 @@ void prepare(Sweep& sweep, const std::function<Dataset(const Recipe&)>& load,
           }
           print = fingerprint(*plain, all);
         }
-        t->data = print;
         t->splits = t->recipe.train.split >= 0 ? 1 : static_cast<int>(data.splits.size());
         std::vector<const Split*> used;
         for (std::size_t s = 0; s < std::min(t->seeds.size(), static_cast<std::size_t>(t->splits)); ++s)
@@ -356,6 +355,7 @@ void prepare(Sweep& sweep, const std::function<Dataset(const Recipe&)>& load,
         t->test_share = used.size() > 1 ? overlap(used, data.nodes()) : 0;
         Network<float> network(make_model(t->recipe, data.classes), data.graph, data.features, t->seeds[0]);
         network.expect_keys();
+        t->data = print + fingerprint(network.files());
         const Offset logits = logits_for(t->recipe.train.loss, data.classes);
         if (network.output().cols() != logits)
           fail("the model gives " + std::to_string(network.output().cols()) + " logits, the loss wants " +
