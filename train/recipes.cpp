@@ -73,10 +73,11 @@ double number(const std::string& text, Bound bound) {
   double value = 0;
   const char* end = text.data() + text.size();
   const auto [at, error] = std::from_chars(text.data(), end, value);
+  const auto used = static_cast<float>(value);  // what rounds to a bound is beyond it
   const bool fits =
-      (bound == Bound::positive ? value > 0 : value >= 0) || (bound == Bound::share_or_minus && value == -1);
-  const bool below = bound < Bound::share || value < 1;
-  if (error == std::errc{} && at == end && std::isfinite(value) && fits && below) return value;
+      (bound == Bound::positive ? used > 0 : value >= 0) || (bound == Bound::share_or_minus && value == -1);
+  const bool below = bound < Bound::share || used < 1;
+  if (error == std::errc{} && at == end && std::isfinite(used) && fits && below) return value;
   const char* wanted[] = {"a number, at least 0", "a number above 0", "a number, at least 0 and below 1",
                           "a number, at least 0 and below 1, or -1"};
   fail("must be " + std::string(wanted[static_cast<int>(bound)]) + ", not '" + printable(text) + "'");
