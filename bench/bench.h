@@ -85,6 +85,8 @@ struct Kernel {
 };
 const std::vector<Kernel>& kernels();
 Work make_specialised(const Input& in);
+// The sums of the columns of v, 64 of them, in parallel.
+void column_sums(const Matrix<float>& v, float* sums, Matrix<float>& pieces);
 bool has_specialised(const Input& in);
 
 // rmat, uniform, grid, star, or a dataset's name or path; and `all`, too, as a pattern, queries x keys.

@@ -1,5 +1,6 @@
-// heed bench costs: what the menu of attention costs, each cost beside the limit that it must keep. Of times, what is
-// compared takes turns and the least of several counts: other programs only ever add to it. Each is made in the first
+// heed bench costs: what the menu of attention costs, each cost beside the limit that it must keep. Of times the
+// least of several counts: other programs only ever add to it. What is compared takes turns, and the median of what two
+// neighbours in time have to each other counts, for a processor is not equally fast for long. Each is made in the first
 // and in the second place, too: the memory that the second one gets can be slower by a tenth.
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
@@ -57,16 +58,27 @@ class Report {
 std::string fixed(double x, int digits) { return fmt::format("{:.{}f}", x, digits); }
 std::string mega(double bytes) { return fixed(bytes / kMega, bytes < 100 * kMega ? 2 : 0); }
 
-// The least milliseconds of each of several works, which take turns.
-std::vector<double> least_ms(int repeat, const std::vector<std::function<void()>>& works) {
-  std::vector<double> out(works.size(), 1e30);
-  for (int r = -1; r < repeat; ++r)
-    for (std::size_t w = 0; w < works.size(); ++w) {
-      const double ms = 1e3 * seconds(works[w]);
-      if (r >= 0) out[w] = std::min(out[w], ms);
+// The milliseconds of two things that take turns.
+struct Turns {
+  double first = 1e30, second = 1e30;  // the least
+  std::vector<double> ratios;          // of the second to the first, turn by turn
+
+  void add(double a, double b) {
+    first = std::min(first, a), second = std::min(second, b);
+    ratios.push_back(b / a);
+  }
+  double times() {
+    std::nth_element(ratios.begin(), ratios.begin() + static_cast<std::ptrdiff_t>(ratios.size() / 2), ratios.end());
+    return ratios[ratios.size() / 2];
+  }
+  void take(int repeat, const std::function<void()>& a, const std::function<void()>& b) {
+    a(), b();
+    for (int r = 0; r < repeat; ++r) {
+      const double of_a = 1e3 * seconds(a);
+      add(of_a, 1e3 * seconds(b));
     }
-  return out;
-}
+  }
+};
 
 // use(a, b) of two things made one after the other, first a, then b; and once more the other way round.
 template <class A, class B, class Use>
@@ -121,17 +133,6 @@ Input input_of(std::shared_ptr<const Pattern> pattern, const Score& score, const
 
 // ---- one context for all ------------------------------------------------------------------------------------------
 
-// The sums of the columns of v, in parallel: what any context must read.
-void column_sums(const Matrix<float>& v, float* sums, Matrix<float>& pieces) {
-  std::fill_n(sums, v.cols(), 0.0f);
-  ordered_sums(v.rows(), 2048, v.cols(), sums, pieces, [&](Offset begin, Offset end, float* acc) {
-    float sum[kWidth] = {};
-    for (Offset i = begin; i < end; ++i)
-      for (Offset c = 0; c < kWidth; ++c) sum[c] += v(i, c);
-    std::copy_n(sum, kWidth, acc);
-  });
-}
-
 void verify_context(const Operands<float>& x) {
   Matrix<double> y(1, kWidth);
   for (int h = 0; h < kHeads; ++h) {
@@ -181,15 +182,16 @@ void context(const Options& o, Report& report) {
     verify_context(x);
     double both = 1e30;
     const int more = n > 10'000 ? 1 : 20;  // of what is over in no time
-    const auto single = least_ms(2 * more * o.repeat, {sum, one_context});
-    const auto all = least_ms(more * o.repeat, {to_all, [&] { x.forward(); }});
+    Turns single, all;
+    single.take(2 * more * o.repeat, sum, one_context);
+    all.take(more * o.repeat, to_all, [&] { x.forward(); });
     for (int r = 0; r < o.repeat; ++r) both = std::min(both, 1e3 * seconds([&] { x.forward(), x.backward(); }));
-    const double ns = 1e6 * both / n, ratio = single[1] / single[0], ratio_to_all = all[1] / all[0];
+    const double ns = 1e6 * both / n, ratio = single.times(), ratio_to_all = all.times();
     std::string limit = report.at_most(2, std::max(ratio, ratio_to_all));
     if (before > 0) limit += "; " + report.at_most(2, ns / before) + ": ns against a tenth of the nodes";
     before = ns;
-    report.add({fmt::format("{}", n), fixed(single[0], 3), fixed(single[1], 3), fixed(ratio, 2), fixed(all[0], 2),
-                fixed(all[1], 2), fixed(ratio_to_all, 2), fixed(both, 2), fixed(ns, 1),
+    report.add({fmt::format("{}", n), fixed(single.first, 3), fixed(single.second, 3), fixed(ratio, 2),
+                fixed(all.first, 2), fixed(all.second, 2), fixed(ratio_to_all, 2), fixed(both, 2), fixed(ns, 1),
                 mega(bytes_in(x.v)) + " and " + mega(bytes_in(x.v, x.k)),
                 mega(bytes_in(x.q, x.k, x.v, x.y, x.dy, x.dq, x.dk, x.dv)), mega(beyond), limit});
   }
@@ -367,21 +369,22 @@ void times(const Options& o, Report& report, const std::shared_ptr<const Pattern
     cli::note("time of " + score.name + "\n");
     Work checked = kernels()[0].make(input_of(small, score));
     checked.forward(), checked.backward(), checked.verify();
-    double forward[2] = {1e30, 1e30}, both[2] = {1e30, 1e30};
-    const int repeat = score.name == "softdtw" ? 1 : (o.repeat + 1) / 2;
+    Turns forward, both;
+    const int repeat = score.name == "softdtw" ? 1 : o.repeat;
     auto make = [&](const Score& s) { return [&] { return std::make_unique<Prepared>(pattern, s); }; };
     in_both_orders(make(dot), make(score), [&](Prepared& reference, Prepared& other) {
-      for (int r = repeat > 1 ? -1 : 0; r < repeat; ++r)
+      for (int r = repeat > 1 ? -1 : 0; r < repeat; ++r) {
+        double f[2], b[2];
         for (int side = 0; side < 2; ++side) {
           Prepared& x = side == 0 ? reference : other;
-          const double f = 1e3 * seconds([&] { x.forward(); }), b = 1e3 * seconds([&] { x.backward(); });
-          if (r >= 0) forward[side] = std::min(forward[side], f), both[side] = std::min(both[side], f + b);
+          f[side] = 1e3 * seconds([&] { x.forward(); }), b[side] = 1e3 * seconds([&] { x.backward(); });
         }
+        if (r >= 0) forward.add(f[0], f[1]), both.add(f[0] + b[0], f[1] + b[1]);
+      }
     });
     const auto limit = limits.find(score.name);
-    report.add({score.name, fixed(forward[1], 1), fixed(forward[1] / forward[0], 2), fixed(both[1], 1),
-                fixed(both[1] / both[0], 2),
-                limit == limits.end() ? "" : report.at_most(limit->second, both[1] / both[0])});
+    report.add({score.name, fixed(forward.second, 1), fixed(forward.times(), 2), fixed(both.second, 1),
+                fixed(both.times(), 2), limit == limits.end() ? "" : report.at_most(limit->second, both.times())});
   }
   report.end();
 }
@@ -398,19 +401,17 @@ void alone(const Options& o, Report& report, const std::shared_ptr<const Pattern
         cli::note(fmt::format("{} beside its own kernel\n", score));
         Input in = input_of(graph, score_named(score));
         in.heads = heads, in.channels = channels;
-        double ms[2] = {1e30, 1e30};
+        Turns ms;
         in_both_orders([&] { return std::make_unique<Operands<float>>(in); },
                        [&] { return std::make_unique<Work>(make_specialised(in)); },
                        [&](Operands<float>& x, Work& special) {
                          special.forward(), special.verify();
                          x.state.backward = false;
-                         const auto least =
-                             least_ms((graph == pattern ? 1 : 20) * o.repeat, {[&] { x.forward(); }, special.forward});
-                         for (int side : {0, 1}) ms[side] = std::min(ms[side], least[side]);
+                         ms.take((graph == pattern ? 1 : 20) * o.repeat, special.forward, [&] { x.forward(); });
                        });
         report.add({score, fmt::format("{}", graph->queries()), fmt::format("{}", graph->edges()),
-                    fmt::format("{} x {}", heads, channels), fixed(ms[0], 3), fixed(ms[1], 3), fixed(ms[0] / ms[1], 2),
-                    report.at_most(1.1, ms[0] / ms[1])});
+                    fmt::format("{} x {}", heads, channels), fixed(ms.second, 3), fixed(ms.first, 3), fixed(ms.times(), 2),
+                    report.at_most(1.1, ms.times())});
       }
   report.end();
 }

@@ -119,6 +119,18 @@ Run kernel_for(const Input& in) {
 
 }  // namespace
 
+void column_sums(const Matrix<float>& v, float* sums, Matrix<float>& pieces) {
+  constexpr Offset kWidth = 64;
+  if (v.cols() != kWidth) fail("column sums are written for 64 columns");
+  std::fill_n(sums, v.cols(), 0.0f);
+  ordered_sums(v.rows(), 2048, v.cols(), sums, pieces, [&](Offset begin, Offset end, float* acc) {
+    float sum[kWidth] = {};
+    for (Offset i = begin; i < end; ++i)
+      for (Offset c = 0; c < kWidth; ++c) sum[c] += v(i, c);
+    std::copy_n(sum, kWidth, acc);
+  });
+}
+
 bool has_specialised(const Input& in) { return kernel_for(in) != nullptr; }
 
 Work make_specialised(const Input& in) {

@@ -80,13 +80,13 @@ struct Tile {
 
 // Rows [begin, end) of the panels: to (+)= bias + sum_s a_s b_s, the inner dimensions of the a_s one after the other.
 template <class T>
-void multiply(std::span<const View<const T>> a, std::span<const DensePanel<T>> panels, Offset begin, Offset end) {
+void multiply(std::span<const DensePanel<T>> panels, Offset begin, Offset end) {
   for (const DensePanel<T>& p : panels)
     in_tiles(begin, end, [&]<int R>(Offset i) {
       Tile<R, T> tile;
       tile.begin(p, i);
       const T* b = p.b;
-      for (const View<const T>& part : a) {
+      for (const View<const T>& part : p.a) {
         tile.run(part.row(i), part.stride, 1, b, p.stride, part.cols);
         b += part.cols * p.stride;
       }
@@ -101,21 +101,30 @@ Offset piece(Offset in, Offset out) {
   return kTile * std::max<Offset>(1, std::max(near, worth) / kTile);
 }
 
+template <class T>
+const View<const T>& of_map(std::span<const View<const T>> x, std::size_t m) {
+  return x[x.size() == 1 ? 0 : m];
+}
+
 }  // namespace
 
 template <class T>
-void product(View<const T> x, std::span<const DenseMap<T>> maps, std::span<const Sink<T>> y, DenseRoom<T>& room) {
-  Offset count = 0, out = 0;
+void product(std::span<const View<const T>> x, std::span<const DenseMap<T>> maps, std::span<const Sink<T>> y,
+             DenseRoom<T>& room) {
+  const Offset rows = x[0].rows;
+  Offset count = 0, in = 0, out = 0;
   for (std::size_t m = 0; m < maps.size(); ++m) {
     const DenseMap<T>& map = maps[m];
-    expect("columns of x and rows of w", x.cols, map.w.rows);
-    expect("rows of the result and of x", y[m].to.rows, x.rows);
+    const View<const T>& own = of_map(x, m);
+    expect("columns of x and rows of w", own.cols, map.w.rows);
+    expect("rows of the result and of x", y[m].to.rows, own.rows);
     expect("columns of the result and of w", y[m].to.cols, map.w.cols);
     if (map.bias) expect("columns of w and of the bias", map.w.cols, map.bias.cols);
     count += (map.w.cols + kPanel<T> - 1) / kPanel<T>, out += map.w.cols;
+    in = std::max(in, own.cols);
   }
   // Each panel with its bias before it, in whole vectors.
-  room.numbers.resize(count, (x.cols + 1) * kPanel<T>);
+  room.numbers.resize(count, (in + 1) * kPanel<T>);
   room.panels.clear();
   for (std::size_t m = 0; m < maps.size(); ++m) {
     const auto& [w, bias, s] = maps[m];
@@ -127,14 +136,13 @@ void product(View<const T> x, std::span<const DenseMap<T>> maps, std::span<const
         to += kPanel<T>;
       };
       room.panels.push_back(
-          {to + kPanel<T>, kPanel<T>, y[m].to.columns(c, width), width, y[m].add, bias ? to : nullptr});
+          {to + kPanel<T>, kPanel<T>, y[m].to.columns(c, width), width, y[m].add, {&of_map(x, m), 1},
+                             bias ? to : nullptr});
       put(bias ? bias.data + c : nullptr);
-      for (Offset k = 0; k < x.cols; ++k) put(w.row(k) + c);
+      for (Offset k = 0; k < w.rows; ++k) put(w.row(k) + c);
     }
   }
-  parallel_pieces(x.rows, piece(x.cols, out), [&](Offset begin, Offset end) {
-    multiply<T>({&x, 1}, room.panels, begin, end);
-  });
+  parallel_pieces(rows, piece(in, out), [&](Offset begin, Offset end) { multiply<T>(room.panels, begin, end); });
 }
 
 template <class T>
@@ -153,48 +161,53 @@ void product_by_transpose(std::span<const View<const T>> dy, std::span<const Den
   for (Offset k = 0; k < in; k += kPanel<T>) {
     const int width = static_cast<int>(std::min<Offset>(kPanel<T>, in - k));
     T* to = room.numbers.row(k / kPanel<T>);
-    room.panels.push_back({to, kPanel<T>, dx.to.columns(k, width), width, dx.add});
+    room.panels.push_back({to, kPanel<T>, dx.to.columns(k, width), width, dx.add, dy});
     for (const auto& [w, bias, s] : maps)
       for (Offset c = 0; c < w.cols; ++c, to += kPanel<T>)
         for (int l = 0; l < kPanel<T>; ++l) to[l] = l < width ? s * w(k + l, c) : T(0);
   }
   parallel_pieces(dx.to.rows, piece(inner, in),
-                  [&](Offset begin, Offset end) { multiply<T>(dy, room.panels, begin, end); });
+                  [&](Offset begin, Offset end) { multiply<T>(room.panels, begin, end); });
 }
 
 template <class T>
-void product_of_transpose(View<const T> x, std::span<const View<const T>> dy, std::span<const DenseMap<T>> maps,
-                          std::span<const Sink<T>> dw, std::span<const Sink<T>> dbias, DenseRoom<T>& room) {
-  Offset out = 0;
+void product_of_transpose(std::span<const View<const T>> x, std::span<const View<const T>> dy,
+                          std::span<const DenseMap<T>> maps, std::span<const Sink<T>> dw,
+                          std::span<const Sink<T>> dbias, DenseRoom<T>& room) {
+  const Offset all = x[0].rows;
+  Offset in = 0, out = 0;
   for (std::size_t m = 0; m < dy.size(); ++m) {
-    expect("rows of x and rows of dy", x.rows, dy[m].rows);
-    if (dw[m]) expect("rows of dw and columns of x", dw[m].to.rows, x.cols);
+    const View<const T>& own = of_map(x, m);
+    in = std::max(in, own.cols);
+    expect("rows of x and rows of dy", own.rows, dy[m].rows);
+    if (dw[m]) expect("rows of dw and columns of x", dw[m].to.rows, own.cols);
     if (dw[m]) expect("columns of dw and of dy", dw[m].to.cols, dy[m].cols);
     out += dy[m].cols;
   }
   // A partial sum: dw's of all maps side by side, and a row of the sums of dy.
-  const Offset stride = (out + kPanel<T> - 1) / kPanel<T> * kPanel<T>, count = (x.rows + kLong - 1) / kLong;
-  room.numbers.resize(std::max<Offset>(count, 1), (x.cols + 1) * stride);
+  const Offset stride = (out + kPanel<T> - 1) / kPanel<T> * kPanel<T>, count = (all + kLong - 1) / kLong;
+  room.numbers.resize(std::max<Offset>(count, 1), (in + 1) * stride);
   // Rows that are added to the tiles of dw at a time: so many that they outweigh the coming and going of the tiles.
-  const Offset near = std::clamp<Offset>(x.cols * out / std::max<Offset>(1, x.cols + out), 64, 512);
-  parallel_pieces(x.rows, kLong, [&](Offset begin, Offset end) {
-    const View<T> part{room.numbers.row(begin / kLong), x.cols + 1, stride, stride};
-    std::fill_n(part.data, (x.cols + 1) * stride, T(0));
+  const Offset near = std::clamp<Offset>(in * out / std::max<Offset>(1, in + out), 64, 512);
+  parallel_pieces(all, kLong, [&](Offset begin, Offset end) {
+    const View<T> part{room.numbers.row(begin / kLong), in + 1, stride, stride};
+    std::fill_n(part.data, (in + 1) * stride, T(0));
     for (Offset first = begin; first < end; first += near) {
       const Offset rows = std::min(near, end - first);
       Offset at = 0;
-      for (const View<const T>& d : dy) {
+      for (std::size_t m = 0; m < dy.size(); ++m) {
+        const View<const T>&d = dy[m], &own = of_map(x, m);
         for (Offset c = 0; c < d.cols; c += kPanel<T>) {
           const int width = static_cast<int>(std::min<Offset>(kPanel<T>, d.cols - c));
-          const DensePanel<T> p{d.row(first) + c, d.stride, part.columns(at + c, width), width, true};
-          in_tiles(0, x.cols, [&]<int R>(Offset k) {
+          const DensePanel<T> p{d.row(first) + c, d.stride, part.columns(at + c, width), width, true, {}};
+          in_tiles(0, own.cols, [&]<int R>(Offset k) {
             Tile<R, T> tile;
             tile.begin(p, k);
-            tile.run(x.row(first) + k, 1, x.stride, p.b, p.stride, rows);
+            tile.run(own.row(first) + k, 1, own.stride, p.b, p.stride, rows);
             tile.end(p, k);
           });
         }
-        T* sums = part.row(x.cols) + at;
+        T* sums = part.row(in) + at;
         if (!dbias.empty())
           for (Offset i = first; i < first + rows; ++i)
             for (Offset c = 0; c < d.cols; ++c) sums[c] += d(i, c);
@@ -210,13 +223,13 @@ void product_of_transpose(View<const T> x, std::span<const View<const T>> dy, st
       d = (sink.add ? d : T(0)) + s * sum;
     }
   };
-  parallel_pieces(x.cols + 1, std::max<Offset>(1, kElementGrain / std::max<Offset>(1, out * count)),
+  parallel_pieces(in + 1, std::max<Offset>(1, kElementGrain / std::max<Offset>(1, out * count)),
                   [&](Offset begin, Offset end) {
                     for (Offset i = begin; i < end; ++i) {
                       Offset first = 0;
                       for (std::size_t m = 0; m < dy.size(); ++m) {
-                        if (i < x.cols && dw[m]) merge(dw[m], i, i, first, maps[m].s);
-                        if (i == x.cols && !dbias.empty() && dbias[m]) merge(dbias[m], 0, i, first, maps[m].s);
+                        if (dw[m] && i < dw[m].to.rows) merge(dw[m], i, i, first, maps[m].s);
+                        if (i == in && !dbias.empty() && dbias[m]) merge(dbias[m], 0, i, first, maps[m].s);
                         first += dy[m].cols;
                       }
                     }
@@ -224,10 +237,10 @@ void product_of_transpose(View<const T> x, std::span<const View<const T>> dy, st
 }
 
 #define HEED_INSTANTIATE(T)                                                                                       \
-  template void product(View<const T>, std::span<const DenseMap<T>>, std::span<const Sink<T>>, DenseRoom<T>&);    \
+  template void product(std::span<const View<const T>>, std::span<const DenseMap<T>>, std::span<const Sink<T>>, DenseRoom<T>&); \
   template void product_by_transpose(std::span<const View<const T>>, std::span<const DenseMap<T>>, Sink<T>,       \
                                      DenseRoom<T>&);                                                              \
-  template void product_of_transpose(View<const T>, std::span<const View<const T>>, std::span<const DenseMap<T>>, \
+  template void product_of_transpose(std::span<const View<const T>>, std::span<const View<const T>>, std::span<const DenseMap<T>>, \
                                      std::span<const Sink<T>>, std::span<const Sink<T>>, DenseRoom<T>&);
 HEED_INSTANTIATE(float)
 HEED_INSTANTIATE(double)

@@ -3,6 +3,7 @@
 // the first-level cache. Long sums are split at a constant and merged in order: the same bits on any number of threads.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "kernels/attention.h"
@@ -17,7 +18,8 @@ struct DensePanel {
   View<T> to;  // whose first `width` columns are meant
   int width;
   bool add;
-  const T* bias = nullptr;  // that begins the sums
+  std::span<const View<const T>> a;  // the other factor, its columns one after the other
+  const T* bias = nullptr;           // that begins the sums
 };
 template <class T>
 struct DenseRoom {  // buffers that are kept between calls
@@ -34,25 +36,37 @@ struct DenseMap {      // y = s (x w + bias)
 
 // All throw Error where shapes do not fit.
 
-// y_m (+)= s_m (x w_m + bias_m)              x: n x in, y_m: n x out_m
+// y_m (+)= s_m (x_m w_m + bias_m)            x_m: n x in, one for each map, or one for all; y_m: n x out_m
 template <class T>
-void product(View<const T> x, std::span<const DenseMap<T>> maps, std::span<const Sink<T>> y, DenseRoom<T>& room);
+void product(std::span<const View<const T>> x, std::span<const DenseMap<T>> maps, std::span<const Sink<T>> y,
+             DenseRoom<T>& room);
 
 // dx (+)= sum_m s_m dy_m w_m^T               dy_m: n x out_m, dx: n x in
 template <class T>
 void product_by_transpose(std::span<const View<const T>> dy, std::span<const DenseMap<T>> maps, Sink<T> dx,
                           DenseRoom<T>& room);
 
-// dw_m (+)= s_m x^T dy_m, and dbias_m (+)= s_m times the sums of dy_m's columns; sinks may be none
+// dw_m (+)= s_m x_m^T dy_m, and dbias_m (+)= s_m times the sums of dy_m's columns; sinks may be none
+template <class T>
+void product_of_transpose(std::span<const View<const T>> x, std::span<const View<const T>> dy,
+                          std::span<const DenseMap<T>> maps, std::span<const Sink<T>> dw,
+                          std::span<const Sink<T>> dbias, DenseRoom<T>& room);
+
+// The same for one x.
+template <class T>
+void product(View<const T> x, std::span<const DenseMap<T>> maps, std::span<const Sink<T>> y, DenseRoom<T>& room) {
+  product<T>({&x, 1}, maps, y, room);
+}
 template <class T>
 void product_of_transpose(View<const T> x, std::span<const View<const T>> dy, std::span<const DenseMap<T>> maps,
-                          std::span<const Sink<T>> dw, std::span<const Sink<T>> dbias, DenseRoom<T>& room);
-
-// The same for one map without a bias.
+                          std::span<const Sink<T>> dw, std::span<const Sink<T>> dbias, DenseRoom<T>& room) {
+  product_of_transpose<T>({&x, 1}, dy, maps, dw, dbias, room);
+}
+// And for one map without a bias.
 template <class T>
 void product(View<const T> x, View<const T> w, Sink<T> y, DenseRoom<T>& room) {
   const DenseMap<T> map{w};
-  product<T>(x, {&map, 1}, {&y, 1}, room);
+  product<T>({&x, 1}, {&map, 1}, {&y, 1}, room);
 }
 template <class T>
 void product_by_transpose(View<const T> dy, View<const T> w, Sink<T> dx, DenseRoom<T>& room) {
@@ -62,7 +76,7 @@ void product_by_transpose(View<const T> dy, View<const T> w, Sink<T> dx, DenseRo
 template <class T>
 void product_of_transpose(View<const T> x, View<const T> dy, Sink<T> dw, DenseRoom<T>& room) {
   const DenseMap<T> map{{dw.to.data, dw.to.rows, dw.to.cols, dw.to.stride}};
-  product_of_transpose<T>(x, {&dy, 1}, {&map, 1}, {&dw, 1}, {}, room);
+  product_of_transpose<T>({&x, 1}, {&dy, 1}, {&map, 1}, {&dw, 1}, {}, room);
 }
 
 }  // namespace heed

@@ -56,13 +56,6 @@ struct Plan {
   }
 };
 
-// The place in a menu of the struct that `mine` was made from.
-int place_in_menu(const Score& mine) {
-  const auto& menu = score_menu();
-  for (std::size_t i = 0; i < std::tuple_size_v<Scores>; ++i)
-    if (menu[i].kind == mine.kind) return static_cast<int>(i);
-  fail("attention: the score '" + mine.name + "' has no kernel for the GPU");
-}
 int place_in_menu(const Normaliser& mine) {
   const auto& menu = normaliser_menu();
   for (std::size_t i = 0; i < menu.size(); ++i)
@@ -304,6 +297,13 @@ class Operator {
 
 }  // namespace
 
+int place_in_scores(const Score& mine) {
+  const auto& menu = score_menu();
+  for (std::size_t i = 0; i < std::tuple_size_v<Scores>; ++i)
+    if (menu[i].kind == mine.kind) return static_cast<int>(i);
+  fail("attention: the score '" + mine.name + "' has no kernel for the GPU");
+}
+
 void attention_on(Machine& machine, int score, const Attention<float>& x, View<float> y, AttentionState<float>& state) {
   check(x, y);
   Operator(machine, score, x).forward(y, state);
@@ -316,23 +316,14 @@ void attention_gradient_on(Machine& machine, int score, const Attention<float>& 
   Operator(machine, score, x).backward(y, dy, state, g);
 }
 
-void attention_warp_emulated(const Attention<float>& x, View<float> y, AttentionState<float>& state) {
-  EmulatedMachine<> machine;
-  attention_on(machine, x.score ? place_in_menu(*x.score) : 0, x, y, state);
-}
-void attention_gradient_warp_emulated(const Attention<float>& x, View<const float> y, View<const float> dy,
-                                      const AttentionState<float>& state, const AttentionGradient<float>& g) {
-  EmulatedMachine<> machine;
-  attention_gradient_on(machine, x.score ? place_in_menu(*x.score) : 0, x, y, dy, state, g);
-}
 void attention_device(const Attention<float>& x, View<float> y, AttentionState<float>& state) {
   auto machine = cuda_machine();
-  attention_on(*machine, x.score ? place_in_menu(*x.score) : 0, x, y, state);
+  attention_on(*machine, x.score ? place_in_scores(*x.score) : 0, x, y, state);
 }
 void attention_gradient_device(const Attention<float>& x, View<const float> y, View<const float> dy,
                                const AttentionState<float>& state, const AttentionGradient<float>& g) {
   auto machine = cuda_machine();
-  attention_gradient_on(*machine, x.score ? place_in_menu(*x.score) : 0, x, y, dy, state, g);
+  attention_gradient_on(*machine, x.score ? place_in_scores(*x.score) : 0, x, y, dy, state, g);
 }
 
 #ifndef HEED_CUDA

@@ -19,9 +19,4 @@ void attention_device(const Attention<float>& x, View<float> y, AttentionState<f
 void attention_gradient_device(const Attention<float>& x, View<const float> y, View<const float> dy,
                                const AttentionState<float>& state, const AttentionGradient<float>& g);
 
-// The GPU's kernels, run by the CPU, 32 lanes in turn: slow, for tests. Throws Error where lanes race.
-void attention_warp_emulated(const Attention<float>& x, View<float> y, AttentionState<float>& state);
-void attention_gradient_warp_emulated(const Attention<float>& x, View<const float> y, View<const float> dy,
-                                      const AttentionState<float>& state, const AttentionGradient<float>& g);
-
 }  // namespace heed

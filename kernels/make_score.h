@@ -50,18 +50,12 @@ ScoreStages<T> score_stages() {
     enter.template operator()<1, 1>();
     enter.template operator()<2, 8>();
     enter.template operator()<3, 16>();
-    enter.template operator()<4, 32>();
-    enter.template operator()<5, 64>();
     if constexpr (fused::knows<S>) fused::enter<S>(out.fused, std::make_index_sequence<kFusedShapeCount>());
   } else {
     enter.template operator()<0, 0>();
     enter.template operator()<1, 1>();
     enter.template operator()<3, 16>();
-    for (int at : {2, 4, 5})
-      for (int side : {0, 1}) {
-        out.sums[side][at] = out.sums[side][0];
-        out.gradient[side][at] = out.gradient[side][0];
-      }
+    for (int side : {0, 1}) out.sums[side][2] = out.sums[side][0], out.gradient[side][2] = out.gradient[side][0];
   }
   out.tile_sums = tile_sums<S, T>;
   out.tile_gradient = tile_gradient<S, T>;

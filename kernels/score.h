@@ -38,9 +38,9 @@ enum class Prepare {
   hidden,       // q and k are projections of their own, of any width: halves of a hidden layer
 };
 
-// Widths of a head that have kernels of their own; 0 stands for any.
-inline constexpr int kScoreWidths[] = {0, 1, 8, 16, 32, 64};
-inline constexpr int kScoreWidthCount = 6;
+// Widths of a head that have kernels of their own; 0 stands for any, and wider heads lose nothing by it.
+inline constexpr int kScoreWidths[] = {0, 1, 8, 16};
+inline constexpr int kScoreWidthCount = 4;
 inline constexpr int kMaxScalars = 4;  // learned per head: three of a score, and a temperature
 
 template <class T>

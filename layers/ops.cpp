@@ -454,22 +454,41 @@ Var<T> linear_heads(const Columns<T>& x, Var<T> w, int heads) {
   const Offset width = head_width("linear heads", x, heads);
   expect("the weight of linear heads", w, width, x.cols());
   Var<T> y = x.of.tape->result(x.rows(), x.cols(), {x.of, w});
-  auto parts = std::make_shared<DenseRoom<T>>();
+  struct Kept {  // a head each
+    DenseRoom<T> room;
+    Matrix<T> back;  // the weight, each head's transposed
+    std::vector<View<const T>> from, dy;
+    std::vector<DenseMap<T>> maps;
+    std::vector<Sink<T>> to;
+  };
+  auto kept = std::make_shared<Kept>();
+  auto in_heads = [=](auto& list, auto make) {
+    list.clear();
+    for (Offset c = 0; c < heads * width; c += width) list.push_back(make(c));
+  };
+  auto multiply = [=](View<const T> from, View<const T> by, const Sink<T>& to) {
+    in_heads(kept->from, [&](Offset c) { return from.columns(c, width); });
+    in_heads(kept->maps, [&](Offset c) { return DenseMap<T>{by.columns(c, width), {}, T(1)}; });
+    in_heads(kept->to, [&](Offset c) { return Sink<T>{to.to.columns(c, width), to.add}; });
+    product<T>(kept->from, kept->maps, kept->to, kept->room);
+  };
   x.of.tape->record(
-      y,
+      y, [=] { multiply(x.view(), w.view(), Sink<T>{y.value().view(), false}); },
       [=] {
-        for (Offset c = 0; c < x.cols(); c += width)
-          product<T>(x.view().columns(c, width), w.view().columns(c, width),
-                     Sink<T>{y.value().view().columns(c, width), false}, *parts);
-      },
-      [=] {
-        Sink<T> dw = w.sink(), dx = sink_of(x);
-        auto part = [&](const Sink<T>& sink, Offset c) { return Sink<T>{sink.to.columns(c, width), sink.add}; };
-        for (Offset c = 0; c < x.cols(); c += width) {
-          View<const T> dy = y.grad().columns(c, width);
-          if (dw) product_of_transpose<T>(x.view().columns(c, width), dy, part(dw, c), *parts);
-          if (dx) product_by_transpose<T>(dy, w.view().columns(c, width), part(dx, c), *parts);
+        const Sink<T> dw = w.sink(), dx = sink_of(x);
+        if (dw) {
+          in_heads(kept->dy, [&](Offset c) { return y.grad().columns(c, width); });
+          in_heads(kept->from, [&](Offset c) { return x.view().columns(c, width); });
+          in_heads(kept->maps, [&](Offset c) { return DenseMap<T>{w.view().columns(c, width), {}, T(1)}; });
+          in_heads(kept->to, [&](Offset c) { return Sink<T>{dw.to.columns(c, width), dw.add}; });
+          product_of_transpose<T>(kept->from, kept->dy, kept->maps, kept->to, {}, kept->room);
         }
+        if (!dx) return;
+        const View<const T> W = w.view();
+        kept->back.resize(width, W.cols);
+        for (Offset c = 0; c < W.cols; ++c)
+          for (Offset t = 0; t < width; ++t) kept->back(t, c) = W(c % width, c - c % width + t);
+        multiply(y.grad(), std::as_const(kept->back).view(), dx);
       },
       "linear heads");
   return y;

@@ -700,7 +700,7 @@ TEST_CASE("a sweep killed twice and resumed ends as one that was not") {
   CHECK(run(prior).code == 0);
   CHECK(run(prior).code == 0);
   folder.write("friends.txt", "0 33\n33 1\n");
-  refused(prior, base + "/friends.txt ");
+  refused(prior, "made with 'files = \"friends.txt ");
   std::ofstream(log, std::ios::app) << "nonsense\n";
   folder.write("s.toml", contents(file).substr(0, contents(file).rfind("hidden")));
   refused("sweep " + common + base + "/cut --resume", "runs.jsonl, line 25: is no JSON object");

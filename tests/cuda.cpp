@@ -5,6 +5,7 @@
 #include "kernels/device.h"
 #include "kernels/device_attention.h"
 #include "kernels/make_score.h"
+#include "tests/emulation.h"
 #include "tests/scratch.h"
 #include "tests/support.h"
 

@@ -1458,9 +1458,10 @@ TEST_CASE("dense products: plain loops in double, of any shape, several maps at 
   for (int round = 0; round < 60; ++round) {
     const Offset n = round % 10 == 0 ? 4099 : any(200), in = any(70);
     const std::size_t count = static_cast<std::size_t>(any(3));
-    const bool add = random.below(2) == 0, biased = random.below(2) == 0;
+    const bool add = random.below(2) == 0, biased = random.below(2) == 0, own = random.below(2) == 0;
     const std::string name = std::to_string(n) + " x " + std::to_string(in) + ", " + std::to_string(count) + " maps";
     CAPTURE(name);
+    CAPTURE(own);  // each map has an x of its own, other columns and fewer
     CAPTURE(add);
     CAPTURE(biased);
     Offset out = 0;
@@ -1472,42 +1473,46 @@ TEST_CASE("dense products: plain loops in double, of any shape, several maps at 
     auto bias = random_matrix<float>(1, out, random), y = random_matrix<float>(n, out, random);
     auto dy = random_matrix<float>(n, out, random), dx = random_matrix<float>(n, in + 2, random);
     auto dw = random_matrix<float>(in, out, random), db = random_matrix<float>(1, out, random);
-    const auto X = std::as_const(x).view().columns(2, in);
     Matrix<double> y0(n, out), dx0(n, in), dw0(in, out), db0(1, out);
     auto old = [&](float value) { return add ? static_cast<double>(value) : 0.0; };
     std::vector<DenseMap<float>> maps;
     std::vector<Sink<float>> ys, dws, dbs;
-    std::vector<View<const float>> dys;
+    std::vector<View<const float>> xs, dys;
     for (Offset i = 0; i < n; ++i)
       for (Offset k = 0; k < in; ++k) dx0(i, k) = old(dx(i, k + 1));
     for (std::size_t m = 0; m < count; ++m) {
       const double s = m == 0 ? 1 : -0.5;
-      maps.push_back({std::as_const(w).view().columns(first[m], width(m)),
+      const Offset inner = own ? std::max<Offset>(1, in - static_cast<Offset>(m)) : in;
+      if (own || m == 0) xs.push_back(std::as_const(x).view().columns(2 - static_cast<Offset>(m), inner));
+      const View<const float> X = xs.back();
+      auto rows = [&](auto view) { return view.rows = inner, view; };
+      maps.push_back({rows(std::as_const(w).view().columns(first[m], width(m))),
                       biased ? std::as_const(bias).view().columns(first[m], width(m)) : View<const float>{},
                       static_cast<float>(s)});
       ys.push_back({y.view().columns(first[m], width(m)), add});
       dys.push_back(std::as_const(dy).view().columns(first[m], width(m)));
-      dws.push_back({dw.view().columns(first[m], width(m)), add});
+      dws.push_back({rows(dw.view().columns(first[m], width(m))), add});
       dbs.push_back({db.view().columns(first[m], width(m)), add});
       for (Offset c = first[m]; c < first[m] + width(m); ++c) {
         db0(0, c) = old(db(0, c));
-        for (Offset k = 0; k < in; ++k) dw0(k, c) = old(dw(k, c));
+        for (Offset k = 0; k < in; ++k) dw0(k, c) = k < inner ? old(dw(k, c)) : dw(k, c);
         for (Offset i = 0; i < n; ++i) {
           y0(i, c) = old(y(i, c)) + (biased ? s * bias(0, c) : 0);
           db0(0, c) += s * dy(i, c);
-          for (Offset k = 0; k < in; ++k) {
+          for (Offset k = 0; k < inner; ++k) {
             y0(i, c) += s * X(i, k) * w(k, c);
-            dx0(i, k) += s * dy(i, c) * w(k, c);
             dw0(k, c) += s * X(i, k) * dy(i, c);
           }
+          for (Offset k = 0; k < in; ++k) dx0(i, k) += s * dy(i, c) * w(k, c);
         }
       }
     }
     const auto around = dx;
     DenseRoom<float> room;
-    product<float>(X, maps, ys, room);
+    product<float>(xs, maps, ys, room);
+    product_of_transpose<float>(xs, dys, maps, dws, dbs, room);
+    for (auto& map : maps) map.w.rows = in;
     product_by_transpose<float>(dys, maps, Sink<float>{dx.view().columns(1, in), add}, room);
-    product_of_transpose<float>(X, dys, maps, dws, dbs, room);
     // Of so many sums of normal numbers: a few of them alone may cancel.
     auto spread = [](Offset numbers, Offset terms) { return std::sqrt(static_cast<double>(numbers * terms)); };
     CHECK(difference(y, y0, spread(n * out, in)) <= 1e-6);

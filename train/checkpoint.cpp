@@ -139,7 +139,7 @@ std::string fingerprint(const std::set<std::filesystem::path>& files) {
   for (const auto& file : files) {
     std::uint64_t hash = 0;
     for (unsigned char byte : read_file(file)) hash = mix(hash, byte);
-    out += ", " + file.string() + " " + digits(hash);
+    out += (out.empty() ? "" : ", ") + file.filename().string() + " " + digits(hash);
   }
   return out;
 }

@@ -53,7 +53,7 @@ Matrix<float> predict(const Model& model, const Graph& graph, const Features& fe
 // "2708 nodes, 10556 edges, 1433 channels, 7 classes, 0123456789abcdef": the sizes, and a hash of everything in the
 // data and the split.
 std::string fingerprint(const Dataset& data, const Split& split);
-// ", pairs.txt 0123456789abcdef": the name and a hash of each file. Throws Error where one cannot be read.
+// "pairs.txt 0123456789abcdef, times.txt ...": the name and a hash of each file. Throws Error where one cannot be read.
 std::string fingerprint(const std::set<std::filesystem::path>& files);
 
 }  // namespace heed

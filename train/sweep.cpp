@@ -355,7 +355,7 @@ void prepare(Sweep& sweep, const std::function<Dataset(const Recipe&)>& load,
         t->test_share = used.size() > 1 ? overlap(used, data.nodes()) : 0;
         Network<float> network(make_model(t->recipe, data.classes), data.graph, data.features, t->seeds[0]);
         network.expect_keys();
-        t->data = print + fingerprint(network.files());
+        t->data = print, t->files = fingerprint(network.files());
         const Offset logits = logits_for(t->recipe.train.loss, data.classes);
         if (network.output().cols() != logits)
           fail("the model gives " + std::to_string(network.output().cols()) + " logits, the loss wants " +
@@ -385,6 +385,7 @@ std::string identity(const Sweep& sweep) {
     std::string seeds;
     for (std::uint64_t s : t.seeds) seeds += (seeds.empty() ? "" : ", ") + std::to_string(s);
     out += header(t) + "\n" + to_toml(r) + "seeds = [" + seeds + "]\ndata = " + Json(t.data).dump() + "\n";
+    if (!t.files.empty()) out += "files = " + Json(t.files).dump() + "\n";
   }
   return out;
 }

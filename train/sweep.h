@@ -32,7 +32,8 @@ struct Trial {  // a design on a dataset
   Recipe recipe;                     // of the first run
 
   // By prepare():
-  std::string data;       // a fingerprint of the data, all splits and the files that masks read
+  std::string data;       // a fingerprint of the data and all splits
+  std::string files;      // of those that masks read
   int splits = 1;         // of the data, or 1 where the options name one
   double test_share = 0;  // nodes of test by nodes of training where splits overlap; else 0
 };

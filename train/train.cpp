@@ -160,7 +160,8 @@ class Training {
     run_.weights = weights_of(network_);
     if (o.checkpoints.folder.empty()) return;
     file_ = checkpoint_path(o.checkpoints, state_.seed);
-    fingerprint_ = fingerprint(data_, split_) + fingerprint(network_.files());
+    fingerprint_ = fingerprint(data_, split_);
+    if (const std::string files = fingerprint(network_.files()); !files.empty()) fingerprint_ += ", " + files;
     if (o.checkpoints.config) config_ = o.checkpoints.config(state_.seed);
     curve_.emplace(std::filesystem::path(file_).replace_extension(".jsonl"));
     if (is_there(file_)) restore();
