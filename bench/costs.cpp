@@ -410,8 +410,8 @@ void alone(const Options& o, Report& report, const std::shared_ptr<const Pattern
                          ms.take((graph == pattern ? 1 : 20) * o.repeat, special.forward, [&] { x.forward(); });
                        });
         report.add({score, fmt::format("{}", graph->queries()), fmt::format("{}", graph->edges()),
-                    fmt::format("{} x {}", heads, channels), fixed(ms.second, 3), fixed(ms.first, 3), fixed(ms.times(), 2),
-                    report.at_most(1.1, ms.times())});
+                    fmt::format("{} x {}", heads, channels), fixed(ms.second, 3), fixed(ms.first, 3),
+                    fixed(ms.times(), 2), report.at_most(1.1, ms.times())});
       }
   report.end();
 }

@@ -135,8 +135,12 @@ void product(std::span<const View<const T>> x, std::span<const DenseMap<T>> maps
         for (int l = 0; l < kPanel<T>; ++l) to[l] = from && l < width ? s * from[l] : T(0);
         to += kPanel<T>;
       };
-      room.panels.push_back(
-          {to + kPanel<T>, kPanel<T>, y[m].to.columns(c, width), width, y[m].add, {&of_map(x, m), 1},
+      room.panels.push_back({to + kPanel<T>,
+                             kPanel<T>,
+                             y[m].to.columns(c, width),
+                             width,
+                             y[m].add,
+                             {&of_map(x, m), 1},
                              bias ? to : nullptr});
       put(bias ? bias.data + c : nullptr);
       for (Offset k = 0; k < w.rows; ++k) put(w.row(k) + c);
@@ -236,12 +240,14 @@ void product_of_transpose(std::span<const View<const T>> x, std::span<const View
                   });
 }
 
-#define HEED_INSTANTIATE(T)                                                                                       \
-  template void product(std::span<const View<const T>>, std::span<const DenseMap<T>>, std::span<const Sink<T>>, DenseRoom<T>&); \
-  template void product_by_transpose(std::span<const View<const T>>, std::span<const DenseMap<T>>, Sink<T>,       \
-                                     DenseRoom<T>&);                                                              \
-  template void product_of_transpose(std::span<const View<const T>>, std::span<const View<const T>>, std::span<const DenseMap<T>>, \
-                                     std::span<const Sink<T>>, std::span<const Sink<T>>, DenseRoom<T>&);
+#define HEED_INSTANTIATE(T)                                                                                            \
+  template void product(std::span<const View<const T>>, std::span<const DenseMap<T>>, std::span<const Sink<T>>,        \
+                        DenseRoom<T>&);                                                                                \
+  template void product_by_transpose(std::span<const View<const T>>, std::span<const DenseMap<T>>, Sink<T>,            \
+                                     DenseRoom<T>&);                                                                   \
+  template void product_of_transpose(std::span<const View<const T>>, std::span<const View<const T>>,                   \
+                                     std::span<const DenseMap<T>>, std::span<const Sink<T>>, std::span<const Sink<T>>, \
+                                     DenseRoom<T>&);
 HEED_INSTANTIATE(float)
 HEED_INSTANTIATE(double)
 

@@ -59,7 +59,7 @@ struct Edges {
 
   // Of a lane without an edge: the last one's.
   Id operator()(int t) const { return ids[std::min(t, n - 1)]; }
-  // Fetches the rows of the edge that comes kTogether later, in a list in whichever row.
+  // Fetches the rows of the edge that comes kTogether later in the list, in whichever row of it.
   template <int bytes>
   HEED_FN void fetch(View<const float> table, int t) const {
     if (last - ids <= t + kTogether) return;
@@ -67,7 +67,7 @@ struct Edges {
 #pragma GCC unroll 8
     for (int at = 0; at < bytes; at += 64) __builtin_prefetch(from + at);
   }
-  template <int bytes>
+  template <int bytes>  // of each edge
   HEED_FN void fetch(View<const float> table) const {
     if (last - ids > kTogether)
       for (int t = 0; t < n; ++t) fetch<bytes>(table, t);

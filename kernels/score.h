@@ -38,7 +38,7 @@ enum class Prepare {
   hidden,       // q and k are projections of their own, of any width: halves of a hidden layer
 };
 
-// Widths of a head that have kernels of their own; 0 stands for any, and wider heads lose nothing by it.
+// Widths of a head that have kernels of their own; 0 stands for any. Those of 32 and 64 would gain nothing.
 inline constexpr int kScoreWidths[] = {0, 1, 8, 16};
 inline constexpr int kScoreWidthCount = 4;
 inline constexpr int kMaxScalars = 4;  // learned per head: three of a score, and a temperature

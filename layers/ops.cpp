@@ -473,7 +473,10 @@ Var<T> linear_heads(const Columns<T>& x, Var<T> w, int heads) {
     product<T>(kept->from, kept->maps, kept->to, kept->room);
   };
   x.of.tape->record(
-      y, [=] { multiply(x.view(), w.view(), Sink<T>{y.value().view(), false}); },
+      y,
+      [=] {
+        multiply(x.view(), w.view(), Sink<T>{y.value().view(), false});
+      },
       [=] {
         const Sink<T> dw = w.sink(), dx = sink_of(x);
         if (dw) {

@@ -243,7 +243,8 @@ Mask shuffled() {
 }
 
 Mask pairs(const std::filesystem::path& file) {
-  return MaskRules::list(call("pairs", quoted(file)), {.files = {file}}, [file](const MaskContext& c) { return read_pairs(file, c); });
+  return MaskRules::list(call("pairs", quoted(file)), {.files = {file}},
+                         [file](const MaskContext& c) { return read_pairs(file, c); });
 }
 
 Mask random(int m, Draw draw) {
@@ -289,9 +290,8 @@ Mask before() {
 }
 
 Mask before(const std::filesystem::path& file) {
-  return MaskRules::make(call("before", quoted(file)), {.files = {file}}, [file](const MaskContext& c) {
-    return not_later(c.graph.nodes(), read_times(file, c));
-  });
+  return MaskRules::make(call("before", quoted(file)), {.files = {file}},
+                         [file](const MaskContext& c) { return not_later(c.graph.nodes(), read_times(file, c)); });
 }
 
 Mask where(std::string name, std::function<bool(Id, Id)> test) {

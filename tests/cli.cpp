@@ -233,6 +233,8 @@ TEST_CASE("values out of range are refused") {
   refused("train karate --temperature 0", "must be a number above 0");
   refused("train karate --score pearson --score-width 1", "needs at least 2 channels a head");
   refused("train karate --dropout 1", "--dropout: must be a number, at least 0 and below 1, not '1'");
+  for (const char* bound : {"--rate 1e-46", "--rate 1e39", "--temperature 1e-46", "--dropout 0.999999999999"})
+    refused(std::string("train karate ") + bound, "must be a number");  // as a float it is 0, 1 or none
   refused("train karate --rate 0", "--rate: must be a number above 0, not '0'");
   refused("train karate --threads -1", "--threads");
   refused("train karate --split 9", "split 9");

@@ -3,8 +3,8 @@
 //   1. the weights under the names of the model's parameters, those of the best epoch. So every checkpoint is a model.
 //   2. while the training is not over, under "train.now.", "train.first." and "train.second." and the same names: the
 //      weights of the last epoch and the optimiser's moments.
-//   3. metadata "heed.config" (the resolved options, TOML), "heed.classes", "heed.data" (the fingerprint of the data and
-//      of the files that masks read) and "heed.state" (epoch, seed, validation so far; JSON). Random numbers are
+//   3. metadata "heed.config" (the resolved options, TOML), "heed.classes", "heed.data" (the fingerprint of the data
+//      and of the files that masks read) and "heed.state" (epoch, seed, validation so far; JSON). Random numbers are
 //      functions of the seed and the epoch, so this is all that a training depends on: it goes on to the same bits.
 #pragma once
 

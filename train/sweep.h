@@ -156,7 +156,7 @@ struct SweepRow {
   bool best = false;   // of its dataset, by the mean of the test metric
   PairedTest against;  // the baseline; its own row, and without one: no pairs. Runs of one seed on one split and data
                        // are a pair; of several on one split the mean counts, once.
-  double p_holm = 0;  // over the dataset's rows
+  double p_holm = 0;   // over the dataset's rows
 };
 std::vector<SweepRow> rows_of(const Sweep& sweep, const Outcomes& outcomes);
 
