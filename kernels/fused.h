@@ -59,18 +59,13 @@ struct Edges {
 
   // Of a lane without an edge: the last one's.
   Id operator()(int t) const { return ids[std::min(t, n - 1)]; }
-  // Fetches the rows of the edge that comes kTogether later in the list, in whichever row of it.
+  // Fetches the rows of the edge that comes kTogether later, in whichever row.
   template <int bytes>
   HEED_FN void fetch(View<const float> table, int t) const {
     if (last - ids <= t + kTogether) return;
     const char* from = reinterpret_cast<const char*>(table.row(ids[t + kTogether]));
 #pragma GCC unroll 8
     for (int at = 0; at < bytes; at += 64) __builtin_prefetch(from + at);
-  }
-  template <int bytes>  // of each edge
-  HEED_FN void fetch(View<const float> table) const {
-    if (last - ids > kTogether)
-      for (int t = 0; t < n; ++t) fetch<bytes>(table, t);
   }
 };
 
@@ -320,13 +315,14 @@ struct Kernels {
         const int count = used(edges), end = count * kLanes;
         V(0.0f).store(s + end - kLanes);
         if constexpr (!contracts) {
-          if (v.data != k.data) edges.fetch<bytes>(v);
+          if (v.data != k.data)
+            for (int t = 0; t < edges.n; ++t) edges.fetch<bytes>(v, t);
           sums<S, heads, per, true>(score, mine, x.a.data, k, edges, width, s);
           if (finisher.runs) x.score->single.finish(x.score->self.get(), s, f.finish, count, heads, s);
           if (finisher.scales)
             for (int l = 0; l < end; l += kLanes) (V::load(s + l) * finisher.factor).store(s + l);
         } else {
-          edges.fetch<bytes>(v), edges.fetch<64>(k);
+          for (int t = 0; t < edges.n; ++t) edges.fetch<bytes>(v, t), edges.fetch<64>(k, t);
           for (int l = 0; l < end; l += kLanes)
             stages::term<true>(score, mine[0], numbers<heads>(k, edges, l / heads), Zero{}, Zero{}).store(s + l);
         }
@@ -475,7 +471,7 @@ struct Kernels {
       const bool any = for_each_portion(rows, block, j, [&](const Edges& edges, bool) {
         alignas(64) float s[room], raw[room], dw[room];
         const int end = used(edges) * kLanes;
-        edges.fetch<64>(thresholds);
+        for (int t = 0; t < edges.n; ++t) edges.fetch<64>(thresholds, t);
         V(0.0f).store(dw + end - kLanes);
         if constexpr (!contracts) {
           float* const to = finishes ? raw : s;
@@ -483,12 +479,12 @@ struct Kernels {
           sums<S, heads, per, false>(score, mine, x.a.data, q, edges, width, to);
           if (finishes) x.score->single.finish(x.score->self.get(), raw, b.finish, end / kLanes, heads, s);
         } else {
-          edges.fetch<64>(q);
+          for (int t = 0; t < edges.n; ++t) edges.fetch<64>(q, t);
         }
         if (has_dk)
           sums<scores::Dot, heads, per, false>({}, value, nullptr, dy, edges, width, dw);
         else
-          edges.fetch<bytes>(dy);
+          for (int t = 0; t < edges.n; ++t) edges.fetch<bytes>(dy, t);
         auto score_of = [&](int l) {
           if constexpr (!contracts)
             return V::load(s + l) * finisher.factor;
