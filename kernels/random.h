@@ -47,6 +47,7 @@ class Random {
 struct Dropout {
   float rate = 0;         // 0 <= rate < 1; 0: nothing is dropped
   std::uint64_t key = 0;  // mixes seed, step and layer
+  const std::uint64_t* key_at = nullptr;  // on a device, where the key lies that changes from step to step
 
   HEED_FN std::uint32_t threshold() const { return static_cast<std::uint32_t>(rate * 4294967296.0); }
   HEED_FN float scale() const { return 1.0f / (1.0f - rate); }
