@@ -32,26 +32,12 @@ struct Options {
   std::vector<std::string> compare;
 };
 
-struct Shape {
-  int heads = 1, channels = 1;
-};
-
 int number(const char* option, const std::string& text, int low, int high) {
   try {
     return static_cast<int>(whole(text, low, high));
   } catch (const Error& e) {
     fail(fmt::format("{}: {}", option, e.what()));
   }
-}
-
-std::vector<Shape> shapes_of(const std::string& list) {
-  std::vector<Shape> out;
-  for (const auto& text : cli::names_in(list)) {
-    const auto x = text.find('x');
-    if (x == std::string::npos) fail("--shapes: '" + text + "' is not heads x channels, as in 4x16");
-    out.push_back({number("--shapes", text.substr(0, x), 1, 4096), number("--shapes", text.substr(x + 1), 1, 65536)});
-  }
-  return out;
 }
 
 // The entries of a menu that a list of names means.
@@ -272,6 +258,16 @@ void run(Options o) {
 
 }  // namespace
 
+std::vector<Shape> shapes_of(const std::string& list) {
+  std::vector<Shape> out;
+  for (const auto& text : cli::names_in(list)) {
+    const auto x = text.find('x');
+    if (x == std::string::npos) fail("--shapes: '" + text + "' is not heads x channels, as in 4x16");
+    out.push_back({number("--shapes", text.substr(0, x), 1, 4096), number("--shapes", text.substr(x + 1), 1, 65536)});
+  }
+  return out;
+}
+
 void add_bench(CLI::App& app) {
   auto o = std::make_shared<Options>();
   auto* c = app.add_subcommand("bench", "Time the kernels beside what memory allows");
@@ -305,7 +301,7 @@ void add_bench(CLI::App& app) {
   c->add_flag("--json", o->json, "A JSON array of rows on standard output, and nothing else there");
   c->add_flag("--markdown", o->markdown, "The table in Markdown");
   c->require_subcommand(0, 1);
-  add_layer(*c), add_costs(*c);
+  add_layer(*c), add_costs(*c), add_gpu(*c);
   c->callback([o, c] {
     if (c->get_subcommands().empty()) run(*o);
   });

@@ -19,6 +19,12 @@ namespace heed::bench {
 void add_bench(CLI::App& app);    // the kernels
 void add_layer(CLI::App& bench);  // one layer with its linear maps
 void add_costs(CLI::App& bench);  // what the menu costs, beside its limits
+void add_gpu(CLI::App& bench);    // the fused operator on a GPU
+
+struct Shape {
+  int heads = 1, channels = 1;  // of a head
+};
+std::vector<Shape> shapes_of(const std::string& list);  // "4x16,8x32"; throws Error for --shapes
 
 // What memory gives, in GB/s, measured as all of these now and with the threads of the moment.
 double copy_bandwidth();                                       // of a large array: bytes read and written

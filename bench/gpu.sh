@@ -43,8 +43,8 @@ pack() {
 
   tar -C "$build" -czf "$pack.tar.gz" pack
   local mib
-  mib=$(du -sm "$pack" | cut -f1)
-  say "$pack: $mib MiB; pack.tar.gz: $(du -sm "$pack.tar.gz" | cut -f1) MiB"
+  mib=$(du -sm "$pack.tar.gz" | cut -f1)
+  say "$pack: $(du -sm "$pack" | cut -f1) MiB; pack.tar.gz: $mib MiB"
   ((mib <= limit_mib)) || die "the pack is larger than $limit_mib MiB"
 }
 

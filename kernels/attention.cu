@@ -1,6 +1,6 @@
 // The CUDA kernels of the fused attention operator: the bodies of attention_warp.h, one for each score of the menu and
-// pass, launched with a warp per work item; normalisers are chosen by a uniform switch inside. A block is small, and
-// its registers are bounded so that six fit a multiprocessor and nothing spills.
+// pass, launched with a warp per work item. A thread block is one warp: items differ in length, and warps that end
+// early make room for others.
 #include <cuda_runtime.h>
 
 #include "kernels/machine.h"
@@ -11,8 +11,6 @@ bool device_available();  // as in device.h, whose vector types are for the CPU'
 std::string device_name();
 
 namespace {
-
-constexpr int kWarps = 4;  // of a thread block
 
 void checked(cudaError_t result, const char* call) {
   if (result == cudaSuccess) return;
@@ -27,71 +25,106 @@ struct Shares {  // a warp's shared memory
   Id ids[kWarp];
 };
 
-template <warp::Pass pass, class S>
-__global__ void __launch_bounds__(kWarps* kWarp, 6)
-    kernel(const __grid_constant__ warp::Call call, const __grid_constant__ S score, Offset warps) {
-  __shared__ Shares all[kWarps];
-  const Offset t = Offset{blockIdx.x} * kWarps + threadIdx.x / kWarp;
-  if (t >= warps) return;
-  Shares& own = all[threadIdx.x / kWarp];
+template <warp::Pass pass, warp::Body body>
+inline constexpr int kBlocks = body == warp::Body::any_width ? 24 : body == warp::Body::lanes ? 16 : 20;
+
+template <warp::Pass pass, warp::Body body, class S>
+__global__ void __launch_bounds__(kWarp, (kBlocks<pass, body>))
+    kernel(const __grid_constant__ warp::Call call, const __grid_constant__ S score) {
+  __shared__ Shares own;
   DeviceWarp lanes;
   warp::Memory<DeviceWarp> memory{{own.s}, {own.dw}, {own.factors}, {own.ids}, {own.edges}};
-  warp::run<pass>(lanes, memory, call, score, t);
+  warp::run<pass, body>(lanes, memory, call, score, Offset{blockIdx.x});
 }
-
-struct Free {
-  // A failure here shows in the next call.
-  void operator()(void* at) const { (void)cudaFree(at); }
-};
 
 class CudaMachine : public Machine {
  public:
-  void* allocate(Offset bytes) override {
+  CudaMachine() {
+    int device = 0;
+    HEED_CHECKED(cudaGetDevice(&device));
+    HEED_CHECKED(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+    HEED_CHECKED(cudaEventCreate(&begin_));
+    HEED_CHECKED(cudaEventCreate(&end_));
+    HEED_CHECKED(cudaDeviceGetDefaultMemPool(&pool_, device));
+    std::uint64_t keep = ~std::uint64_t{0};  // what was freed, for who asks next
+    HEED_CHECKED(cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &keep));
+  }
+
+  void* allocate(std::size_t bytes) override {
     void* at = nullptr;
-    HEED_CHECKED(cudaMalloc(&at, static_cast<std::size_t>(bytes)));
-    blocks_.emplace_back(at);
+    const cudaError_t result = cudaMallocAsync(&at, bytes, stream_);
+    if (result == cudaErrorMemoryAllocation) {
+      (void)cudaGetLastError();  // so that others can go on
+      std::size_t free = 0, total = 0;
+      HEED_CHECKED(cudaMemGetInfo(&free, &total));
+      auto mb = [](std::size_t n) { return std::to_string(n >> 20) + " MB"; };
+      fail("CUDA: out of memory: " + mb(bytes) + " were asked for, " + mb(free) + " of the device's " + mb(total) +
+           " are free; fewer heads or channels need less");
+    }
+    checked(result, "cudaMallocAsync");
+    HEED_CHECKED(cudaMemsetAsync(at, 0, bytes, stream_));
     return at;
   }
-  void copy_in(const Copy& c) override { copy(c, cudaMemcpyHostToDevice); }
-  void copy_out(const Copy& c) override { copy(c, cudaMemcpyDeviceToHost); }
+  // A failure here shows in the next call.
+  void release(void* at) noexcept override { (void)cudaFreeAsync(at, stream_); }
+  void copy(void* to, const void* from, std::size_t bytes) override {
+    if (bytes == 0) return;
+    HEED_CHECKED(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_));
+    HEED_CHECKED(cudaStreamSynchronize(stream_));
+  }
+  double milliseconds(const std::function<void()>& work) override {
+    HEED_CHECKED(cudaEventRecord(begin_, stream_));
+    work();
+    HEED_CHECKED(cudaEventRecord(end_, stream_));
+    HEED_CHECKED(cudaEventSynchronize(end_));
+    float ms = 0;
+    HEED_CHECKED(cudaEventElapsedTime(&ms, begin_, end_));
+    return static_cast<double>(ms);
+  }
+  std::size_t peak_bytes() override {
+    std::uint64_t bytes = 0, forget = 0;
+    HEED_CHECKED(cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrUsedMemHigh, &bytes));
+    HEED_CHECKED(cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrUsedMemHigh, &forget));
+    return static_cast<std::size_t>(bytes);
+  }
   void run(warp::Pass pass, int score, const void* self, const warp::Call& call, Offset warps) override {
-    const auto grid = static_cast<unsigned>((warps + kWarps - 1) / kWarps);
+    const auto grid = static_cast<unsigned>(warps);
     with_pass(pass, [&]<warp::Pass chosen>() {
       if constexpr (reads_score(chosen))
-        with_score<Scores>(score, self,
-                           [&](const auto& s) { kernel<chosen><<<grid, kWarps * kWarp>>>(call, s, warps); });
+        with_score<Scores>(score, self, [&](const auto& s) {
+          with_body<chosen>(call.body, [&]<warp::Body body>() {
+            kernel<chosen, body><<<grid, kWarp, 0, stream_>>>(call, s);
+          });
+        });
       else
-        kernel<chosen><<<grid, kWarps * kWarp>>>(call, Zero{}, warps);
+        kernel<chosen, warp::Body::any_width><<<grid, kWarp, 0, stream_>>>(call, Zero{});
     });
     HEED_CHECKED(cudaGetLastError());
   }
 
  private:
-  static void copy(const Copy& c, cudaMemcpyKind kind) {
-    const auto width = static_cast<std::size_t>(c.width), rows = static_cast<std::size_t>(c.rows);
-    if (c.to_stride == c.width && c.from_stride == c.width)
-      HEED_CHECKED(cudaMemcpy(c.to, c.from, width * rows, kind));
-    else
-      HEED_CHECKED(cudaMemcpy2D(c.to, static_cast<std::size_t>(c.to_stride), c.from,
-                                static_cast<std::size_t>(c.from_stride), width, rows, kind));
-  }
-  std::vector<std::unique_ptr<void, Free>> blocks_;
+  cudaStream_t stream_ = nullptr;
+  cudaEvent_t begin_ = nullptr, end_ = nullptr;
+  cudaMemPool_t pool_ = nullptr;
 };
 
 }  // namespace
 
-std::unique_ptr<Machine> cuda_machine() {
-  int count = 0;
-  HEED_CHECKED(cudaGetDeviceCount(&count));
-  if (count == 0) fail("CUDA: there is no device");
-  return std::make_unique<CudaMachine>();
+Machine& cuda_machine() {
+  static Machine* machine = [] {  // never freed: the driver may be gone before the last of what is static
+    int count = 0;
+    HEED_CHECKED(cudaGetDeviceCount(&count));
+    if (count == 0) fail("CUDA: there is no device");
+    return new CudaMachine;
+  }();
+  return *machine;
 }
 
 bool device_available() {
   int count = 0;
   cudaFuncAttributes any{};
   bool found = cudaGetDeviceCount(&count) == cudaSuccess && count > 0 &&
-               cudaFuncGetAttributes(&any, kernel<warp::Pass::delta, Zero>) == cudaSuccess;
+               cudaFuncGetAttributes(&any, kernel<warp::Pass::delta, warp::Body::any_width, Zero>) == cudaSuccess;
   if (!found) (void)cudaGetLastError();  // having asked is no error
   return found;
 }

@@ -1,5 +1,6 @@
 // The fused attention operator as seen by one warp: the bodies of the GPU's kernels, forward and backward, written over
-// `Warp` (warp.h) so that CUDA and the CPU's emulation run the very same code, for any score and normaliser.
+// `Warp` (warp.h) so that CUDA and the CPU's emulation run the very same code, for any score, normaliser and width.
+// attention_lanes.h has the faster ones for widths that fit the lanes' registers.
 //
 // A warp takes a block of whole rows, or a segment of a hub's row, and passes over its edges in chunks. The scores of a
 // chunk lie in shared memory as edges x padded heads (at most kSlots); so a lane always meets one head in the
@@ -30,8 +31,10 @@ inline constexpr Offset kReduceRows = 64;
 template <class T>
 struct Strided {  // rows of an array; row i begins at data + i * stride
   T* data = nullptr;
-  Offset stride = 0;
+  int stride = 0;
+  bool wide = false;  // each head of a row begins at a multiple of 16 bytes and is as long
   HEED_FN T* row(Offset i) const { return data + i * stride; }
+  HEED_FN T* row(Id i) const { return data + Offset{i} * stride; }  // one multiplication of 32 bits
   HEED_FN explicit operator bool() const { return data != nullptr; }
 };
 struct Into {  // where a gradient goes
@@ -74,60 +77,81 @@ HEED_WARP_FN auto at_normaliser(int index, F f) {
     if (index != at) return at_normaliser<at + 1>(index, f);
   return f(std::tuple_element_t<at, Normalisers>{});
 }
-struct AnyNormaliser {
-  int index = 0;
-  HEED_WARP_FN bool shifts() const {
-    return at_normaliser(index, [](auto n) { return decltype(n)::shifts; });
-  }
-  HEED_WARP_FN bool couples() const {
-    return at_normaliser(index, [](auto n) { return decltype(n)::couples; });
-  }
-  HEED_WARP_FN bool solves() const {
-    return at_normaliser(index, [](auto n) { return decltype(n)::solves; });
-  }
-  HEED_WARP_FN float reach() const {
-    return at_normaliser(index, [](auto n) {
-      if constexpr (decltype(n)::solves)
-        return static_cast<float>(decltype(n)::reach);
-      else
-        return 0.0f;
-    });
+template <class N>
+struct OneNormaliser {  // of one that is known, with what the bodies call
+  static HEED_WARP_FN bool shifts() { return N::shifts; }
+  static HEED_WARP_FN bool couples() { return N::couples; }
+  static HEED_WARP_FN bool solves() { return N::solves; }
+  static HEED_WARP_FN float reach() {
+    if constexpr (N::solves)
+      return static_cast<float>(N::reach);
+    else
+      return 0.0f;
   }
   // Where tau is solved for, the shift is tau.
+  static HEED_WARP_FN float raw(float s, float shift) {
+    if constexpr (N::solves)
+      return N{}.weight(s, shift);
+    else
+      return raw_weight(N{}, s, shift);
+  }
+  static HEED_WARP_FN Closed<float> close(float shift, float total) {
+    if constexpr (N::solves)
+      return {shift, 1.0f};
+    else
+      return closed(N{}, shift, total);
+  }
+  static HEED_WARP_FN float drain(float s, float w, float tau) {
+    if constexpr (N::measures)
+      return N{}.drain(s, w, tau);
+    else
+      return w;
+  }
+  static HEED_WARP_FN float weight(float s, float tau) { return N{}.weight(s, tau); }
+  static HEED_WARP_FN float slope(float s, float w, float tau) { return N{}.slope(s, w, tau); }
+  static HEED_WARP_FN float share(float s, float w, float tau) { return N{}.share(s, w, tau); }
+};
+struct AnyNormaliser {
+  int index = 0;
+
+  template <class F>
+  HEED_WARP_FN auto of(F f) const {
+    return at_normaliser(index, [&](auto n) { return f(OneNormaliser<decltype(n)>{}); });
+  }
+  HEED_WARP_FN bool shifts() const {
+    return of([](auto n) { return n.shifts(); });
+  }
+  HEED_WARP_FN bool couples() const {
+    return of([](auto n) { return n.couples(); });
+  }
+  HEED_WARP_FN bool solves() const {
+    return of([](auto n) { return n.solves(); });
+  }
+  HEED_WARP_FN float reach() const {
+    return of([](auto n) { return n.reach(); });
+  }
   HEED_WARP_FN float raw(float s, float shift) const {
-    return at_normaliser(index, [=](auto n) {
-      if constexpr (decltype(n)::solves)
-        return n.weight(s, shift);
-      else
-        return raw_weight(n, s, shift);
-    });
+    return of([=](auto n) { return n.raw(s, shift); });
   }
   HEED_WARP_FN Closed<float> close(float shift, float total) const {
-    return at_normaliser(index, [=](auto n) {
-      if constexpr (decltype(n)::solves)
-        return Closed<float>{shift, 1.0f};
-      else
-        return closed(n, shift, total);
-    });
+    return of([=](auto n) { return n.close(shift, total); });
   }
   HEED_WARP_FN float drain(float s, float w, float tau) const {
-    return at_normaliser(index, [=](auto n) {
-      if constexpr (decltype(n)::measures)
-        return n.drain(s, w, tau);
-      else
-        return w;
-    });
+    return of([=](auto n) { return n.drain(s, w, tau); });
   }
   HEED_WARP_FN float weight(float s, float tau) const {
-    return at_normaliser(index, [=](auto n) { return n.weight(s, tau); });
+    return of([=](auto n) { return n.weight(s, tau); });
   }
   HEED_WARP_FN float slope(float s, float w, float tau) const {
-    return at_normaliser(index, [=](auto n) { return n.slope(s, w, tau); });
+    return of([=](auto n) { return n.slope(s, w, tau); });
   }
   HEED_WARP_FN float share(float s, float w, float tau) const {
-    return at_normaliser(index, [=](auto n) { return n.share(s, w, tau); });
+    return of([=](auto n) { return n.share(s, w, tau); });
   }
 };
+
+// Which bodies run: for any width, or those of attention_lanes.h, where a row's heads fit the lanes of a warp.
+enum class Body { any_width, lanes, plain_lanes };  // the last for what most calls ask for
 
 // What a pass reads and writes; arrays are shaped as in attention.h. Heads are at most kMaxHeads.
 struct Call {
@@ -136,8 +160,14 @@ struct Call {
   int score_width = 1, width = 1;
   AnyNormaliser normaliser;
   Strided<const float> q, k, v, a, p, e, bias, ev;
+  Body body = Body::any_width;
+  int group = 1;           // lanes of a head, in lanes
+  bool one_table = false;  // v is k
   bool drops = false;
   std::uint64_t drop_key = 0;
+  const std::uint64_t* drop_key_at = nullptr;  // where it lies, if it changes from step to step
+  int drop_group = -1;                         // of a call that runs as several: its first head, mixed into the key
+  int drop_head = 0;                           // the head of this group's first one
   std::uint32_t drop_below = 0;
   float keep_scale = 1;
   bool drops_keys = false;  // one draw for all queries
@@ -145,7 +175,9 @@ struct Call {
   float above = -__builtin_inff();
   float scale = 1;        // of scores
   bool tempered = false;  // by a learned temperature, whose logarithm is the last row of p
-  Strided<float> y, tau, delta;
+  Strided<float> y, tau;
+  Strided<float> both;         // queries x heads x (tau, delta), of backward
+  bool delta_follows = false;  // from y and dy: the row pass may fill `both`
   Strided<float> least;  // what keys are compared to, where the filter counts them
   Strided<Id> last;
   Strided<const float> dy;
@@ -164,9 +196,11 @@ struct Call {
   }
   HEED_FN int padded() const { return 1 << head_bits; }
   HEED_FN int chunk() const { return kSlots >> head_bits < kWarp ? kSlots >> head_bits : kWarp; }  // edges
-  HEED_FN float keep(Id query, Id key, int head) const {
-    auto bits = drop_bits(mix(drop_key, drops_keys ? 0 : query), static_cast<std::uint32_t>(key),
-                          static_cast<std::uint32_t>(head));
+  HEED_WARP_FN float keep(Id query, Id key, int head) const {
+    std::uint64_t stream = drop_key_at ? read(drop_key_at) : drop_key;
+    if (drop_group >= 0) stream = mix(stream, static_cast<std::uint64_t>(drop_group));
+    auto bits = drop_bits(mix(stream, drops_keys ? 0 : query), static_cast<std::uint32_t>(key),
+                          static_cast<std::uint32_t>(drop_head + head));
     return bits < drop_below ? 0.0f : keep_scale;
   }
 };
@@ -187,10 +221,10 @@ enum class Pass {
 
 template <class Warp>
 struct Memory {                 // what the lanes of a warp share
-  Shared<Warp, float> s, dw;    // kSlots
-  Shared<Warp, float> factors;  // 2 x kMaxHeads
-  Shared<Warp, Id> ids;         // kWarp: the chunk's columns
-  Shared<Warp, Offset> edges;   // kWarp: and their edges' numbers
+  WarpShared<Warp, float> s, dw;    // kSlots
+  WarpShared<Warp, float> factors;  // 2 x kMaxHeads
+  WarpShared<Warp, Id> ids;         // kWarp: the chunk's columns
+  WarpShared<Warp, Offset> edges;   // kWarp: and their edges' numbers
 };
 
 template <class S>
@@ -276,7 +310,7 @@ HEED_WARP_FN int gather(Warp& warp, const Memory<Warp>& memory, const Seen& rows
 // to[edge][head] = sum over the head's channels c of f(lane, edge, c). A group of lanes shares a sum; lanes and order
 // depend on the width alone, so a score has the same bits in every pass.
 template <class Warp, class F>
-HEED_WARP_FN void sum_channels(Warp& warp, const Call& x, int n, int width, const Shared<Warp, float>& to, F f) {
+HEED_WARP_FN void sum_channels(Warp& warp, const Call& x, int n, int width, const WarpShared<Warp, float>& to, F f) {
   const int slots = n << x.head_bits, group = group_of(width), together = kWarp / group;
   for (int first = 0; first < slots; first += kUnroll * together) {
     PerLane<Warp, float> sum[kUnroll];
@@ -367,19 +401,29 @@ HEED_WARP_FN void score_sums(Warp& warp, const Memory<Warp>& memory, const Call&
     run(std::false_type{});
 }
 
-// What a fixed or learned temperature multiplies scores with.
-HEED_WARP_FN float tempering(const Call& x, int scalars, int head) {
-  return x.tempered ? x.scale * fn::exp(-read(x.p.row(scalars) + head)) : x.scale;
+// What a score has learned for a head, and what its temperature multiplies scores with.
+template <class S>
+struct Learned {
+  float p[scalars_of<S> + 1] = {}, tempering = 1;
+};
+template <class S>
+HEED_WARP_FN Learned<S> learned_of(const Call& x, bool tempered, int head) {
+  Learned<S> out;
+  HEED_UNROLL
+  for (int t = 0; t < scalars_of<S>; ++t) out.p[t] = read(x.p.row(t) + head);
+  out.tempering = tempered ? x.scale * fn::exp(-read(x.p.row(scalars_of<S>) + head)) : x.scale;
+  return out;
 }
 
-// From the sum over channels to the score.
+// From the sum over channels to the score, but for biases.
+template <class S>
+HEED_WARP_FN float score_of(const Call& x, const S& score, const Learned<S>& learned, float sum) {
+  return finished(score, sum, learned.p, x.score_width) * learned.tempering;
+}
 template <class S, class Warp>
 HEED_WARP_FN float score_of(const Memory<Warp>& memory, const Call& x, const S& score, int lane, int edge, int head,
                             float sum) {
-  float p[scalars_of<S> + 1];
-  HEED_UNROLL
-  for (int t = 0; t < scalars_of<S>; ++t) p[t] = read(x.p.row(t) + head);
-  float s = finished(score, sum, p, x.score_width) * tempering(x, scalars_of<S>, head);
+  float s = score_of(x, score, learned_of<S>(x, x.tempered, head), sum);
   if (x.bias) s += read(x.bias.row(memory.edges.get(lane, edge)) + head);
   return s;
 }
@@ -681,7 +725,7 @@ HEED_WARP_FN void threshold(Warp& warp, const Memory<Warp>& memory, const Call& 
 
 // ---- backward -----------------------------------------------------------------------------------------------------
 
-// delta_i = <dy_i, y_i> per head; a warp takes a chunk of rows.
+// tau_i and, beside it, delta_i = <dy_i, y_i> per head; a warp takes a chunk of rows.
 template <class Warp>
 HEED_WARP_FN void delta(Warp& warp, const Memory<Warp>& memory, const Call& x, Offset t) {
   const Offset first = t * x.chunk();
@@ -692,8 +736,11 @@ HEED_WARP_FN void delta(Warp& warp, const Memory<Warp>& memory, const Call& x, O
   warp.lanes([&](int lane) {
     const int head = lane & (x.padded() - 1);
     if (head >= x.heads) return;
-    for (int slot = lane; slot < n << x.head_bits; slot += kWarp)
-      x.delta.row(first + (slot >> x.head_bits))[head] = memory.s.get(lane, slot);
+    for (int slot = lane; slot < n << x.head_bits; slot += kWarp) {
+      const Offset i = first + (slot >> x.head_bits);
+      x.both.row(i)[2 * head] = x.tau.row(i)[head];
+      x.both.row(i)[2 * head + 1] = memory.s.get(lane, slot);
+    }
   });
 }
 
@@ -729,14 +776,64 @@ HEED_WARP_FN void measure(Warp& warp, const Memory<Warp>& memory, const Call& x,
     });
     warp.sum(drained, x.padded(), kWarp), warp.sum(shares, x.padded(), kWarp);
     warp.lanes([&](int lane) {
-      if (lane < x.heads) x.delta.row(i)[lane] = shares[lane] > 0 ? drained[lane] / shares[lane] : 0.0f;
+      if (lane >= x.heads) return;
+      x.both.row(i)[2 * lane] = x.tau.row(i)[lane];
+      x.both.row(i)[2 * lane + 1] = shares[lane] > 0 ? drained[lane] / shares[lane] : 0.0f;
     });
     warp.sync();
   }
 }
 
-// The middle of backward, alike in both directions, over the slots of a chunk: sums (memory.s) and dw become weights
-// times dropout (memory.s) and the gradient of the sums (memory.dw).
+// The middle of backward for an edge and head, alike in both directions: from the sum over channels and dw = <dy, v>,
+// the weight times dropout and the gradient of the sum. dp gets what the row pass adds to the learned scalars'.
+struct Slot {
+  float w = 0, ds = 0;
+};
+template <bool own_is_query, class Rules, class S>
+HEED_WARP_FN Slot slot_gradient(const Call& x, const Rules& rules, const S& score, const Learned<S>& learned, float sum,
+                                float dw, float tau, float delta, Id query, Id key, Offset edge, int head, bool writes,
+                                float (&dp)[scalars_of<S> + 1]) {
+  const auto normaliser = rules.normaliser();
+  float s = score_of(x, score, learned, sum);
+  if (rules.biased()) s += read(x.bias.row(edge) + head);
+  const float w = normaliser.weight(s, tau), keep = rules.drops() ? x.keep(query, key, head) : 1.0f;
+  float ds = normaliser.slope(s, w, tau) * (dw * keep);
+  if (normaliser.couples()) ds -= normaliser.share(s, w, tau) * delta;
+  const bool counts = !rules.filters() || x.passes(s, query, key, head);
+  if (!counts) ds = 0;
+  if constexpr (own_is_query)
+    if (rules.biased() && x.dbias && writes) put(x.dbias.to.row(edge) + head, ds, x.dbias.add);
+  ds *= learned.tempering;
+  if constexpr (has_finish<S>) {
+    Jet<float, 0b1111> p[scalars_of<S> + 1], from(sum);
+    from.d[0] = 1;
+    HEED_UNROLL
+    for (int j = 0; j < scalars_of<S>; ++j) {
+      p[j] = Jet<float, 0b1111>(learned.p[j]);
+      p[j].d[j + 1] = 1;
+    }
+    const auto y = finished(score, from, p, x.score_width);
+    if constexpr (own_is_query) {
+      HEED_UNROLL
+      for (int j = 0; j < scalars_of<S>; ++j) dp[j] = ds * y.d[j + 1];
+      dp[scalars_of<S>] = -ds * y.v;
+    }
+    ds *= y.d[0];
+  } else if constexpr (own_is_query) {
+    dp[0] = -ds * sum;
+  }
+  return {counts ? w * keep : 0.0f, ds};
+}
+struct CallRules {  // what a call asks for, looked up
+  const Call& x;
+  HEED_WARP_FN AnyNormaliser normaliser() const { return x.normaliser; }
+  HEED_WARP_FN bool filters() const { return x.filters(); }
+  HEED_WARP_FN bool drops() const { return x.drops; }
+  HEED_WARP_FN bool biased() const { return static_cast<bool>(x.bias); }
+};
+
+// Over the slots of a chunk: sums (memory.s) and dw become weights times dropout (memory.s) and the gradient of the
+// sums (memory.dw).
 template <bool own_is_query, class S, class Warp>
 HEED_WARP_FN void slot_gradients(Warp& warp, const Memory<Warp>& memory, const Call& x, const S& score, Id r, int n,
                                  PerLane<Warp, float>* dp) {
@@ -746,37 +843,19 @@ HEED_WARP_FN void slot_gradients(Warp& warp, const Memory<Warp>& memory, const C
     for (int slot = lane; slot < n << x.head_bits; slot += kWarp) {
       const int edge = slot >> x.head_bits;
       const Id other = memory.ids.get(lane, edge), query = own_is_query ? r : other, key = own_is_query ? other : r;
-      const float sum = memory.s.get(lane, slot);
-      const float s = score_of(memory, x, score, lane, edge, head, sum);
-      const float tau = x.tau.row(query)[head], w = x.normaliser.weight(s, tau);
-      const float keep = x.drops ? x.keep(query, key, head) : 1.0f;
-      float ds = x.normaliser.slope(s, w, tau) * (memory.dw.get(lane, slot) * keep);
-      if (x.normaliser.couples()) ds -= x.normaliser.share(s, w, tau) * x.delta.row(query)[head];
-      const bool counts = !x.filters() || x.passes(s, query, key, head);
-      if (!counts) ds = 0;
-      if constexpr (own_is_query)
-        if (x.dbias) put(x.dbias.to.row(memory.edges.get(lane, edge)) + head, ds, x.dbias.add);
-      ds *= tempering(x, scalars_of<S>, head);
-      if constexpr (has_finish<S>) {
-        Jet<float, 0b1111> p[scalars_of<S> + 1], from(sum);
-        from.d[0] = 1;
+      float more[scalars_of<S> + 1];
+      const float* both = x.both.row(query) + 2 * head;
+      const Slot out = slot_gradient<own_is_query>(
+          x, CallRules{x}, score, learned_of<S>(x, x.tempered, head), memory.s.get(lane, slot),
+          memory.dw.get(lane, slot), both[0], both[1], query, key, x.bias ? memory.edges.get(lane, edge) : 0, head,
+          true, more);
+      if constexpr (own_is_query) {
         HEED_UNROLL
-        for (int j = 0; j < scalars_of<S>; ++j) {
-          p[j] = Jet<float, 0b1111>(read(x.p.row(j) + head));
-          p[j].d[j + 1] = 1;
-        }
-        const auto y = finished(score, from, p, x.score_width);
-        if constexpr (own_is_query) {
-          HEED_UNROLL
-          for (int j = 0; j < scalars_of<S>; ++j) dp[j][lane] += ds * y.d[j + 1];
-          if (x.tempered) dp[scalars_of<S>][lane] -= ds * y.v;
-        }
-        ds *= y.d[0];
-      } else if constexpr (own_is_query) {
-        if (x.tempered) dp[0][lane] -= ds * sum;
+        for (int j = 0; j < scalars_of<S>; ++j) dp[j][lane] += more[j];
+        if (x.tempered) dp[scalars_of<S>][lane] += more[scalars_of<S>];
       }
-      memory.s.set(lane, slot, counts ? w * keep : 0.0f);
-      memory.dw.set(lane, slot, ds);
+      memory.s.set(lane, slot, out.w);
+      memory.dw.set(lane, slot, out.ds);
     }
   });
 }
@@ -975,23 +1054,6 @@ HEED_WARP_FN void learned(Warp& warp, const Call& x, Offset t) {
       put(x.dp.to.row(at / x.heads) + at % x.heads, x.sums.data[c], x.dp.add);
     }
   });
-}
-
-// Work item t of a pass.
-template <Pass pass, class S, class Warp>
-HEED_WARP_FN void run(Warp& warp, const Memory<Warp>& memory, const Call& x, const S& score, Offset t) {
-  if constexpr (pass == Pass::threshold) threshold(warp, memory, x, score, t);
-  if constexpr (pass == Pass::measure) measure(warp, memory, x, score, t);
-  if constexpr (pass == Pass::forward) forward(warp, memory, x, score, t);
-  if constexpr (pass == Pass::delta) delta(warp, memory, x, t);
-  if constexpr (pass == Pass::row) row(warp, memory, x, score, t);
-  if constexpr (pass == Pass::column) column(warp, memory, x, score, t);
-  if constexpr (pass == Pass::merge_forward) merge_forward(warp, x, t);
-  if constexpr (pass == Pass::merge_row) merge_sums(warp, x, x.dq, x.heads * x.score_width, Into{}, 0, t);
-  if constexpr (pass == Pass::merge_column)
-    merge_sums(warp, x, x.dk, x.heads * x.score_width, x.dv, x.heads * x.width, t);
-  if constexpr (pass == Pass::reduce) reduce(warp, x, t);
-  if constexpr (pass == Pass::learned) learned(warp, x, t);
 }
 
 }  // namespace heed::warp

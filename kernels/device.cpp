@@ -1,9 +1,12 @@
-// The fused operator on a machine that runs warps: cuts a pattern into the warps' work, brings the arrays over, runs
-// the passes of attention_warp.h in order, and brings the results back.
+// The fused operator on a machine that runs warps: cuts a pattern into the warps' work, once, and runs the passes of
+// attention_warp.h and attention_lanes.h in order.
 #include "kernels/device.h"
 
 #include <algorithm>
 #include <bit>
+#include <deque>
+#include <limits>
+#include <list>
 
 #include "kernels/device_attention.h"
 #include "kernels/tiled.h"
@@ -53,8 +56,102 @@ struct Plan {
       cost += n + 8;
     }
     close(rows.rows);
+    // What takes longest begins first.
+    std::stable_partition(blocks.begin(), blocks.end(), [](const Block& b) { return b.part >= 0; });
   }
 };
+
+}  // namespace
+
+// Some patterns in the machine's memory, the ones used last first. They hold what they were made from, so that no other
+// pattern is taken for them.
+struct DevicePatterns {
+  struct Direction {
+    warp::Seen seen;
+    Offset blocks = 0, hubs = 0, parts = 0;
+    std::deque<Matrix<char>> lists;
+  };
+  struct Entry {
+    Rows by_query, by_key;
+    Direction queries, whole, keys;
+    bool has_whole = false, has_keys = false, has_edges = false;
+  };
+  std::list<Entry> entries;
+};
+
+namespace {
+
+constexpr std::size_t kPatterns = 64;
+
+bool same(const Rows& a, const Rows& b) {
+  return a.rows == b.rows && a.cols == b.cols && a.list == b.list && a.walk == b.walk && a.intervals == b.intervals;
+}
+
+template <class T>
+const T* bring_list(Machine& machine, DevicePatterns::Direction& to, const std::vector<T>& list) {
+  if (list.empty()) return nullptr;
+  Matrix<char>& there = to.lists.emplace_back(&machine);
+  there.resize(1, static_cast<Offset>(list.size() * sizeof(T)));
+  machine.copy(there.data(), list.data(), list.size() * sizeof(T));
+  return reinterpret_cast<const T*>(there.data());
+}
+
+DevicePatterns::Direction bring(Machine& machine, const Rows& rows, bool cuts = true) {
+  DevicePatterns::Direction out;
+  warp::Seen& there = out.seen;
+  const Plan plan(rows, cuts);
+  out.blocks = static_cast<Offset>(plan.blocks.size()), out.hubs = static_cast<Offset>(plan.hubs.size());
+  out.parts = plan.parts;
+  there.blocks = bring_list(machine, out, plan.blocks);
+  there.hubs = bring_list(machine, out, plan.hubs);
+  if (rows.walk) {
+    const Draws* draws = rows.walk->draws();
+    if (!draws) fail("attention: a mask that asks a predicate for each pair runs on the CPU alone");
+    there.draws = bring_list(machine, out, draws->permutations);
+    there.drawn = static_cast<int>(draws->permutations.size()), there.inverse = draws->inverse;
+    return out;
+  }
+  if (rows.list)
+    there.offsets = bring_list(machine, out, rows.list->offsets), there.ids = bring_list(machine, out, rows.list->ids);
+  if (!rows.listed()) {
+    std::vector<Id> ends;
+    for (auto [begin, end] : rows.intervals) ends.insert(ends.end(), {begin, end});
+    there.intervals = bring_list(machine, out, ends);
+    there.interval_stride = rows.intervals.size() == 1 ? 0 : 2;
+  }
+  return out;
+}
+
+DevicePatterns::Entry& bring(Machine& machine, const Pattern& pattern) {
+  if (!machine.patterns) machine.patterns = std::make_shared<DevicePatterns>();
+  auto& entries = machine.patterns->entries;
+  for (auto at = entries.begin(); at != entries.end(); ++at)
+    if (same(at->by_query, pattern.by_query) && same(at->by_key, pattern.by_key)) {
+      entries.splice(entries.begin(), entries, at);
+      return entries.front();
+    }
+  DevicePatterns::Entry entry;
+  entry.queries = bring(machine, pattern.by_query);
+  auto identity = [](const Rows& rows) {
+    return Rows{rows.rows, rows.cols, rows.list, rows.intervals, {}, 0, rows.walk};
+  };
+  entry.by_query = identity(pattern.by_query), entry.by_key = identity(pattern.by_key);
+  entries.push_front(std::move(entry));
+  if (entries.size() > kPatterns) entries.pop_back();
+  return entries.front();
+}
+
+// How many heads run as one call so that their channels fit the lanes of a warp, with how many lanes a head; group = 0:
+// one head is too wide.
+struct Fit {
+  int heads, group;
+};
+Fit fit(int heads, Offset wide) {
+  auto up = [](Offset n) { return static_cast<int>(std::bit_ceil(static_cast<std::uint64_t>(n))); };
+  const int group = up((wide + warp::kVector - 1) / warp::kVector);
+  if (group > kWarp) return {heads, 0};
+  return {std::min(heads, kWarp / group), group};
+}
 
 int place_in_menu(const Normaliser& mine) {
   const auto& menu = normaliser_menu();
@@ -63,128 +160,147 @@ int place_in_menu(const Normaliser& mine) {
   fail("attention: the normaliser '" + mine.name + "' has no kernel for the GPU");
 }
 
-// One operator on one machine: its arrays there, and what must come back.
+// One call of the operator.
 class Operator {
  public:
-  Operator(Machine& machine, int score, const Attention<float>& x)
-      : machine_(machine), x_(x), score_(score), by_query_(x.pattern->by_query), queries_(bring(x.pattern->by_query)) {
-    queries_.blocks = bring_list(by_query_.blocks);
-    queries_.hubs = bring_list(by_query_.hubs);
-    call_.rows = queries_;
+  Operator(Machine& machine, int score, const Attention<float>& x, AttentionState<float>& state)
+      : machine_(machine), x_(x), state_(state), score_(score), there_(bring(machine, *x.pattern)) {
+    for (Matrix<float>* m : {&state.tau, &state.tau_delta, &state.least, &state.parts, &state.sums})
+      m->move_to(&machine);
+    state.last.move_to(&machine);
     call_.heads = x.heads;
     call_.score_width = static_cast<int>(x.q.cols / x.heads);
     call_.width = static_cast<int>(x.v.cols / x.heads);
     call_.normaliser = {place_in_menu(*x.normaliser)};
     call_.queries = x.pattern->queries();
-    call_.q = bring(x.q), call_.k = bring(x.k), call_.v = bring(x.v), call_.e = bring(x.e);
-    call_.bias = bring(x.bias), call_.ev = bring(x.ev);
-    if (x.score->reads_vector) call_.a = bring(x.a);
-    if (x.score->scalars > 0) call_.p = bring(x.p);
+    call_.q = rows(x.q), call_.k = rows(x.k), call_.v = rows(x.v), call_.e = rows(x.e);
+    call_.bias = rows(x.bias), call_.ev = rows(x.ev);
+    if (x.score->reads_vector) call_.a = rows(x.a);
+    if (x.score->scalars > 0) call_.p = rows(x.p);
     call_.drops = x.dropout.rate > 0;
+    call_.drop_key = x.dropout.key, call_.drop_key_at = x.dropout.key_at;
     call_.drop_below = x.dropout.threshold();
     call_.keep_scale = x.dropout.scale();
     call_.drops_keys = rows_are_one(x);
     call_.topk = x.score->filter.topk, call_.above = static_cast<float>(x.score->filter.above);
     call_.scale = static_cast<float>(x.score->scale), call_.tempered = x.score->tempered;
+    // Where scores are compared with each other, each pass must find the same bits; those of `threshold` and `measure`
+    // are for any width.
+    fit_ = fit(std::min(x.heads, warp::kMaxHeads),
+               std::max<Offset>(call_.width, x.score->contracts ? 1 : call_.score_width));
+    if (fit_.group == 0 || call_.topk > 0 || x.normaliser->solves || x.normaliser->measures || x.e || x.ev) {
+      fit_ = {std::min(x.heads, warp::kMaxHeads), 1};
+    } else {
+      const bool plain = call_.normaliser.index == 0 && !x.bias && !x.score->filter && !call_.drops && !call_.tempered;
+      call_.body = plain ? warp::Body::plain_lanes : warp::Body::lanes;
+    }
+    call_.group = fit_.group;
+    call_.one_table =
+        !x.score->contracts && x.k.data == x.v.data && x.k.stride == x.v.stride && call_.score_width == call_.width;
   }
 
-  void forward(View<float> y, AttentionState<float>& state) {
-    state.tau.resize(y.rows, x_.heads);
-    call_.y = give(y), call_.tau = give(state.tau.view());
+  void forward(View<float> y) {
+    state_.tau.resize(y.rows, x_.heads);
+    call_.y = rows(y), call_.tau = rows(state_.tau.view());
     if (call_.topk > 0) {
-      state.least.resize(y.rows, x_.heads), state.last.resize(y.rows, x_.heads);
-      call_.least = give(state.least.view()), call_.last = give(state.last.view());
+      state_.least.resize(y.rows, x_.heads), state_.last.resize(y.rows, x_.heads);
+      call_.least = rows(state_.least.view()), call_.last = rows(state_.last.view());
     }
     const bool thresholds = call_.topk > 0 || x_.normaliser->solves;
-    const warp::Seen whole = thresholds ? bring_whole() : warp::Seen{};
-    const Offset most = std::min(x_.heads, warp::kMaxHeads);
-    call_.parts = make(by_query_.parts, most * call_.width);
-    call_.part_state = make(by_query_.parts, 2 * most);
-    for_each_group([&](Call call) {
+    if (thresholds) need_whole();
+    const auto& queries = there_.queries;
+    const Offset most = fit_.heads, columns = padded(most * call_.width);
+    state_.parts.resize(queries.parts, queries.parts > 0 ? columns + 2 * most : 0);
+    call_.parts = rows(state_.parts.view()), call_.part_state = call_.parts;
+    call_.part_state.data += columns;
+    for_each_group([&](Call& call) {
       if (thresholds) {
-        call.rows = whole;
-        run(Pass::threshold, call, size(whole_.blocks));
-        call.rows = queries_;
+        call.rows = there_.whole.seen;
+        run(Pass::threshold, call, there_.whole.blocks);
       }
-      run(Pass::forward, call, size(by_query_.blocks));
-      run(Pass::merge_forward, call, size(by_query_.hubs) * warp::tiles(Offset{call.heads} * call.width));
+      call.rows = queries.seen;
+      run(Pass::forward, call, queries.blocks);
+      run(Pass::merge_forward, call, queries.hubs * warp::tiles(Offset{call.heads} * call.width));
     });
-    fetch();
   }
 
-  void backward(View<const float> y, View<const float> dy, const AttentionState<float>& state,
-                const AttentionGradient<float>& g) {
-    call_.y = bring_mutable(y), call_.tau = bring_mutable(state.tau.view()), call_.dy = bring(dy);
-    if (call_.topk > 0) call_.least = bring_mutable(state.least.view()), call_.last = bring_mutable(state.last.view());
-    const warp::Seen whole = x_.normaliser->measures ? bring_whole() : warp::Seen{};
-    call_.delta = make(call_.queries, x_.heads);
-    call_.dq = give(g.dq), call_.dk = give(g.dk), call_.dv = give(g.dv), call_.de = give(g.de);
-    call_.dbias = give(g.dbias), call_.dev = give(g.dev), call_.dp = give(g.dp);
+  void backward(View<const float> y, View<const float> dy, const AttentionGradient<float>& g) {
+    call_.y = rows(View<float>{const_cast<float*>(y.data), y.rows, y.cols, y.stride});  // which is read
+    call_.tau = rows(state_.tau.view()), call_.dy = rows(dy);
+    if (call_.topk > 0) call_.least = rows(state_.least.view()), call_.last = rows(state_.last.view());
+    const bool measures = x_.normaliser->measures;
+    if (measures) need_whole();
+    state_.tau_delta.resize(call_.queries, 2 * x_.heads);
+    call_.both = rows(state_.tau_delta.view());
+    call_.dq = into(g.dq), call_.dk = into(g.dk), call_.dv = into(g.dv), call_.de = into(g.de);
+    call_.dbias = into(g.dbias), call_.dev = into(g.dev), call_.dp = into(g.dp);
     if (x_.score->reads_vector)
-      call_.da = give(g.da);
+      call_.da = into(g.da);
     else if (g.da && !g.da.add)
-      for (Offset i = 0; i < g.da.to.rows; ++i) std::fill_n(g.da.to.row(i), g.da.to.cols, 0.0f);
+      for (Offset i = 0; i < g.da.to.rows; ++i) clear(g.da.to.row(i), g.da.to.cols);
 
-    const Offset most = std::min(x_.heads, warp::kMaxHeads), scores = most * call_.score_width;
-    const bool rows = call_.dq || call_.da || call_.dp || call_.de || call_.dbias || call_.dev;
-    const bool columns = call_.dk || call_.dv;
-    const bool learns = call_.da || call_.dp;
-    if (learns) {
-      sum_rows_ = size(by_query_.blocks);
-      sums_ = make(sum_rows_, scores + most * x_.score->scalars);
-      reduced_ = make(reduced(sum_rows_), scores + most * x_.score->scalars);
+    const Offset most = fit_.heads, scores = most * call_.score_width, values = most * call_.width;
+    const bool queries = call_.dq || call_.da || call_.dp || call_.de || call_.dbias || call_.dev;
+    const bool keys = call_.dk || call_.dv, learns = call_.da || call_.dp;
+    if (keys && !there_.has_keys) there_.keys = bring(machine_, x_.pattern->by_key), there_.has_keys = true;
+    if (keys && !there_.has_edges && (x_.e || x_.bias || x_.ev)) {
+      there_.keys.seen.edges = bring_list(machine_, there_.keys, x_.pattern->edge_of_entry());
+      there_.has_edges = true;
     }
-    if (columns) {
-      keys_ = bring(x_.pattern->by_key);
-      by_key_ = Plan(x_.pattern->by_key);
-      keys_.blocks = bring_list(by_key_.blocks);
-      keys_.hubs = bring_list(by_key_.hubs);
-      if (x_.e || x_.bias || x_.ev) keys_.edges = bring_list(x_.pattern->edge_of_entry());
-    }
-    Strided<float> row_parts, key_parts;
-    if (rows) row_parts = make(by_query_.parts, scores);
-    if (columns) key_parts = make(by_key_.parts, scores + most * call_.width);
+    const Offset parts = std::max(queries ? there_.queries.parts : 0, keys ? there_.keys.parts : 0);
+    state_.parts.resize(parts, parts > 0 ? padded(scores + values) : 0);
+    const Offset blocks = std::max<Offset>(there_.queries.blocks, 1), less = reduced(blocks);
+    if (learns) state_.sums.resize(blocks + less, scores + most * x_.score->scalars);
 
-    for_each_group([&](Call call) {
-      if (x_.normaliser->measures) {
-        call.rows = whole;
-        run(Pass::measure, call, size(whole_.blocks));
-      } else if (x_.normaliser->couples) {
+    for_each_group([&](Call& call) {
+      if (measures) {
+        call.rows = there_.whole.seen;
+        run(Pass::measure, call, there_.whole.blocks);
+      } else if (queries && call.body != warp::Body::any_width) {
+        call.delta_follows = true;
+      } else {
         run(Pass::delta, call, (call.queries + call.chunk() - 1) / call.chunk());
       }
-      if (rows) {
-        call.rows = queries_, call.parts = row_parts;
-        call.sums = sums_, call.reduced = reduced_, call.sum_rows = sum_rows_;
-        call.sum_cols = call.heads * (call.score_width + x_.score->scalars);
-        run(Pass::row, call, size(by_query_.blocks));
+      call.parts = rows(state_.parts.view());
+      if (queries) {
+        call.rows = there_.queries.seen;
+        if (learns) {
+          call.sums = rows(state_.sums.view()), call.reduced = call.sums, call.reduced.data = call.sums.row(blocks);
+          call.sum_rows = there_.queries.blocks;
+          call.sum_cols = call.heads * (call.score_width + x_.score->scalars);
+        }
+        run(Pass::row, call, there_.queries.blocks);
         if (call.dq)
-          run(Pass::merge_row, call, size(by_query_.hubs) * warp::tiles(Offset{call.heads} * call.score_width));
+          run(Pass::merge_row, call, there_.queries.hubs * warp::tiles(Offset{call.heads} * call.score_width));
         if (learns) run_learned(call);
       }
-      if (columns) {
-        call.rows = keys_, call.parts = key_parts, call.sums = {};
-        run(Pass::column, call, size(by_key_.blocks));
+      if (keys) {
+        call.rows = there_.keys.seen, call.sums = {};
+        run(Pass::column, call, there_.keys.blocks);
         run(Pass::merge_column, call,
-            size(by_key_.hubs) * warp::tiles(Offset{call.heads} * (call.score_width + call.width)));
+            there_.keys.hubs * warp::tiles(Offset{call.heads} * (call.score_width + call.width)));
       }
     });
-    fetch();
   }
 
  private:
-  template <class List>
-  static Offset size(const List& list) {
-    return static_cast<Offset>(list.size());
-  }
   static Offset reduced(Offset rows) { return (rows + warp::kReduceRows - 1) / warp::kReduceRows; }
+  static Offset padded(Offset columns) { return (columns + warp::kVector - 1) / warp::kVector * warp::kVector; }
 
+  void need_whole() {  // the queries in blocks that cut no row
+    if (!there_.has_whole) there_.whole = bring(machine_, x_.pattern->by_query, false), there_.has_whole = true;
+  }
+  void clear(float* at, Offset count) {
+    const std::vector<float> none(static_cast<std::size_t>(count));
+    machine_.copy(at, none.data(), none.size() * sizeof(float));
+  }
   void run(Pass pass, const Call& call, Offset warps) {
     if (warps > 0) machine_.run(pass, score_, x_.score->self.get(), call, warps);
   }
 
   // Sums of blocks, 64 rows into one, until one is left.
   void run_learned(Call call) {
-    if (call.sum_rows == 0) call.sums = zeros(call.sum_cols), call.sum_rows = 1;
+    if (call.sum_rows == 0) clear(call.sums.data, call.sum_cols), call.sum_rows = 1;
     while (call.sum_rows > 1) {
       run(Pass::reduce, call, reduced(call.sum_rows) * warp::tiles(call.sum_cols));
       call.sum_rows = reduced(call.sum_rows);
@@ -193,106 +309,95 @@ class Operator {
     run(Pass::learned, call, warp::tiles(call.sum_cols));
   }
 
-  // At most kMaxHeads heads at a time, the rest of each row being skipped over.
+  // At most fit_.heads heads at a time, the rest of each row being skipped over.
   template <class Body>
   void for_each_group(Body body) {
-    for (int first = 0; first < x_.heads; first += warp::kMaxHeads) {
-      Call call = call_;
-      call.heads = std::min(warp::kMaxHeads, x_.heads - first);
-      call.head_bits = std::bit_width(static_cast<unsigned>(call.heads - 1));
-      call.drop_key =
-          x_.heads > warp::kMaxHeads ? mix(x_.dropout.key, static_cast<std::uint64_t>(first)) : x_.dropout.key;
-      auto skip = [&](int width, auto&... arrays) { ((arrays.data += arrays ? first * Offset{width} : 0), ...); };
-      skip(call.score_width, call.q, call.k, call.a, call.e, call.dq.to, call.dk.to, call.da.to, call.de.to);
-      skip(call.width, call.v, call.ev, call.y, call.dy, call.dv.to, call.dev.to);
-      skip(1, call.p, call.bias, call.tau, call.delta, call.least, call.last, call.dp.to, call.dbias.to);
-      body(call);
-    }
+    for (int outer = 0; outer < x_.heads; outer += warp::kMaxHeads)
+      for (int first = outer; first < std::min(x_.heads, outer + warp::kMaxHeads); first += fit_.heads) {
+        Call call = call_;
+        call.heads = std::min({fit_.heads, x_.heads - first, outer + warp::kMaxHeads - first});
+        call.head_bits = std::bit_width(static_cast<unsigned>(call.heads - 1));
+        call.drop_group = x_.heads > warp::kMaxHeads ? outer : -1;
+        call.drop_head = first - outer;
+        auto skip = [&](int width, auto&... arrays) {
+          ((arrays.data += arrays ? first * Offset{width} : 0), ...);
+          ((arrays.wide = reinterpret_cast<std::uintptr_t>(arrays.data) % (warp::kVector * sizeof(float)) == 0 &&
+                          arrays.stride % warp::kVector == 0 && width % warp::kVector == 0),
+           ...);
+        };
+        skip(call.score_width, call.q, call.k, call.a, call.e, call.dq.to, call.dk.to, call.da.to, call.de.to);
+        skip(call.width, call.v, call.ev, call.y, call.dy, call.dv.to, call.dev.to);
+        skip(1, call.p, call.bias, call.tau, call.least, call.last, call.dp.to, call.dbias.to);
+        skip(2, call.both);
+        auto aligned = [](const auto&... arrays) { return ((!arrays || arrays.wide) && ...); };
+        if (call.body == warp::Body::plain_lanes &&
+            !(aligned(call.v, call.dy) && (x_.score->contracts || aligned(call.q, call.k))))
+          call.body = warp::Body::lanes;
+        body(call);
+      }
   }
 
-  template <class T = float>
-  Strided<T> make(Offset rows, Offset cols) {
-    if (rows == 0 || cols == 0) return {};
-    return {static_cast<T*>(machine_.allocate(rows * cols * static_cast<Offset>(sizeof(T)))), cols};
-  }
-  Strided<float> zeros(Offset cols) {
-    std::vector<float> none(static_cast<std::size_t>(cols));
-    return bring_mutable(View<const float>{none.data(), 1, cols, cols});
-  }
   template <class T>
-  Copy whole(Strided<T> there, View<const T> here) {
-    constexpr Offset bytes = sizeof(T);
-    return {there.data, there.stride * bytes, here.data, here.stride * bytes, here.cols * bytes, here.rows};
+  static Strided<T> rows(View<T> x) {
+    if (x.stride > std::numeric_limits<int>::max()) fail("attention: rows are too long for the GPU");
+    return {x.data, static_cast<int>(x.stride)};
   }
-  template <class T>
-  Strided<T> bring_mutable(View<const T> x) {
-    if (!x) return {};
-    auto there = make<T>(x.rows, x.cols);
-    if (there) machine_.copy_in(whole(there, x));
-    return there;
-  }
-  Strided<const float> bring(View<const float> x) {
-    Strided<float> there = bring_mutable(x);
-    return {there.data, there.stride};
-  }
-  template <class T>
-  Strided<T> give(View<T> x) {
-    if (!x) return {};
-    auto there = make<T>(x.rows, x.cols);
-    constexpr Offset bytes = sizeof(T);
-    if (there) back_.push_back({x.data, x.stride * bytes, there.data, there.stride * bytes, x.cols * bytes, x.rows});
-    return there;
-  }
-  Into give(const Sink<float>& sink) {
-    Into into{give(sink.to), sink.add};
-    if (into && sink.add) machine_.copy_in(whole<float>(into.to, sink.to));
-    return into;
-  }
-  template <class T>
-  const T* bring_list(const std::vector<T>& list) {
-    const Offset bytes = size(list) * static_cast<Offset>(sizeof(T));
-    if (bytes == 0) return nullptr;
-    void* there = machine_.allocate(bytes);
-    machine_.copy_in({there, bytes, list.data(), bytes, bytes, 1});
-    return static_cast<const T*>(there);
-  }
-  warp::Seen bring(const Rows& rows) {
-    warp::Seen there;
-    if (rows.walk) {
-      const Draws* draws = rows.walk->draws();
-      if (!draws) fail("attention: a mask that asks a predicate for each pair runs on the CPU alone");
-      there.draws = bring_list(draws->permutations);
-      there.drawn = static_cast<int>(draws->permutations.size()), there.inverse = draws->inverse;
-      return there;
-    }
-    if (rows.list) there.offsets = bring_list(rows.list->offsets), there.ids = bring_list(rows.list->ids);
-    if (!rows.listed()) {
-      std::vector<Id> ends;
-      for (auto [begin, end] : rows.intervals) ends.insert(ends.end(), {begin, end});
-      there.intervals = bring_list(ends);
-      there.interval_stride = rows.intervals.size() == 1 ? 0 : 2;
-    }
-    return there;
-  }
-  warp::Seen bring_whole() {  // the queries in blocks that cut no row
-    whole_ = Plan(x_.pattern->by_query, false);
-    warp::Seen there = queries_;
-    there.blocks = bring_list(whole_.blocks);
-    return there;
-  }
-  void fetch() {
-    for (const Copy& copy : back_) machine_.copy_out(copy);
-  }
+  static Into into(const Sink<float>& sink) { return {rows(sink.to), sink.add}; }
 
   Machine& machine_;
   const Attention<float>& x_;
+  AttentionState<float>& state_;
   int score_;
-  Plan by_query_, by_key_{Rows{}}, whole_{Rows{}};
-  warp::Seen queries_, keys_;
+  DevicePatterns::Entry& there_;
+  Fit fit_{};
   Call call_;
-  Strided<float> sums_, reduced_;
-  Offset sum_rows_ = 0;
-  std::vector<Copy> back_;
+};
+
+// Arrays of the host that are copied to a machine, and back.
+class Guests {
+ public:
+  explicit Guests(Machine& machine) : machine_(machine) {}
+
+  View<const float> bring(View<const float> x) { return x ? copied(x) : x; }
+  View<float> give(View<float> x, bool brings = false) {
+    if (!x) return x;
+    Matrix<float>& there = copied_matrix(x, brings);
+    back_.push_back({x, &there});
+    return there.view();
+  }
+  Sink<float> give(const Sink<float>& sink) { return {give(sink.to, sink.add), sink.add}; }
+  Attention<float> bring(const Attention<float>& x) {
+    Attention<float> out = x;
+    for (View<const float>* each : {&out.q, &out.v, &out.a, &out.p, &out.e, &out.bias, &out.ev}) *each = bring(*each);
+    out.k = x.k.data == x.v.data && x.k.stride == x.v.stride && x.k.cols == x.v.cols ? out.v : bring(x.k);
+    return out;
+  }
+  void fetch() {
+    for (auto& [to, there] : back_) {
+      const Matrix<float> here = *there;
+      for (Offset i = 0; i < to.rows; ++i) std::copy_n(here.row(i), to.cols, to.row(i));
+    }
+  }
+
+ private:
+  Matrix<float>& copied_matrix(View<const float> x, bool brings = true) {
+    Matrix<float>& there = there_.emplace_back(&machine_);
+    there.resize(x.rows, x.cols);
+    if (!brings) return there;
+    Matrix<float> packed(x.rows, x.cols);
+    for (Offset i = 0; i < x.rows; ++i) std::copy_n(x.row(i), x.cols, packed.row(i));
+    there = packed;
+    return there;
+  }
+  View<const float> copied(View<const float> x) { return std::as_const(copied_matrix(x)).view(); }
+
+  struct Back {
+    View<float> to;
+    const Matrix<float>* there;
+  };
+  Machine& machine_;
+  std::deque<Matrix<float>> there_;
+  std::vector<Back> back_;
 };
 
 }  // namespace
@@ -304,30 +409,52 @@ int place_in_scores(const Score& mine) {
   fail("attention: the score '" + mine.name + "' has no kernel for the GPU");
 }
 
+void attention_there(Machine& machine, int score, const Attention<float>& x, View<float> y,
+                     AttentionState<float>& state) {
+  check(x, y);
+  Operator(machine, score, x, state).forward(y);
+}
+
+void attention_gradient_there(Machine& machine, int score, const Attention<float>& x, View<const float> y,
+                              View<const float> dy, AttentionState<float>& state, const AttentionGradient<float>& g) {
+  check(x, y, dy, state.tau, g);
+  Operator(machine, score, x, state).backward(y, dy, g);
+}
+
 void attention_on(Machine& machine, int score, const Attention<float>& x, View<float> y, AttentionState<float>& state) {
   check(x, y);
-  Operator(machine, score, x).forward(y, state);
+  Guests guests(machine);
+  AttentionState<float> there;
+  attention_there(machine, score, guests.bring(x), guests.give(y), there);
+  guests.fetch();
+  state.tau = there.tau, state.least = there.least, state.last = there.last;
 }
 
 void attention_gradient_on(Machine& machine, int score, const Attention<float>& x, View<const float> y,
                            View<const float> dy, const AttentionState<float>& state,
                            const AttentionGradient<float>& g) {
   check(x, y, dy, state.tau, g);
-  Operator(machine, score, x).backward(y, dy, state, g);
+  Guests guests(machine);
+  AttentionState<float> there;
+  for (auto [to, from] : {std::pair{&there.tau, &state.tau}, {&there.least, &state.least}})
+    to->move_to(&machine), *to = *from;
+  there.last.move_to(&machine), there.last = state.last;
+  attention_gradient_there(machine, score, guests.bring(x), guests.bring(y), guests.bring(dy), there,
+                           {guests.give(g.dq), guests.give(g.dk), guests.give(g.dv), guests.give(g.da),
+                            guests.give(g.dp), guests.give(g.de), guests.give(g.dbias), guests.give(g.dev)});
+  guests.fetch();
 }
 
 void attention_device(const Attention<float>& x, View<float> y, AttentionState<float>& state) {
-  auto machine = cuda_machine();
-  attention_on(*machine, x.score ? place_in_scores(*x.score) : 0, x, y, state);
+  attention_on(cuda_machine(), x.score ? place_in_scores(*x.score) : 0, x, y, state);
 }
 void attention_gradient_device(const Attention<float>& x, View<const float> y, View<const float> dy,
                                const AttentionState<float>& state, const AttentionGradient<float>& g) {
-  auto machine = cuda_machine();
-  attention_gradient_on(*machine, x.score ? place_in_scores(*x.score) : 0, x, y, dy, state, g);
+  attention_gradient_on(cuda_machine(), x.score ? place_in_scores(*x.score) : 0, x, y, dy, state, g);
 }
 
 #ifndef HEED_CUDA
-std::unique_ptr<Machine> cuda_machine() { fail("heed was built without CUDA"); }
+Machine& cuda_machine() { fail("heed was built without CUDA"); }
 bool device_available() { return false; }
 std::string device_name() { return "none"; }
 #endif

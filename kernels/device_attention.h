@@ -1,4 +1,5 @@
-// The operator on a machine of the caller's, whose list of scores holds x.score's struct at place `score`.
+// The fused attention operator on a machine of the caller's, whose list of scores holds x.score's struct at place
+// `score`. As `attention` and `attention_gradient` of attention.h; of the state, `tau`, `least` and `last` are results.
 #pragma once
 
 #include "kernels/attention.h"
@@ -9,6 +10,15 @@ namespace heed {
 // The place among `Scores` of the struct that `mine` was made from. Throws Error where it is none of them.
 int place_in_scores(const Score& mine);
 
+// All views are of the machine's memory, and so are the state's matrices from then on. After the first call with a
+// pattern and shapes nothing is allocated or copied, so that calls can be captured in a CUDA graph. x.dropout.key_at,
+// where it is set, lies there too, and is what counts.
+void attention_there(Machine& machine, int score, const Attention<float>& x, View<float> y,
+                     AttentionState<float>& state);
+void attention_gradient_there(Machine& machine, int score, const Attention<float>& x, View<const float> y,
+                              View<const float> dy, AttentionState<float>& state, const AttentionGradient<float>& g);
+
+// The same for views of the host's memory, which are copied there and back.
 void attention_on(Machine& machine, int score, const Attention<float>& x, View<float> y, AttentionState<float>& state);
 void attention_gradient_on(Machine& machine, int score, const Attention<float>& x, View<const float> y,
                            View<const float> dy, const AttentionState<float>& state, const AttentionGradient<float>& g);

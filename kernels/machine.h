@@ -1,34 +1,34 @@
-// Where the bodies of attention_warp.h run: a machine has memory of its own and runs a pass over a number of warps.
-// attention.cu is the one with a GPU; EmulatedMachine is the CPU in its place. What to run, over which arrays, is the
-// same for both (device.cpp).
+// Where the bodies of attention_warp.h and attention_lanes.h run: a machine has memory of its own and runs a pass over
+// a number of warps. attention.cu is the one with a GPU; EmulatedMachine is the CPU in its place. What to run, over
+// which arrays, is the same for both (device.cpp).
 #pragma once
 
+#include <chrono>
 #include <cstring>
+#include <functional>
 #include <memory>
-#include <vector>
 
-#include "kernels/attention_warp.h"
+#include "kernels/attention_lanes.h"
+#include "kernels/matrix.h"
 
 namespace heed {
 
-struct Copy {  // rows of bytes
-  void* to = nullptr;
-  Offset to_stride = 0;
-  const void* from = nullptr;
-  Offset from_stride = 0, width = 0, rows = 0;
-};
+struct DevicePatterns;
 
-class Machine {
+class Machine : public Memory {
  public:
-  virtual ~Machine() = default;
-  virtual void* allocate(Offset bytes) = 0;  // lives as long as the machine
-  virtual void copy_in(const Copy& copy) = 0;
-  virtual void copy_out(const Copy& copy) = 0;  // after all that runs has ended
-  // `score` is a place in the machine's list of scores, `self` that score.
+  // `score` is a place in the machine's list of scores, `self` that score. Runs after what was begun before.
   virtual void run(warp::Pass pass, int score, const void* self, const warp::Call& call, Offset warps) = 0;
+  // How long what `work` begins there takes, by the machine's own clock.
+  virtual double milliseconds(const std::function<void()>& work) = 0;
+  // The most bytes that were allocated at once since the last call.
+  virtual std::size_t peak_bytes() = 0;
+
+  std::shared_ptr<DevicePatterns> patterns;  // that it has been given lately
 };
 
-std::unique_ptr<Machine> cuda_machine();  // for `Scores`; throws Error where there is no device
+// For `Scores`; one for the process. Throws Error where there is no device.
+Machine& cuda_machine();
 
 // Calls body.template operator()<pass>() for the pass of that name.
 template <class Body>
@@ -64,6 +64,16 @@ inline constexpr bool reads_score(warp::Pass pass) {
   using enum warp::Pass;
   return pass == threshold || pass == forward || pass == measure || pass == row || pass == column;
 }
+// Calls f.template operator()<body>() for the body of that name, where the pass has one.
+template <warp::Pass pass, class F>
+void with_body(warp::Body body, F f) {
+  using enum warp::Pass;
+  if constexpr (pass == forward || pass == row || pass == column) {
+    if (body == warp::Body::lanes) return f.template operator()<warp::Body::lanes>();
+    if (body == warp::Body::plain_lanes) return f.template operator()<warp::Body::plain_lanes>();
+  }
+  f.template operator()<warp::Body::any_width>();
+}
 // Calls body(score) with the entry of that number of a std::tuple type.
 template <class List, int at = 0, class Body>
 void with_score(int index, const void* self, Body body) {
@@ -81,31 +91,36 @@ void with_score(int index, const void* self, Body body) {
 template <class List = Scores>
 class EmulatedMachine : public Machine {
  public:
-  void* allocate(Offset bytes) override {  // filled with NaN: what is read must have been written
-    auto& block = blocks_.emplace_back(new char[static_cast<std::size_t>(bytes)]);
-    std::memset(block.get(), 0xff, static_cast<std::size_t>(bytes));
-    return block.get();
+  ~EmulatedMachine() override { patterns.reset(); }  // while it can take back their memory
+  void* allocate(std::size_t bytes) override {       // filled with NaN: what is read must have been written
+    void* at = std::malloc(bytes);
+    return at ? std::memset(at, 0xff, bytes) : nullptr;
   }
-  void copy_in(const Copy& c) override {
-    for (Offset i = 0; i < c.rows; ++i)
-      std::memcpy(static_cast<char*>(c.to) + i * c.to_stride, static_cast<const char*>(c.from) + i * c.from_stride,
-                  static_cast<std::size_t>(c.width));
+  void release(void* at) noexcept override { std::free(at); }
+  void copy(void* to, const void* from, std::size_t bytes) override {
+    if (bytes > 0) std::memcpy(to, from, bytes);
   }
-  void copy_out(const Copy& c) override { copy_in(c); }
+  double milliseconds(const std::function<void()>& work) override {
+    const auto start = std::chrono::steady_clock::now();
+    work();
+    return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  }
+  std::size_t peak_bytes() override { return 0; }
   void run(warp::Pass pass, int score, const void* self, const warp::Call& call, Offset warps) override {
     with_score<List>(score, self, [&](const auto& s) {
       with_pass(pass, [&]<warp::Pass chosen>() {
-        for (Offset t = 0; t < warps; ++t) {
-          memory_.s.forget(), memory_.dw.forget(), memory_.factors.forget();
-          memory_.ids.forget(), memory_.edges.forget();
-          warp::run<chosen>(warp_, memory_, call, s, t);
-        }
+        with_body<chosen>(call.body, [&]<warp::Body body>() {
+          for (Offset t = 0; t < warps; ++t) {
+            memory_.s.forget(), memory_.dw.forget(), memory_.factors.forget();
+            memory_.ids.forget(), memory_.edges.forget();
+            warp::run<chosen, body>(warp_, memory_, call, s, t);
+          }
+        });
       });
     });
   }
 
  private:
-  std::vector<std::unique_ptr<char[]>> blocks_;
   EmulatedWarp warp_;
   warp::Memory<EmulatedWarp> memory_{
       {warp_, warp::kSlots}, {warp_, warp::kSlots}, {warp_, 2 * warp::kMaxHeads}, {warp_, kWarp}, {warp_, kWarp}};

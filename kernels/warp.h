@@ -55,6 +55,13 @@ struct DeviceWarp {
   HEED_WARP_FN void sum(PerLane<T>& x, int from, int to) const {
     for (int step = from; step < to; step *= 2) x.own += __shfl_xor_sync(~0u, x.own, step);
   }
+  template <class T, int n>
+  HEED_WARP_FN void sum(PerLane<T> (&x)[n], int from, int to) const {  // of each of them
+    for (int step = from; step < to; step *= 2) {
+      HEED_UNROLL
+      for (int t = 0; t < n; ++t) x[t].own += __shfl_xor_sync(~0u, x[t].own, step);
+    }
+  }
   HEED_WARP_FN void max(PerLane<float>& x, int from, int to) const {
     for (int step = from; step < to; step *= 2) {
       float other = __shfl_xor_sync(~0u, x.own, step);
@@ -136,6 +143,10 @@ struct EmulatedWarp {
       for (int lane = 0; lane < kWarp; ++lane) x[lane] = old[lane] + old[lane ^ step];
     }
   }
+  template <class T, int n>
+  void sum(PerLane<T> (&x)[n], int from, int to) const {
+    for (auto& each : x) sum(each, from, to);
+  }
   void max(PerLane<float>& x, int from, int to) const {
     for (int step = from; step < to; step *= 2) {
       PerLane<float> old = x;
@@ -156,7 +167,7 @@ struct EmulatedWarp {
 template <class Warp, class T>
 using PerLane = typename Warp::template PerLane<T>;
 template <class Warp, class T>
-using Shared = typename Warp::template Shared<T>;
+using WarpShared = typename Warp::template Shared<T>;
 
 // How many of the lanes before this one are set in the mask.
 HEED_WARP_FN int rank_in(std::uint32_t mask, int lane) { return count_bits(mask & ((1u << lane) - 1)); }

@@ -245,7 +245,7 @@ void compare_all(const std::vector<Score>& scores, const Engine& engine) {
       for (int heads : {1, 3, 8})
         for (int w : {0, 1, 2})
           for (float rate : {0.0f, 0.4f}) {
-            if (engine.name == "emulated" && random.below(3) > 0) continue;
+            if (random.below(engine.name == "emulated" ? 3 : 6) > 0) continue;
             bool large = mask == Mask::hub || mask == Mask::hub_features;
             if (large && engine.name == "emulated" && (cases++ + w) % 3 != 0) continue;
             auto draw = [&] {

@@ -1,0 +1,473 @@
+// The fused attention operator with the channels of all heads in the registers of a warp's lanes. A lane has 4
+// neighbouring channels of one head; as many lanes as a row has share an edge, and the warp takes several edges side by
+// side, each gather being whole rows in 16 bytes a lane. Sums over a head's channels are exchanged between its lanes, in
+// the same order in every pass; the sums over edges meet at the end of a row. Every side of the warp has a running
+// maximum of its own until then. What most calls do without (filters, biases, dropout, a learned temperature, any
+// normaliser but softmax, rows that are not aligned) costs instructions even when it is not there: kernels are compiled
+// with it and without.
+#pragma once
+
+#include "kernels/attention_warp.h"
+
+namespace heed::warp {
+
+inline constexpr int kVector = 4;  // channels of a lane
+// Edges that a side of the warp has under way: more hide the memory's latency, and take registers.
+inline constexpr int kForwardEdges = 4, kBackwardEdges = 2;
+
+struct Spot {  // of a lane
+  int head, member, side;
+  bool live;  // its head is there
+};
+HEED_WARP_FN int edge_lanes(const Call& x) { return x.group << x.head_bits; }
+HEED_WARP_FN Spot spot(const Call& x, int lane) {
+  const int within = lane & (edge_lanes(x) - 1), head = within / x.group;
+  return {head, within & (x.group - 1), lane / edge_lanes(x), head < x.heads};
+}
+
+// What a call asks for; `plain` ones for softmax and nothing else.
+template <bool plain>
+struct Rules {
+  const Call& x;
+  HEED_WARP_FN auto normaliser() const {
+    if constexpr (plain)
+      return OneNormaliser<normalisers::Softmax>{};
+    else
+      return x.normaliser;
+  }
+  HEED_WARP_FN bool filters() const { return !plain && x.filters(); }
+  HEED_WARP_FN bool drops() const { return !plain && x.drops; }
+  HEED_WARP_FN bool biased() const { return !plain && x.bias; }
+  HEED_WARP_FN bool tempered() const { return !plain && x.tempered; }
+};
+
+// The lane's channels of row i; 0 where there is none. `put(t, value)` takes channel t. wide: the rows are known to be.
+template <bool wide, class Put>
+HEED_WARP_FN void read_row(const Strided<const float>& from, Id i, Spot at, int width, Put put) {
+  const int c = at.member * kVector;
+  const float* row = from.row(i) + at.head * width + c;
+#ifdef __CUDACC__
+  if (wide || from.wide) {
+    float4 value = make_float4(0, 0, 0, 0);
+    if (at.live && c < width) value = __ldg(reinterpret_cast<const float4*>(row));
+    put(0, value.x), put(1, value.y), put(2, value.z), put(3, value.w);
+    return;
+  }
+#endif
+  HEED_UNROLL
+  for (int t = 0; t < kVector; ++t) put(t, at.live && c + t < width ? read(row + t) : 0.0f);
+}
+// As read_row, of q, k or their like: of a score with one channel a head all lanes have that one, as channel 0.
+template <bool wide, class S, class Put>
+HEED_WARP_FN void read_score_row(const Call& x, const Strided<const float>& from, Id i, Spot at, Put put) {
+  if constexpr (contracts_of<S>)
+    put(0, at.live ? read(from.row(i) + at.head) : 0.0f);
+  else
+    read_row<wide>(from, i, at, x.score_width, put);
+}
+template <class Get>
+HEED_WARP_FN void write_row(const Strided<float>& to, Offset i, Spot at, int width, bool add, Get get) {
+  if (!at.live) return;
+  const int c = at.member * kVector;
+  float* row = to.row(i) + at.head * width + c;
+#ifdef __CUDACC__
+  if (to.wide) {
+    if (c >= width) return;
+    float4 value = make_float4(get(0), get(1), get(2), get(3));
+    auto* place = reinterpret_cast<float4*>(row);
+    if (add) {
+      const float4 old = *place;
+      value = make_float4(old.x + value.x, old.y + value.y, old.z + value.z, old.w + value.w);
+    }
+    *place = value;
+    return;
+  }
+#endif
+  HEED_UNROLL
+  for (int t = 0; t < kVector; ++t)
+    if (c + t < width) put(row + t, get(t), add);
+}
+
+template <class S>
+inline constexpr int score_channels = contracts_of<S> ? 1 : kVector;  // of a lane
+
+// A lane's part of the sum over channels of an edge. own, other, a: the lane's channels.
+template <bool own_is_query, bool wide, class S, class Own, class Other, class A>
+HEED_WARP_FN float score_part(const Call& x, const S& score, Spot at, Own own, Other other, A a) {
+  auto one = [&](int t) {
+    if constexpr (reads_vector<S>)
+      return term<own_is_query>(score, own(t), other(t), Zero{}, a(t));
+    else
+      return term<own_is_query>(score, own(t), other(t), Zero{}, Zero{});
+  };
+  if constexpr (contracts_of<S>) return one(0);
+  float part = 0;
+  HEED_UNROLL
+  for (int t = 0; t < kVector; ++t)
+    if (at.member * kVector + (wide ? 0 : t) < x.score_width) part += one(t);
+  return part;
+}
+
+// The derivatives of a channel's term by the row's own channel and by the learned vector.
+struct Slopes {
+  float own = 0, vector = 0;
+};
+template <bool own_is_query, class S>
+HEED_WARP_FN Slopes slope(const S& score, float own, float other, float a) {
+  auto of = [](auto y) {
+    Slopes out;
+    if constexpr (decltype(y)::mask & 1) out.own = y.d[0];
+    if constexpr (decltype(y)::mask & 2) out.vector = y.d[1];
+    return out;
+  };
+  const auto mine = variable<0>(own);
+  if constexpr (reads_vector<S>)
+    return of(term<own_is_query>(score, mine, Jet<float, 0>(other), Zero{}, variable<1>(a)));
+  else
+    return of(term<own_is_query>(score, mine, Jet<float, 0>(other), Zero{}, Zero{}));
+}
+
+// The rows of a block, and the chunks of their edges, as in attention_warp.h: visit(i, n, first, last) for each chunk,
+// with the columns in memory.ids; `first` and `last` tell whether it is that of its row.
+template <class Warp, class Visit>
+HEED_WARP_FN void each_chunk(Warp& warp, const Memory<Warp>& memory, const Call& x, const Block& block,
+                             bool want_edges, Visit visit) {
+  const bool whole = block.part < 0;
+  for (Id i = block.first; i < block.last; ++i) {
+    const Offset end = whole ? x.rows.length(i) : block.end;
+    Offset at = whole ? 0 : block.begin;
+    bool first = true;
+    do {  // a row without edges has one empty chunk
+      const int count = static_cast<int>(end - at < kWarp ? end - at : kWarp);
+      const int n = gather(warp, memory, x.rows, i, at, count, want_edges);
+      at += count;
+      visit(i, n, first, at >= end);
+      first = false;
+      warp.sync();
+    } while (at < end);
+  }
+}
+
+template <bool plain, class S, class Warp>
+HEED_WARP_FN void forward_lanes(Warp& warp, const Memory<Warp>& memory, const Call& x, const S& score, Offset t) {
+  constexpr int together = kForwardEdges, channels = score_channels<S>;
+  const float none = -__builtin_inff();
+  const Rules<plain> rules{x};
+  const auto normaliser = rules.normaliser();
+  const Block block = x.rows.blocks[t];
+  const bool whole = block.part < 0;
+  const int sides = kWarp / edge_lanes(x);
+  PerLane<Warp, float> a[channels], q[channels], y[kVector], shift, total;
+  PerLane<Warp, Learned<S>> p;
+  warp.lanes([&](int lane) {
+    const Spot at = spot(x, lane);
+    if constexpr (reads_vector<S>)
+      read_score_row<false, S>(x, x.a, 0, at, [&](int c, float value) { a[c][lane] = value; });
+    p[lane] = learned_of<S>(x, rules.tempered(), at.live ? at.head : 0);
+  });
+  each_chunk(warp, memory, x, block, rules.biased(), [&](Id i, int n, bool first, bool last) {
+    if (first)
+      warp.lanes([&](int lane) {
+        read_score_row<plain, S>(x, x.q, i, spot(x, lane), [&](int c, float value) { q[c][lane] = value; });
+        HEED_UNROLL
+        for (int c = 0; c < kVector; ++c) y[c][lane] = 0;
+        shift[lane] = none, total[lane] = 0;
+      });
+    for (int begin = 0; begin < n; begin += together * sides) {
+      PerLane<Warp, float> s[together], v[together][kVector];
+      warp.lanes([&](int lane) {
+        const Spot at = spot(x, lane);
+        float k[together][channels];
+        HEED_UNROLL
+        for (int u = 0; u < together; ++u) {
+          const int edge = begin + u * sides + at.side;
+          const Id j = memory.ids.get(lane, edge < n ? edge : n - 1);
+          read_score_row<plain, S>(x, x.k, j, at, [&](int c, float value) { k[u][c] = value; });
+          if (x.one_table) {
+            HEED_UNROLL
+            for (int c = 0; c < kVector; ++c) v[u][c][lane] = k[u][c < channels ? c : 0];
+          } else {
+            read_row<plain>(x.v, j, at, x.width, [&](int c, float value) { v[u][c][lane] = value; });
+          }
+        }
+        HEED_UNROLL
+        for (int u = 0; u < together; ++u)
+          s[u][lane] = score_part<true, plain>(
+              x, score, at, [&](int c) { return q[c][lane]; }, [&](int c) { return k[u][c]; },
+              [&](int c) { return a[c][lane]; });
+      });
+      if constexpr (!contracts_of<S>) warp.sum(s, 1, x.group);
+      warp.lanes([&](int lane) {
+        const Spot at = spot(x, lane);
+        float now[together], most = shift[lane];
+        HEED_UNROLL
+        for (int u = 0; u < together; ++u) {
+          const int edge = begin + u * sides + at.side;
+          const bool in = edge < n && at.live;
+          float each = score_of(x, score, p[lane], s[u][lane]);
+          if (rules.biased() && in) each += read(x.bias.row(memory.edges.get(lane, edge)) + at.head);
+          const bool counts = in && (!rules.filters() || x.passes(each, i, memory.ids.get(lane, edge), at.head));
+          now[u] = counts ? each : none;
+          if (now[u] > most) most = now[u];
+        }
+        float use = 0;
+        if (normaliser.shifts()) {
+          use = most > none ? most : 0;
+          const float rescale = shift[lane] > none ? fn::exp(shift[lane] - use) : 0.0f;
+          shift[lane] = most, total[lane] *= rescale;
+          HEED_UNROLL
+          for (int c = 0; c < kVector; ++c) y[c][lane] *= rescale;
+        }
+        HEED_UNROLL
+        for (int u = 0; u < together; ++u) {
+          float w = plain || now[u] != none ? normaliser.raw(now[u], use) : 0.0f;
+          total[lane] += w;
+          if (rules.drops() && now[u] != none)
+            w *= x.keep(i, memory.ids.get(lane, begin + u * sides + at.side), at.head);
+          HEED_UNROLL
+          for (int c = 0; c < kVector; ++c) y[c][lane] += w * v[u][c][lane];
+        }
+      });
+    }
+    if (!last) return;
+    if (sides > 1) {
+      if (normaliser.shifts()) {
+        PerLane<Warp, float> top;
+        warp.lanes([&](int lane) { top[lane] = shift[lane]; });
+        warp.max(top, edge_lanes(x), kWarp);
+        warp.lanes([&](int lane) {
+          const float rescale = shift[lane] > none ? fn::exp(shift[lane] - top[lane]) : 0.0f;
+          shift[lane] = top[lane], total[lane] *= rescale;
+          HEED_UNROLL
+          for (int c = 0; c < kVector; ++c) y[c][lane] *= rescale;
+        });
+      }
+      warp.sum(total, edge_lanes(x), kWarp);
+      warp.sum(y, edge_lanes(x), kWarp);
+    }
+    warp.lanes([&](int lane) {
+      const Spot at = spot(x, lane);
+      if (at.side != 0 || !at.live) return;
+      const float sum = normaliser.couples() ? total[lane] : 0.0f;
+      float factor = 1;
+      if (whole) {
+        const Closed<float> end = normaliser.close(shift[lane], sum);
+        factor = end.factor;
+        if (at.member == 0) x.tau.row(i)[at.head] = end.tau;
+      } else if (at.member == 0) {
+        x.part_state.row(block.part)[at.head] = shift[lane];
+        x.part_state.row(block.part)[x.heads + at.head] = sum;
+      }
+      write_row(whole ? x.y : x.parts, whole ? Offset{i} : block.part, at, x.width, false,
+                [&](int c) { return y[c][lane] * factor; });
+    });
+  });
+}
+
+// Both directions of backward. Rows are queries (dq, dbias, and the block's sums of da and dp; on the way, tau and
+// delta side by side in x.both) or keys (dk and dv, one behind the other in a segment's row of x.parts).
+template <bool own_is_query, bool plain, class S, class Warp>
+HEED_WARP_FN void backward_lanes(Warp& warp, const Memory<Warp>& memory, const Call& x, const S& score, Offset t) {
+  constexpr int together = kBackwardEdges, channels = score_channels<S>, scalars = scalars_of<S>;
+  const Rules<plain> rules{x};
+  const Block block = x.rows.blocks[t];
+  const bool whole = block.part < 0;
+  const int sides = kWarp / edge_lanes(x);
+  const Strided<const float>&own_scores = own_is_query ? x.q : x.k, &other_scores = own_is_query ? x.k : x.q;
+  const Strided<const float>&own_values = own_is_query ? x.dy : x.v, &other_values = own_is_query ? x.v : x.dy;
+  const bool learns = own_is_query && x.sums;
+  PerLane<Warp, float> a[channels], own[channels], mine[kVector], down[channels], dv[kVector];
+  PerLane<Warp, float> da[channels], dp[scalars + 1], tau, delta;
+  PerLane<Warp, Learned<S>> p;
+  warp.lanes([&](int lane) {
+    const Spot at = spot(x, lane);
+    if constexpr (reads_vector<S>)
+      read_score_row<false, S>(x, x.a, 0, at, [&](int c, float value) { a[c][lane] = value; });
+    p[lane] = learned_of<S>(x, rules.tempered(), at.live ? at.head : 0);
+    HEED_UNROLL
+    for (int c = 0; c < channels; ++c) da[c][lane] = 0;
+    HEED_UNROLL
+    for (int j = 0; j < scalars + 1; ++j) dp[j][lane] = 0;
+  });
+  each_chunk(warp, memory, x, block, rules.biased(), [&](Id r, int n, bool first, bool last) {
+    if (first) {
+      warp.lanes([&](int lane) {
+        const Spot at = spot(x, lane);
+        read_score_row<plain, S>(x, own_scores, r, at, [&](int c, float value) { own[c][lane] = value; });
+        read_row<plain>(own_values, r, at, x.width, [&](int c, float value) { mine[c][lane] = value; });
+        HEED_UNROLL
+        for (int c = 0; c < channels; ++c) down[c][lane] = 0;
+        HEED_UNROLL
+        for (int c = 0; c < kVector; ++c) dv[c][lane] = 0;
+        if constexpr (own_is_query) {  // delta = <dy, y>
+          tau[lane] = at.live ? x.tau.row(r)[at.head] : 0.0f;
+          delta[lane] = 0;
+          if (x.delta_follows)
+            read_row<false>(Strided<const float>{x.y.data, x.y.stride, x.y.wide}, r, at, x.width,
+                     [&](int c, float value) { delta[lane] += mine[c][lane] * value; });
+        }
+      });
+      if constexpr (own_is_query) {
+        if (x.delta_follows) warp.sum(delta, 1, x.group);
+        warp.lanes([&](int lane) {
+          const Spot at = spot(x, lane);
+          if (!at.live) return;
+          float* both = x.both.row(r) + 2 * at.head;
+          if (!x.delta_follows)
+            delta[lane] = both[1];
+          else if (at.side == 0 && at.member == 0 && (whole || block.begin == 0))
+            both[0] = tau[lane], both[1] = delta[lane];
+        });
+      }
+    }
+    for (int begin = 0; begin < n; begin += together * sides) {
+      PerLane<Warp, float> s[together], dw[together], other[together][channels], theirs[together][kVector];
+      PerLane<Warp, float> taus[together], deltas[together];
+      warp.lanes([&](int lane) {
+        const Spot at = spot(x, lane);
+        HEED_UNROLL
+        for (int u = 0; u < together; ++u) {
+          const int edge = begin + u * sides + at.side;
+          const Id j = memory.ids.get(lane, edge < n ? edge : n - 1);
+          read_score_row<plain, S>(x, other_scores, j, at, [&](int c, float value) { other[u][c][lane] = value; });
+          if (own_is_query && x.one_table) {
+            HEED_UNROLL
+            for (int c = 0; c < kVector; ++c) theirs[u][c][lane] = other[u][c < channels ? c : 0][lane];
+          } else {
+            read_row<plain>(other_values, j, at, x.width, [&](int c, float value) { theirs[u][c][lane] = value; });
+          }
+          if constexpr (own_is_query) {
+            taus[u][lane] = tau[lane], deltas[u][lane] = delta[lane];
+          } else {
+            const float* both = x.both.row(j) + 2 * (at.live ? at.head : 0);
+#ifdef __CUDACC__
+            const float2 pair = *reinterpret_cast<const float2*>(both);
+            taus[u][lane] = pair.x, deltas[u][lane] = pair.y;
+#else
+            taus[u][lane] = both[0], deltas[u][lane] = both[1];
+#endif
+          }
+        }
+        HEED_UNROLL
+        for (int u = 0; u < together; ++u) {
+          s[u][lane] = score_part<own_is_query, plain>(
+              x, score, at, [&](int c) { return own[c][lane]; }, [&](int c) { return other[u][c][lane]; },
+              [&](int c) { return a[c][lane]; });
+          float part = 0;
+          HEED_UNROLL
+          for (int c = 0; c < kVector; ++c) part += mine[c][lane] * theirs[u][c][lane];
+          dw[u][lane] = part;
+        }
+      });
+      if constexpr (!contracts_of<S>) warp.sum(s, 1, x.group);
+      warp.sum(dw, 1, x.group);
+      warp.lanes([&](int lane) {
+        const Spot at = spot(x, lane);
+        float ws[together], ds[together];
+        HEED_UNROLL
+        for (int u = 0; u < together; ++u) {
+          const int edge = begin + u * sides + at.side;
+          ws[u] = ds[u] = 0;
+          if (edge < n && at.live) {
+            const Id j = plain ? 0 : memory.ids.get(lane, edge);
+            float more[scalars + 1];
+            const Slot slot = slot_gradient<own_is_query>(
+                x, rules, score, p[lane], s[u][lane], dw[u][lane], taus[u][lane], deltas[u][lane],
+                own_is_query ? r : j, own_is_query ? j : r, rules.biased() ? memory.edges.get(lane, edge) : 0, at.head,
+                at.member == 0, more);
+            ws[u] = slot.w, ds[u] = slot.ds;
+            if constexpr (own_is_query) {
+              HEED_UNROLL
+              for (int j = 0; j < scalars; ++j) dp[j][lane] += more[j];
+              if (rules.tempered()) dp[scalars][lane] += more[scalars];
+            }
+          }
+        }
+        HEED_UNROLL
+        for (int u = 0; u < together; ++u) {
+          if constexpr (!own_is_query) {
+            HEED_UNROLL
+            for (int c = 0; c < kVector; ++c) dv[c][lane] += ws[u] * theirs[u][c][lane];
+          }
+          HEED_UNROLL
+          for (int c = 0; c < channels; ++c) {
+            const auto value = slope<own_is_query>(score, own[c][lane], other[u][c][lane], a[c][lane]);
+            down[c][lane] += ds[u] * value.own;
+            if constexpr (own_is_query && reads_vector<S>) da[c][lane] += ds[u] * value.vector;
+          }
+        }
+      });
+    }
+    if (!last) return;
+    if (sides > 1) {
+      warp.sum(down, edge_lanes(x), kWarp);
+      if constexpr (!own_is_query) warp.sum(dv, edge_lanes(x), kWarp);
+    }
+    warp.lanes([&](int lane) {
+      const Spot at = spot(x, lane);
+      if (at.side != 0) return;
+      const Offset row = whole ? Offset{r} : block.part;
+      const Into& into = own_is_query ? x.dq : x.dk;
+      if (into) {
+        if constexpr (contracts_of<S>) {
+          if (at.live && at.member == 0)
+            put((whole ? into.to : x.parts).row(row) + at.head, down[0][lane], whole && into.add);
+        } else {
+          write_row(whole ? into.to : x.parts, row, at, x.score_width, whole && into.add,
+                    [&](int c) { return down[c < channels ? c : 0][lane]; });
+        }
+      }
+      if (!own_is_query && x.dv) {
+        Strided<float> to = x.dv.to;
+        if (!whole) {
+          const int behind = x.heads * x.score_width;
+          to = {x.parts.data + behind, x.parts.stride, x.parts.wide && behind % kVector == 0};
+        }
+        write_row(to, row, at, x.width, whole && x.dv.add, [&](int c) { return dv[c][lane]; });
+      }
+    });
+  });
+  if (!learns) return;
+  if (reads_vector<S> && sides > 1) warp.sum(da, edge_lanes(x), kWarp);
+  warp.sum(dp, edge_lanes(x), kWarp);
+  warp.lanes([&](int lane) {
+    const Spot at = spot(x, lane);
+    if (at.side != 0 || !at.live) return;
+    float* sums = x.sums.row(t);
+    if constexpr (reads_vector<S> && contracts_of<S>) {
+      if (at.member == 0) sums[at.head] = da[0][lane];
+    } else if constexpr (reads_vector<S>) {
+      write_row(Strided<float>{sums, 0}, 0, at, x.score_width, false,
+                [&](int c) { return da[c < channels ? c : 0][lane]; });
+    }
+    if (at.member == 0)
+      for (int j = 0; j < scalars + (rules.tempered() ? 1 : 0); ++j)
+        sums[x.heads * x.score_width + j * x.heads + at.head] = dp[j][lane];
+  });
+}
+
+// Work item t of a pass.
+template <Pass pass, Body body, class S, class Warp>
+HEED_WARP_FN void run(Warp& warp, const Memory<Warp>& memory, const Call& x, const S& score, Offset t) {
+  if constexpr (body != Body::any_width) {
+    constexpr bool plain = body == Body::plain_lanes;
+    if constexpr (pass == Pass::forward) forward_lanes<plain>(warp, memory, x, score, t);
+    if constexpr (pass == Pass::row) backward_lanes<true, plain>(warp, memory, x, score, t);
+    if constexpr (pass == Pass::column) backward_lanes<false, plain>(warp, memory, x, score, t);
+    return;
+  }
+  if constexpr (pass == Pass::threshold) threshold(warp, memory, x, score, t);
+  if constexpr (pass == Pass::measure) measure(warp, memory, x, score, t);
+  if constexpr (pass == Pass::forward) forward(warp, memory, x, score, t);
+  if constexpr (pass == Pass::delta) delta(warp, memory, x, t);
+  if constexpr (pass == Pass::row) row(warp, memory, x, score, t);
+  if constexpr (pass == Pass::column) column(warp, memory, x, score, t);
+  if constexpr (pass == Pass::merge_forward) merge_forward(warp, x, t);
+  if constexpr (pass == Pass::merge_row) merge_sums(warp, x, x.dq, x.heads * x.score_width, Into{}, 0, t);
+  if constexpr (pass == Pass::merge_column)
+    merge_sums(warp, x, x.dk, x.heads * x.score_width, x.dv, x.heads * x.width, t);
+  if constexpr (pass == Pass::reduce) reduce(warp, x, t);
+  if constexpr (pass == Pass::learned) learned(warp, x, t);
+}
+
+}  // namespace heed::warp
