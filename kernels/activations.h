@@ -2,6 +2,8 @@
 // device, and over jets of either for its derivative.
 #pragma once
 
+#include <tuple>
+
 #include "kernels/fn.h"
 
 namespace heed::activations {
@@ -50,5 +52,34 @@ struct Sigmoid {
     return fn::sigmoid(x);
   }
 };
+
+// On a device a number chooses among them.
+using List = std::tuple<Scale<float>, Relu, Elu, LeakyRelu, Gelu, Tanh, Sigmoid>;
+template <class F, int at = 0>
+constexpr int place() {
+  if constexpr (std::is_same_v<std::tuple_element_t<at, List>, F>)
+    return at;
+  else
+    return place<F, at + 1>();
+}
+template <class F>
+float factor_of(const F& f) {
+  if constexpr (requires { f.factor; })
+    return static_cast<float>(f.factor);
+  else
+    return 0;
+}
+// visit(f) with the one of that number.
+template <int at = 0, class Visit>
+HEED_FN void with_activation(int number, float factor, Visit visit) {
+  using F = std::tuple_element_t<at, List>;
+  if (number == at) {
+    F f{};
+    if constexpr (at == 0) f.factor = factor;
+    visit(f);
+  } else if constexpr (at + 1 < std::tuple_size_v<List>) {
+    with_activation<at + 1>(number, factor, visit);
+  }
+}
 
 }  // namespace heed::activations

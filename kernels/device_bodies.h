@@ -103,49 +103,59 @@ struct AddTo {
     to.put(i, c, from(i, c));
   }
 };
-struct Sum {  // y = a + b
-  const float *a, *b;
-  float* y;
-  HEED_FN void operator()(Offset t) const { y[t] = a[t] + b[t]; }
-};
-template <class F>
-struct Map {  // y = f(x)
-  F f;
-  const float* x;
-  float* y;
-  HEED_FN void operator()(Offset t) const { y[t] = f(x[t]); }
-};
-template <class F>
-struct MapBack {  // dx (+)= dy f'(x)
-  F f;
-  const float *x, *dy;
-  float* dx;
-  bool add;
-  HEED_FN void operator()(Offset t) const {
-    const float d = dy[t] * f(variable<0>(x[t])).d[0];
-    dx[t] = add ? dx[t] + d : d;
-  }
-};
-struct AddBias {  // y = x + b
-  In x, b;
-  Table<float> y;
-  HEED_FN void operator()(Offset t) const {
-    const auto [i, c] = cell(t, x.cols);
-    y(i, c) = x(i, c) + b(0, c);
-  }
-};
-struct Drop {  // as dropout() of layers/ops.h draws
-  const float* from;
+// Elementwise over whole arrays: a link, and a chain of them in one kernel. What a link writes at t, a later one may
+// read at t.
+struct Link {
+  enum class Kind { copy, sum, bias, map, map_back, drop };
+  Kind kind;
+  const float* a;            // copy, drop: from; the others: x
+  const float* b = nullptr;  // sum: the other; bias: 1 x cols; map_back: dy
   float* to;
-  bool add;
-  std::uint32_t threshold;
-  float scale;
-  const std::uint64_t* key;
-  HEED_FN void operator()(Offset t) const {
+  bool add = false;
+  Offset cols = 0;
+  int f = 0;         // map, map_back: its place in activations::List
+  float factor = 0;  // of Scale; of what is not dropped
+  std::uint32_t threshold = 0;
+  const std::uint64_t* key = nullptr;
+
+  template <class X>
+  HEED_FN X mapped(X x) const {
+    X out = x;
+    activations::with_activation(f, factor, [&](auto function) { out = function(x); });
+    return out;
+  }
+  HEED_FN float drops(Offset t) const {  // as dropout() of layers/ops.h draws
     const std::uint64_t row = mix(*key, static_cast<std::uint64_t>(t) / 1024);
-    const bool drops = drop_bits(row, static_cast<std::uint32_t>(t % 1024), 0) < threshold;
-    const float x = from[t] * (drops ? 0.0f : scale);
+    return drop_bits(row, static_cast<std::uint32_t>(t % 1024), 0) < threshold ? 0.0f : factor;
+  }
+  HEED_FN float value(Offset t) const {
+    switch (kind) {
+      case Kind::copy:
+        return a[t];
+      case Kind::sum:
+        return a[t] + b[t];
+      case Kind::bias:
+        return a[t] + b[cell(t, cols).c];
+      case Kind::map:
+        return mapped(a[t]);
+      case Kind::map_back:
+        return b[t] * mapped(variable<0>(a[t])).d[0];
+      case Kind::drop:
+        return a[t] * drops(t);
+    }
+    return 0;
+  }
+  HEED_FN void operator()(Offset t) const {
+    const float x = value(t);
     to[t] = add ? to[t] + x : x;
+  }
+};
+struct Chain {
+  static constexpr int kMost = 4;
+  Link links[kMost];
+  int count = 0;
+  HEED_FN void operator()(Offset t) const {
+    for (int l = 0; l < count; ++l) links[l](t);
   }
 };
 struct Pick {  // to_t (+)= from_ids[t]
@@ -505,6 +515,60 @@ struct OverRows {
   HEED_FN void put(Offset, Offset c, Number total) const { term.put(c, total); }
 };
 
+// Up to so many tables side by side, read and written as one.
+constexpr int kBeside = 4;
+struct Side {
+  int count = 0;
+  const float* data[kBeside];
+  Offset stride[kBeside], end[kBeside];
+  float s[kBeside];
+
+  Side() = default;
+  Side(View<const float> x) { add(x, 1); }
+  void add(View<const float> x, float scale) {
+    data[count] = x.data, stride[count] = x.stride, s[count] = scale;
+    end[count] = cols() + x.cols;
+    ++count;
+  }
+  HEED_FN Offset cols() const { return count > 0 ? end[count - 1] : 0; }
+  HEED_FN float at(Offset i, Offset j) const {
+    int m = 0;
+    Offset begin = 0;
+    while (m + 1 < count && j >= end[m]) begin = end[m++];
+    return s[m] * data[m][i * stride[m] + j - begin];
+  }
+};
+struct IntoSide {
+  int count = 0;
+  float* data[kBeside];  // null: nobody wants it
+  Offset stride[kBeside], end[kBeside];
+  float s[kBeside];
+  bool adds[kBeside];
+  const float* bias[kBeside];  // null: 0
+  float* last[kBeside];        // where row `last_row` goes
+  bool last_adds[kBeside];
+  Offset last_row = -1;
+
+  IntoSide() = default;
+  IntoSide(const Sink<float>& y) { add(y, y.to.cols, 1, nullptr); }
+  void add(const Sink<float>& y, Offset cols, float scale, const float* by, const Sink<float>& sums = {}) {
+    data[count] = y.to.data, stride[count] = y.to.stride, adds[count] = y.add;
+    s[count] = scale, bias[count] = by, last[count] = sums.to.data, last_adds[count] = sums.add;
+    end[count] = (count > 0 ? end[count - 1] : 0) + cols;
+    ++count;
+  }
+  HEED_FN void put(Offset i, Offset j, float sum) const {
+    int m = 0;
+    Offset begin = 0;
+    while (m + 1 < count && j >= end[m]) begin = end[m++];
+    float* to = i == last_row ? last[m] : data[m] ? data[m] + i * stride[m] : nullptr;
+    if (!to) return;
+    to += j - begin;
+    if (bias[m]) sum += bias[m][j - begin];
+    sum *= s[m];
+    *to = (i == last_row ? last_adds[m] : adds[m]) ? *to + sum : sum;
+  }
+};
 // y_i (+)= s scale_i (sum over the row of weight_t x_t, + bias)
 struct OverEntries {
   using Number = float;
@@ -512,11 +576,9 @@ struct OverEntries {
   const Id* ids;
   const float* weights;  // one an entry, by way of `edge` where that is given; null: 1
   const Offset* edge;
-  In x;
+  Side x;
   const float* scale;  // one a row; null: 1
-  const float* bias;   // null: 0
-  float s;
-  Out y;
+  IntoSide y;
   Offset width, tiles;
   int columns;
   HEED_FN Where where(Offset block) const {
@@ -529,15 +591,14 @@ struct OverEntries {
     float out = 0;
     HEED_UNROLL
     for (Offset t = at.begin + lane; t < at.end; t += lanes) {
-      const float value = x(ids[t], c);
+      const float value = x.at(ids[t], c);
       out += weights ? weights[edge ? edge[t] : t] * value : value;
     }
     return out;
   }
   HEED_FN void put(Offset block, Offset c, float total) const {
     const Id row = segments[block / tiles].row;
-    if (bias) total += bias[c];
-    y.put(row, c, total * (scale ? s * scale[row] : s));
+    y.put(row, c, scale ? total * scale[row] : total);
   }
 };
 
@@ -616,23 +677,23 @@ struct BatchNormSum {
 
 // Dense products.
 
-// c (+)= s (a b + bias), with the sum over k in pieces.
-struct Factor {
-  const float* data;
-  Offset row, col;  // distances of neighbouring rows and columns
-  HEED_FN float at(Offset i, Offset j) const { return data[i * row + j * col]; }
+struct Factor {  // tables, or their transpose; row `ones` is 1 all along
+  Side side;
+  bool transposed = false;
+  Offset ones = -1;
+  HEED_FN float at(Offset i, Offset j) const {
+    if (i == ones) return 1;
+    return transposed ? side.at(j, i) : side.at(i, j);
+  }
 };
-inline Factor factor(View<const float> x) { return {x.data, x.stride, 1}; }
-inline Factor transposed(View<const float> x) { return {x.data, 1, x.stride}; }
 
+// c (+)= s (a b + bias), with the sum over k in pieces.
 template <int kTileRows, int kTileCols, int kRows, int kCols>  // of a block, and of a thread
 struct Product {
   static constexpr int kAcross = kTileCols / kCols, kThreads = kTileRows / kRows * kAcross, kDepth = 16;
   Factor a, b;  // m x k, k x n
   Offset m, n, k;
-  const float* bias;  // 1 x n; may be null
-  float s;
-  Out c;
+  IntoSide c;
   Offset piece, pieces;  // of k
   float* parts;          // pieces x m x n
   unsigned* tickets;     // one a tile
@@ -677,10 +738,10 @@ struct Product {
     if (s < depth) {
       const Offset first = begin(block) + Offset{s} * kDepth, stop = end(block);
       auto& to = shared;
-      load<kTileRows>(thread, a.col == 1, [&](int i, int t) {
+      load<kTileRows>(thread, !a.transposed, [&](int i, int t) {
         to.a[s & 1][t][i] = row + i < m && first + t < stop ? a.at(row + i, first + t) : 0.0f;
       });
-      load<kTileCols>(thread, b.col != 1, [&](int j, int t) {
+      load<kTileCols>(thread, b.transposed, [&](int j, int t) {
         to.b[s & 1][t][j] = col + j < n && first + t < stop ? b.at(first + t, col + j) : 0.0f;
       });
     }
@@ -724,7 +785,7 @@ struct Product {
           sum = 0;
           for (Offset p = 0; p < pieces; ++p) sum += fresh(part + p * m * n);
         }
-        c.put(i, j, this->s * (bias ? sum + bias[j] : sum));
+        c.put(i, j, sum);
       }
     }
     if (s == depth && pieces > 1) publish();
@@ -920,23 +981,18 @@ struct Put {
   HEED_FN void operator()(Offset t) const { to[t] = words[t]; }
 };
 struct Keys {
-  std::uint64_t seed;
-  const std::uint64_t* step;
+  std::uint64_t seed, step;
   std::uint64_t* keys;
-  HEED_FN void operator()(Offset t) const { keys[t] = mix(mix(mix(seed), *step), static_cast<std::uint64_t>(t)); }
+  HEED_FN void operator()(Offset t) const { keys[t] = mix(mix(mix(seed), step), static_cast<std::uint64_t>(t)); }
 };
 
-template <class F>
-using Both = std::tuple<Map<F>, MapBack<F>>;
 template <class... Terms>
 using Sums = std::tuple<Reduce<OverRows<Terms>>...>;
 template <class... Lists>
 using Joined = decltype(std::tuple_cat(std::declval<Lists>()...));
 
 using List = Joined<
-    std::tuple<Fill, AddTo, Sum, AddBias, Drop, Pick, PutBack, PickEntries, Grow, ScaleRows>,
-    Both<activations::Scale<float>>, Both<activations::Relu>, Both<activations::Elu>, Both<activations::LeakyRelu>,
-    Both<activations::Gelu>, Both<activations::Tanh>, Both<activations::Sigmoid>,
+    std::tuple<Chain, Fill, AddTo, Pick, PutBack, PickEntries, Grow, ScaleRows>,
     std::tuple<MeanHeads, MeanHeadsBack, Contract, ContractBack, Prepare<false, true>, Prepare<true, false>,
                Prepare<true, true>, PrepareBack<false, true>, PrepareBack<true, false>, PrepareBack<true, true>>,
     std::tuple<Gate, GateBack, LayerNorm, LayerNormBack, BatchNorm, MomentsAtRest, BatchNormBack>,
@@ -970,7 +1026,12 @@ void with_body(int body, const void* self, Visit visit) {
 
 template <class Body>
 void run(DeviceOps& device, const Body& body, Offset count) {
-  if (count > 0) device.run(place<Body>(), &body, count);
+  if constexpr (std::is_same_v<Body, Link>) {
+    device.chain(body, count);
+  } else {
+    device.flush();
+    if (count > 0) device.run(place<Body>(), &body, count);
+  }
 }
 
 // What follows cuts sums into pieces.
@@ -1012,24 +1073,23 @@ struct SparseFactor {  // by the rows' entries
   const float* scale = nullptr;
 };
 // y (+)= s scale (w x + bias)
-inline void sparse_product(DeviceOps& device, const SparseFactor& w, View<const float> x, const float* bias, float s,
-                           const Sink<float>& y) {
-  if (x.cols == 0) return;
-  OverEntries job{w.rows->segments.data(), w.rows->ids.data(), w.weights, w.edge, x, w.scale, bias, s, y};
-  job.width = x.cols;
-  job.columns = side_by_side(x.cols, 128);
-  job.tiles = (x.cols + job.columns - 1) / job.columns;
+inline void sparse_product(DeviceOps& device, const SparseFactor& w, const Side& x, const IntoSide& y) {
+  const Offset width = x.cols();
+  if (width == 0) return;
+  OverEntries job{w.rows->segments.data(), w.rows->ids.data(), w.weights, w.edge, x, w.scale, y, width};
+  job.columns = side_by_side(width, 128);
+  job.tiles = (width + job.columns - 1) / job.columns;
   auto body = reduction(job);
   if (w.rows->parts > 0) {
-    body.parts = static_cast<float*>(device.scratch(w.rows->parts * x.cols * static_cast<Offset>(sizeof(float))));
+    body.parts = static_cast<float*>(device.scratch(w.rows->parts * width * static_cast<Offset>(sizeof(float))));
     body.tickets = device.tickets(w.rows->hubs * job.tiles);
   }
   run(device, body, w.rows->segments.size() * job.tiles);
 }
 
 // c (+)= s (a b + bias)               a: m x k, b: k x n
-inline void product(DeviceOps& device, Factor a, Factor b, Offset m, Offset n, Offset k, const float* bias, float s,
-                    const Sink<float>& c) {
+inline void product(DeviceOps& device, const Factor& a, const Factor& b, Offset m, Offset n, Offset k,
+                    const IntoSide& c) {
   constexpr Offset kBlocks = 512, kLeast = 128;  // blocks that fill a device, and what of k is worth a piece
   if (m == 0 || n == 0) return;
   auto launch = [&]<class Body>(Body body) {
@@ -1044,9 +1104,9 @@ inline void product(DeviceOps& device, Factor a, Factor b, Offset m, Offset n, O
     run(device, body, tiles * body.pieces);
   };
   if (n <= 16)
-    launch(NarrowProduct{a, b, m, n, k, bias, s, c});
+    launch(NarrowProduct{a, b, m, n, k, c});
   else
-    launch(WideProduct{a, b, m, n, k, bias, s, c});
+    launch(WideProduct{a, b, m, n, k, c});
 }
 
 // Up to 64 bytes of the host's to the device, in turn with its kernels and without waiting for them.

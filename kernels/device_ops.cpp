@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kernels/device_bodies.h"
+
 namespace heed {
 
 const std::vector<std::string>& device_names() {
@@ -10,6 +12,25 @@ const std::vector<std::string>& device_names() {
 }
 
 Device device_named(const std::string& name) { return static_cast<Device>(choose("device", name, device_names())); }
+
+DeviceOps::DeviceOps() : waiting_(std::make_unique<bodies::Chain>()) {}
+DeviceOps::~DeviceOps() = default;
+
+void DeviceOps::chain(const bodies::Link& link, Offset count) {
+  bodies::Chain& chain = *waiting_;
+  if (chain.count == bodies::Chain::kMost || count != waiting_count_) flush();
+  waiting_count_ = count;
+  chain.links[chain.count++] = link;
+}
+
+void DeviceOps::flush() {
+  if (waiting_->count == 0) return;
+  const bodies::Chain chain = *waiting_;
+  forget();
+  if (waiting_count_ > 0) run(bodies::place<bodies::Chain>(), &chain, waiting_count_);
+}
+
+void DeviceOps::forget() { waiting_->count = 0; }
 
 void* DeviceOps::scratch(Offset bytes) {
   if (scratch_.empty() || scratch_.back().cols() < bytes)

@@ -10,6 +10,10 @@
 #include "kernels/attention.h"
 
 namespace heed {
+namespace bodies {
+struct Link;
+struct Chain;
+}  // namespace bodies
 
 enum class Device { cpu, cuda };
 const std::vector<std::string>& device_names();
@@ -23,16 +27,23 @@ class Replay {  // a sequence of kernels, to be run again
 
 class DeviceOps : public Memory {
  public:
+  DeviceOps();
+  ~DeviceOps() override;
   // A body of device_bodies.h, number `body` of their list, over `count` indices or blocks. See bodies::run.
   virtual void run(int body, const void* self, Offset count) = 0;
   // What `work` asks of the device, without doing it. It must neither allocate nor copy from or to the host.
   virtual std::unique_ptr<Replay> capture(const std::function<void()>& work) = 0;
   virtual bool capturing() const = 0;
-  virtual void* stream() = 0;  // on which kernels of others may join in (CUDA's cudaStream_t)
+  virtual void* stream() = 0;  // on which kernels of others may join in (CUDA's cudaStream_t), after a flush()
   // The fused operator. All views are of this device's memory, and so is the state's; x.dropout.key_at gives the key.
   virtual void attention(const Attention<float>& x, View<float> y, AttentionState<float>& state) = 0;
   virtual void attention_gradient(const Attention<float>& x, View<const float> y, View<const float> dy,
                                   AttentionState<float>& state, const AttentionGradient<float>& g) = 0;
+
+  // Elementwise work over arrays of one length waits for more of its kind, up to a chain's length, and then costs one
+  // kernel. Everything else that begins on the device flushes it before.
+  void chain(const bodies::Link& link, Offset count);
+  void flush();
 
   // Room that is anyone's until the next call of this kind. It stays where it is as long as the device lives, for the
   // sake of replays.
@@ -41,10 +52,13 @@ class DeviceOps : public Memory {
 
  protected:
   void release_rooms() { scratch_.clear(), tickets_.clear(); }  // to be called before the memory is gone
+  void forget();                                                // what waits
 
  private:
   std::deque<Matrix<char>> scratch_;
   std::deque<Matrix<unsigned>> tickets_;
+  std::unique_ptr<bodies::Chain> waiting_;
+  Offset waiting_count_ = 0;
 };
 
 // The device of that name; null for the CPU. Throws Error where there is none that this build has kernels for.

@@ -53,7 +53,14 @@ Var<T> elementwise(Var<T> x, F f) {
         const T* from = x.value().data();
         T* to = y.value().data();
         if constexpr (on_devices<T>)
-          if (x.tape->device) return bodies::run(*x.tape->device, bodies::Map<F>{f, from, to}, x.value().size());
+          if (x.tape->device)
+            return bodies::run(*x.tape->device,
+                               bodies::Link{.kind = bodies::Link::Kind::map,
+                                            .a = from,
+                                            .to = to,
+                                            .f = activations::place<F>(),
+                                            .factor = activations::factor_of(f)},
+                               x.value().size());
         each_vector<T>(x.value().size(), [&](Offset t) { f(V::load(from + t)).store(to + t); });
       },
       [=] {
@@ -62,7 +69,15 @@ Var<T> elementwise(Var<T> x, F f) {
         const T *from = x.value().data(), *dy = y.grad().data;
         if constexpr (on_devices<T>)
           if (x.tape->device)
-            return bodies::run(*x.tape->device, bodies::MapBack<F>{f, from, dy, dx.to.data, dx.add}, x.value().size());
+            return bodies::run(*x.tape->device,
+                               bodies::Link{.kind = bodies::Link::Kind::map_back,
+                                            .a = from,
+                                            .b = dy,
+                                            .to = dx.to.data,
+                                            .add = dx.add,
+                                            .f = activations::place<F>(),
+                                            .factor = activations::factor_of(f)},
+                               x.value().size());
         each_vector<T>(x.value().size(),
                        [&](Offset t) { store(dx, t, V::load(dy + t) * f(variable<0>(V::load(from + t))).d[0]); });
       },
@@ -73,7 +88,14 @@ Var<T> elementwise(Var<T> x, F f) {
 template <class T>
 void add_to(Tape<T>* tape, const Sink<T>& to, View<const T> from) {  // to (+)= from
   if constexpr (on_devices<T>)
-    if (tape->device) return bodies::run(*tape->device, bodies::AddTo{from, to}, from.rows * from.cols);
+    if (tape->device) {
+      const Offset count = from.rows * from.cols;
+      if (from.stride != from.cols || to.to.stride != to.to.cols)
+        return bodies::run(*tape->device, bodies::AddTo{from, to}, count);
+      return bodies::run(
+          *tape->device,
+          bodies::Link{.kind = bodies::Link::Kind::copy, .a = from.data, .to = to.to.data, .add = to.add}, count);
+    }
   parallel_pieces(from.rows, row_grain(from.cols), [&](Offset begin, Offset end) {
     for (Offset i = begin; i < end; ++i)
       for (Offset c = 0; c < from.cols; ++c) to.to(i, c) = to.add ? to.to(i, c) + from(i, c) : from(i, c);
@@ -115,6 +137,7 @@ std::vector<Var<T>> linears(Var<T> x, const std::vector<std::vector<LinearMap<T>
     DenseRoom<T> room;
     Matrix<Offset> edge;  // sparse->edge on the device
   };
+  constexpr std::size_t beside = bodies::kBeside;
   auto kept = std::make_shared<Kept>();
   std::vector<Var<T>> outputs;
   bool plain = true;  // all weights as they are
@@ -140,16 +163,20 @@ std::vector<Var<T>> linears(Var<T> x, const std::vector<std::vector<LinearMap<T>
   auto forward = [=] {
     if constexpr (on_devices<T>)
       if (DeviceOps* device = x.tape->device) {
-        for (const auto& [map, y, first] : kept->all) {
-          const auto [w, b, s] = map;
-          const float* bias = b.tape ? b.value().data() : nullptr;
-          const Sink<T> to{y.value().view().columns(first, w.cols()), false};
+        for (std::size_t begin = 0; begin < kept->all.size(); begin += beside) {
+          bodies::Side weights;
+          bodies::IntoSide to;
+          for (const Placed& at : std::span(kept->all).subspan(begin, std::min(kept->all.size() - begin, beside))) {
+            const auto [w, b, s] = at.map;
+            weights.add(w.view(), 1);
+            to.add({at.y.value().view().columns(at.first, w.cols()), false}, w.cols(), static_cast<T>(s),
+                   b.tape ? b.value().data() : nullptr);
+          }
           if (sparse)
-            bodies::sparse_product(*device, {&x.tape->rows_on_device(sparse->by_row.list), entries().data()}, w.view(),
-                                   bias, static_cast<T>(s), to);
+            bodies::sparse_product(*device, {&x.tape->rows_on_device(sparse->by_row.list), entries().data()}, weights,
+                                   to);
           else
-            bodies::product(*device, bodies::factor(x.view()), bodies::factor(w.view()), x.rows(), w.cols(), x.cols(),
-                            bias, static_cast<T>(s), to);
+            bodies::product(*device, {x.view()}, {weights}, x.rows(), weights.cols(), x.cols(), to);
         }
         return;
       }
@@ -178,31 +205,35 @@ std::vector<Var<T>> linears(Var<T> x, const std::vector<std::vector<LinearMap<T>
         std::vector<const Placed*> arrived;
         for (const Placed& at : kept->all)
           if (at.y.arrived()) arrived.push_back(&at);
-        for (const Placed* at : arrived) {
-          const auto [w, b, s] = at->map;
-          const View<const T> dy = at->y.grad().columns(at->first, w.cols());
-          const T factor = static_cast<T>(s);
-          if (Sink<T> dw = w.sink()) {
-            if (sparse) {
-              if (kept->edge.empty()) kept->edge = list_on<Offset>(*device, sparse->edge);
-              bodies::sparse_product(
-                  *device,
-                  {&x.tape->rows_on_device(sparse->by_column.list), entries().data(), std::as_const(kept->edge).data()},
-                  dy, nullptr, factor, dw);
-            } else {
-              bodies::product(*device, bodies::transposed(x.view()), bodies::factor(dy), x.cols(), w.cols(), x.rows(),
-                              nullptr, factor, dw);
-            }
+        Sink<T> dx;
+        for (std::size_t begin = 0; begin < arrived.size(); begin += beside) {
+          bodies::Side gradients, scaled, weights;
+          bodies::IntoSide to;
+          bool learned = false, biased = false;
+          for (const Placed* at : std::span(arrived).subspan(begin, std::min(arrived.size() - begin, beside))) {
+            const auto [w, b, s] = at->map;
+            const T factor = static_cast<T>(s);
+            const View<const T> dy = at->y.grad().columns(at->first, w.cols());
+            const Sink<T> dw = w.sink(), db = b.tape ? b.sink() : Sink<T>{};
+            gradients.add(dy, 1), scaled.add(dy, factor), weights.add(w.view(), 1);
+            to.add(dw, w.cols(), factor, nullptr, db);
+            learned = learned || dw, biased = biased || (db && !sparse);
+            if (db && sparse) bodies::sum_rows(*device, bodies::ColumnSum{dy, factor, db}, dy.rows, dy.cols);
           }
-          if (b.tape)
-            if (Sink<T> db = b.sink()) bodies::sum_rows(*device, bodies::ColumnSum{dy, factor, db}, dy.rows, dy.cols);
-        }
-        Sink<T> dx = x.sink();
-        for (const Placed* at : arrived) {
-          const auto [w, b, s] = at->map;
-          if (!dx) break;
-          bodies::product(*device, bodies::factor(at->y.grad().columns(at->first, w.cols())),
-                          bodies::transposed(w.view()), x.rows(), x.cols(), w.cols(), nullptr, static_cast<T>(s), dx);
+          if (sparse && learned) {
+            if (kept->edge.empty()) kept->edge = list_on<Offset>(*device, sparse->edge);
+            bodies::sparse_product(
+                *device,
+                {&x.tape->rows_on_device(sparse->by_column.list), entries().data(), std::as_const(kept->edge).data()},
+                gradients, to);
+          } else if (learned || biased) {  // the sums of dy are the product with a row of ones
+            bodies::Factor back{x.view(), true};
+            if (biased) back.ones = to.last_row = x.cols();
+            bodies::product(*device, back, {gradients}, x.cols() + biased, gradients.cols(), x.rows(), to);
+          }
+          if (begin == 0) dx = x.sink();
+          if (!dx) continue;
+          bodies::product(*device, {scaled}, {weights, true}, x.rows(), x.cols(), scaled.cols(), dx);
           dx.add = true;
         }
         return;
@@ -267,7 +298,13 @@ Var<T> add_bias(Var<T> x, Var<T> b) {
       [=] {
         if constexpr (on_devices<T>)
           if (x.tape->device)
-            return bodies::run(*x.tape->device, bodies::AddBias{x.view(), b.view(), y.value().view()}, n * width);
+            return bodies::run(*x.tape->device,
+                               bodies::Link{.kind = bodies::Link::Kind::bias,
+                                            .a = x.value().data(),
+                                            .b = b.value().data(),
+                                            .to = y.value().data(),
+                                            .cols = width},
+                               n * width);
         const Matrix<T>& X = x.value();
         Matrix<T>& Y = y.value();
         const T* bias = b.value().data();
@@ -310,7 +347,9 @@ Var<T> add(Var<T> a, Var<T> b) {
         const T *p = a.value().data(), *q = b.value().data();
         T* to = y.value().data();
         if constexpr (on_devices<T>)
-          if (a.tape->device) return bodies::run(*a.tape->device, bodies::Sum{p, q, to}, y.value().size());
+          if (a.tape->device)
+            return bodies::run(*a.tape->device, bodies::Link{.kind = bodies::Link::Kind::sum, .a = p, .b = q, .to = to},
+                               y.value().size());
         each_vector<T>(y.value().size(), [&](Offset t) { (V::load(p + t) + V::load(q + t)).store(to + t); });
       },
       [=] {
@@ -566,9 +605,8 @@ Var<T> linear_heads(const Columns<T>& x, Var<T> w, int heads) {
         if constexpr (on_devices<T>)
           if (DeviceOps* device = w.tape->device) {
             for (Offset c = 0; c < heads * width; c += width)
-              bodies::product(*device, bodies::factor(x.view().columns(c, width)),
-                              bodies::factor(w.view().columns(c, width)), x.rows(), width, width, nullptr, 1,
-                              {y.value().view().columns(c, width), false});
+              bodies::product(*device, {x.view().columns(c, width)}, {w.view().columns(c, width)}, x.rows(), width,
+                              width, Sink<T>{y.value().view().columns(c, width), false});
             return;
           }
         multiply(x.view(), w.view(), Sink<T>{y.value().view(), false});
@@ -580,11 +618,11 @@ Var<T> linear_heads(const Columns<T>& x, Var<T> w, int heads) {
             for (Offset c = 0; c < heads * width; c += width) {
               const View<const T> dy = y.grad().columns(c, width);
               if (dw)
-                bodies::product(*device, bodies::transposed(x.view().columns(c, width)), bodies::factor(dy), width,
-                                width, x.rows(), nullptr, 1, {dw.to.columns(c, width), dw.add});
+                bodies::product(*device, {x.view().columns(c, width), true}, {dy}, width, width, x.rows(),
+                                Sink<T>{dw.to.columns(c, width), dw.add});
               if (dx)
-                bodies::product(*device, bodies::factor(dy), bodies::transposed(w.view().columns(c, width)), x.rows(),
-                                width, width, nullptr, 1, {dx.to.columns(c, width), dx.add});
+                bodies::product(*device, {dy}, {w.view().columns(c, width), true}, x.rows(), width, width,
+                                Sink<T>{dx.to.columns(c, width), dx.add});
             }
             return;
           }
@@ -820,7 +858,15 @@ Var<T> dropout(Var<T> x, double rate) {
     const T factor = drop.scale();
     if constexpr (on_devices<T>)
       if (tape->device)
-        return bodies::run(*tape->device, bodies::Drop{from, to, add, threshold, factor, tape->keys_at() + stream}, n);
+        return bodies::run(*tape->device,
+                           bodies::Link{.kind = bodies::Link::Kind::drop,
+                                        .a = from,
+                                        .to = to,
+                                        .add = add,
+                                        .factor = factor,
+                                        .threshold = threshold,
+                                        .key = tape->keys_at() + stream},
+                           n);
     parallel_pieces(n, kElementGrain, [&](Offset begin, Offset end) {
       for (Offset block = begin; block < end; block += 1024) {
         const std::uint64_t key = drop.row_key(static_cast<std::uint64_t>(block) / 1024);
@@ -1126,7 +1172,7 @@ Var<T> propagate(Var<T> x, std::shared_ptr<const Pattern> pattern, std::vector<T
             return bodies::sparse_product(*device,
                                           {&x.tape->rows_on_device(pattern->by_query.list), kept->weights_there.data(),
                                            nullptr, kept->scale_there.data()},
-                                          x.view(), nullptr, 1, {y.value().view(), false});
+                                          x.view(), Sink<T>{y.value().view(), false});
         weighted_sum<T>(pattern->by_query, kept->weights, {}, kept->scale, x.view(), {y.value().view(), false},
                         kept->parts);
       },
@@ -1145,7 +1191,7 @@ Var<T> propagate(Var<T> x, std::shared_ptr<const Pattern> pattern, std::vector<T
             return bodies::sparse_product(
                 *device,
                 {&x.tape->rows_on_device(pattern->by_key.list), kept->weights_there.data(), kept->edge_there.data()},
-                dy, nullptr, 1, dx);
+                dy, dx);
           }
         if (!kept->scale.empty()) {
           kept->scaled.resize(dy.rows, dy.cols);

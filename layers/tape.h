@@ -161,10 +161,11 @@ class Tape {
   std::uint64_t dropout_key(std::uint64_t stream) const { return mix(mix(mix(seed), step), stream); }
   // On a device, where the keys of this step lie, one a stream.
   const std::uint64_t* keys_at() const { return keys_.data(); }
-  // Tells the device the step. forward() does so itself, unless it is captured: whoever runs a replay tells it before.
-  void tell_step() {
-    if (step_.empty()) step_ = Matrix<std::uint64_t>(device), step_.resize(1, 1);
-    bodies::put(*device, step, step_.data());
+  // Works these out. forward() does so itself, unless it is captured: whoever runs a replay does it before.
+  void begin_step() {
+    if (keys_.empty()) keys_ = Matrix<std::uint64_t>(device);
+    keys_.resize(1, static_cast<Offset>(streams_) + 1);
+    bodies::run(*device, bodies::Keys{seed, step, keys_.data()}, keys_.cols());
   }
   // A list of rows on the device, brought over once.
   const DeviceRows& rows_on_device(const std::shared_ptr<const Csr>& list) {
@@ -175,12 +176,7 @@ class Tape {
 
   // All that is recorded, or only what is up to `last`.
   void forward(Var<T> last = {}) {
-    if (device && training) {
-      if (!device->capturing()) tell_step();
-      if (keys_.empty()) keys_ = Matrix<std::uint64_t>(device);
-      keys_.resize(1, static_cast<Offset>(streams_) + 1);
-      bodies::run(*device, bodies::Keys{seed, step_.data(), keys_.data()}, keys_.cols());
-    }
+    if (device && training && !device->capturing()) begin_step();
     for (auto& s : steps_) {
       run(s.forward, s.name, 0);
       if (last.tape && std::ranges::any_of(s.outputs, [&](Var<T> y) { return y.id == last.id; })) return;
@@ -192,7 +188,10 @@ class Tape {
     Sink<T> start = loss.sink();
     if (!start) return;
     if constexpr (std::is_same_v<T, float>)
-      if (device) bodies::run(*device, bodies::Fill{start.to, 1}, start.to.rows * start.to.cols);
+      if (device && begun_ != loss.id) {
+        bodies::run(*device, bodies::Fill{start.to, 1}, start.to.rows * start.to.cols);
+        begun_ = loss.id;
+      }
     for (Offset i = 0; !device && i < start.to.rows; ++i) std::fill_n(start.to.row(i), start.to.cols, T(1));
     for (auto s = steps_.rbegin(); s != steps_.rend(); ++s)
       if (s->backward && std::ranges::any_of(s->outputs, [](Var<T> y) { return y.arrived(); }))
@@ -204,6 +203,7 @@ class Tape {
     TapeNode<T>& to = node(x.id);
     if (!to.needs_grad || to.arrived || to.grad_is_kept) return false;
     to.grad = node(y.id).grad;
+    if (begun_ == y.id) begun_ = -1;  // more may be added to it
     return to.arrived = true;
   }
 
@@ -240,7 +240,8 @@ class Tape {
   std::deque<TapeNode<T>> nodes_;
   std::vector<Step> steps_;
   std::uint64_t streams_ = 0;
-  Matrix<std::uint64_t> step_, keys_;  // on the device
+  Matrix<std::uint64_t> keys_;  // on the device
+  int begun_ = -1;              // the value whose gradient is 1 there, from the last backward
   std::map<std::shared_ptr<const Csr>, std::unique_ptr<DeviceRows>> lists_;
 };
 

@@ -22,9 +22,13 @@ class EmulatedOps : public DeviceOps {
     std::memset(at, 0xff, bytes);
     return at;
   }
-  void release(void* at) noexcept override { std::free(at); }
+  void release(void* at) noexcept override {
+    if (!capturing_) flush();
+    std::free(at);
+  }
   void copy(void* to, const void* from, std::size_t bytes) override {
     if (capturing_) fail("a captured step wants to copy");
+    flush();
     ++copies;
     if (bytes > 0) std::memcpy(to, from, bytes);
   }
@@ -34,16 +38,22 @@ class EmulatedOps : public DeviceOps {
   }
   std::unique_ptr<Replay> capture(const std::function<void()>& work) override {
     struct List : Replay {
+      EmulatedOps* device;
       std::vector<std::function<void()>> calls;
       void run() override {
+        device->flush();
         for (const auto& call : calls) call();
       }
     };
+    flush();
     auto out = std::make_unique<List>();
+    out->device = this;
     capturing_ = &out->calls;
     try {
       work();
+      flush();
     } catch (...) {
+      forget();
       capturing_ = nullptr;
       throw;
     }
@@ -54,6 +64,7 @@ class EmulatedOps : public DeviceOps {
   void* stream() override { return nullptr; }
 
   void attention(const Attention<float>& x, View<float> y, AttentionState<float>& state) override {
+    flush();
     enter([=, &state, backward = state.backward] {
       state.backward = backward;
       heed::attention<float>(with_key(x), y, state);
@@ -61,6 +72,7 @@ class EmulatedOps : public DeviceOps {
   }
   void attention_gradient(const Attention<float>& x, View<const float> y, View<const float> dy,
                           AttentionState<float>& state, const AttentionGradient<float>& g) override {
+    flush();
     enter([=, &state] { heed::attention_gradient<float>(with_key(x), y, dy, state, g); });
   }
 

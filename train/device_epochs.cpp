@@ -52,7 +52,7 @@ DeviceEpochs::Result DeviceEpochs::run(int epoch, double factor) {
   optimiser_.begin(factor);
   if (laid_out_ && tape.repeats) {
     if (!replay_) replay_ = device_.capture([&] { work(); });
-    tape.tell_step();
+    tape.begin_step();
     replay_->run();
   } else {
     work();
