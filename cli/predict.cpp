@@ -81,10 +81,12 @@ void run(const Options& o) {
   const Safetensors weights = read_safetensors(o.weights);
   // The options that the weights were trained with, then those of a file, then those given.
   std::vector<Setting> settings;
-  if (auto at = weights.metadata.find("heed.config"); at != weights.metadata.end())
+  if (auto at = weights.metadata.find("heed.config"); at != weights.metadata.end()) {
     settings = parse_toml(at->second, o.weights + ": heed.config");
-  else if (!o.given.config && std::ranges::none_of(o.given.typed, [](auto& s) { return s.name == "model"; }))
+    std::erase_if(settings, [](const Setting& s) { return s.name == "device"; });  // which may not be here
+  } else if (!o.given.config && std::ranges::none_of(o.given.typed, [](auto& s) { return s.name == "model"; })) {
     fail(o.weights + ": holds no options; --model and the options that shape the model are needed");
+  }
   for (auto& s : o.given.settings()) settings.push_back(std::move(s));
   const Recipe recipe = resolve(settings);
   const Dataset data = load_dataset(recipe, o.given.source, false);
@@ -98,7 +100,8 @@ void run(const Options& o) {
     fail("split " + std::to_string(recipe.train.split) + " of '" + data.name + "' is not there; it has " +
          std::to_string(data.splits.size()));
   const Matrix<float> logits =
-      predict(make_model(recipe, classes), data.graph, features_for(recipe, data), weights, recipe.train.seed);
+      predict(make_model(recipe, classes), data.graph, features_for(recipe, data), weights, recipe.train.seed,
+              recipe.train.device);
 
   const Predictions p(logits, recipe.train.loss);
   const std::string text = format == "json"  ? predictions_json(recipe, p)

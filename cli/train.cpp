@@ -42,6 +42,7 @@ Json to_json(const Recipe& recipe, const Report& r) {
           {"peak_rss_mb", peak_rss_mb()},
           {"parameters", r.parameters},
           {"threads", r.threads},
+          {"device", device_names()[static_cast<std::size_t>(recipe.train.device)]},
           {"version", HEED_VERSION}};
 }
 
@@ -170,7 +171,8 @@ void add_train(CLI::App& app) {
       "  heed train cora --model gat,gatv2,gcn,mlp --markdown\n"
       "  heed train cora --heads 4 --hidden 16 --dropout 0.5 --seed 7 --json\n"
       "  heed train cora --save runs                       runs/cora-gat-1.safetensors, for heed predict\n"
-      "  heed train cora --save runs --resume              goes on with a run that was interrupted");
+      "  heed train cora --save runs --resume              goes on with a run that was interrupted\n"
+      "  heed train cora --device cuda                     on the GPU");
   add_fields(*c, o->given, "Names, separated by commas (heed list)");
 
   const char* output = "Output";

@@ -39,10 +39,9 @@ __global__ void __launch_bounds__(kWarp, (kBlocks<pass, body>))
 
 class CudaMachine : public Machine {
  public:
-  CudaMachine() {
+  explicit CudaMachine(cudaStream_t stream) : stream_(stream) {
     int device = 0;
     HEED_CHECKED(cudaGetDevice(&device));
-    HEED_CHECKED(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
     HEED_CHECKED(cudaEventCreate(&begin_));
     HEED_CHECKED(cudaEventCreate(&end_));
     HEED_CHECKED(cudaDeviceGetDefaultMemPool(&pool_, device));
@@ -50,7 +49,16 @@ class CudaMachine : public Machine {
     HEED_CHECKED(cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &keep));
   }
 
+  ~CudaMachine() override {
+    patterns.reset();  // while their memory can be taken back
+    (void)cudaEventDestroy(begin_);
+    (void)cudaEventDestroy(end_);
+  }
+
   void* allocate(std::size_t bytes) override {
+    cudaStreamCaptureStatus status;
+    HEED_CHECKED(cudaStreamIsCapturing(stream_, &status));
+    if (status != cudaStreamCaptureStatusNone) fail("CUDA: a captured step wants new memory");
     void* at = nullptr;
     const cudaError_t result = cudaMallocAsync(&at, bytes, stream_);
     if (result == cudaErrorMemoryAllocation) {
@@ -97,7 +105,9 @@ class CudaMachine : public Machine {
           });
         });
       else
-        kernel<chosen, warp::Body::any_width><<<grid, kWarp, 0, stream_>>>(call, Zero{});
+        with_body<chosen>(call.body, [&]<warp::Body body>() {
+          kernel<chosen, body><<<grid, kWarp, 0, stream_>>>(call, Zero{});
+        });
     });
     HEED_CHECKED(cudaGetLastError());
   }
@@ -110,12 +120,18 @@ class CudaMachine : public Machine {
 
 }  // namespace
 
+std::unique_ptr<Machine> cuda_machine(void* stream) {
+  return std::make_unique<CudaMachine>(static_cast<cudaStream_t>(stream));
+}
+
 Machine& cuda_machine() {
   static Machine* machine = [] {  // never freed: the driver may be gone before the last of what is static
     int count = 0;
     HEED_CHECKED(cudaGetDeviceCount(&count));
     if (count == 0) fail("CUDA: there is no device");
-    return new CudaMachine;
+    cudaStream_t stream = nullptr;
+    HEED_CHECKED(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    return new CudaMachine(stream);
   }();
   return *machine;
 }

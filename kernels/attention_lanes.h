@@ -156,8 +156,10 @@ HEED_WARP_FN void forward_lanes(Warp& warp, const Memory<Warp>& memory, const Ca
   const auto normaliser = rules.normaliser();
   const Block block = x.rows.blocks[t];
   const bool whole = block.part < 0;
+  constexpr bool kinked = requires { score.slope_below(); };
   const int sides = kWarp / edge_lanes(x);
   PerLane<Warp, float> a[channels], q[channels], y[kVector], shift, total;
+  PerLane<Warp, float> above[kVector], share;  // where kinked
   PerLane<Warp, Learned<S>> p;
   warp.lanes([&](int lane) {
     const Spot at = spot(x, lane);
@@ -172,6 +174,11 @@ HEED_WARP_FN void forward_lanes(Warp& warp, const Memory<Warp>& memory, const Ca
         HEED_UNROLL
         for (int c = 0; c < kVector; ++c) y[c][lane] = 0;
         shift[lane] = none, total[lane] = 0;
+        if constexpr (kinked) {
+          HEED_UNROLL
+          for (int c = 0; c < kVector; ++c) above[c][lane] = 0;
+          share[lane] = 0;
+        }
       });
     for (int begin = 0; begin < n; begin += together * sides) {
       PerLane<Warp, float> s[together], v[together][kVector];
@@ -217,15 +224,27 @@ HEED_WARP_FN void forward_lanes(Warp& warp, const Memory<Warp>& memory, const Ca
           shift[lane] = most, total[lane] *= rescale;
           HEED_UNROLL
           for (int c = 0; c < kVector; ++c) y[c][lane] *= rescale;
+          if constexpr (kinked) {
+            HEED_UNROLL
+            for (int c = 0; c < kVector; ++c) above[c][lane] *= rescale;
+            share[lane] *= rescale;
+          }
         }
         HEED_UNROLL
         for (int u = 0; u < together; ++u) {
           float w = plain || now[u] != none ? normaliser.raw(now[u], use) : 0.0f;
           total[lane] += w;
+          const bool over = kinked && s[u][lane] > 0;
+          if (over) share[lane] += w;
           if (rules.drops() && now[u] != none)
             w *= x.keep(i, memory.ids.get(lane, begin + u * sides + at.side), at.head);
           HEED_UNROLL
           for (int c = 0; c < kVector; ++c) y[c][lane] += w * v[u][c][lane];
+          if constexpr (kinked) {
+            if (!over) w = 0;
+            HEED_UNROLL
+            for (int c = 0; c < kVector; ++c) above[c][lane] += w * v[u][c][lane];
+          }
         }
       });
     }
@@ -240,10 +259,17 @@ HEED_WARP_FN void forward_lanes(Warp& warp, const Memory<Warp>& memory, const Ca
           shift[lane] = top[lane], total[lane] *= rescale;
           HEED_UNROLL
           for (int c = 0; c < kVector; ++c) y[c][lane] *= rescale;
+          if constexpr (kinked) {
+            HEED_UNROLL
+            for (int c = 0; c < kVector; ++c) above[c][lane] *= rescale;
+            share[lane] *= rescale;
+          }
         });
       }
       warp.sum(total, edge_lanes(x), kWarp);
       warp.sum(y, edge_lanes(x), kWarp);
+      if constexpr (kinked)
+        if (x.raised) warp.sum(above, edge_lanes(x), kWarp), warp.sum(share, edge_lanes(x), kWarp);
     }
     warp.lanes([&](int lane) {
       const Spot at = spot(x, lane);
@@ -258,8 +284,15 @@ HEED_WARP_FN void forward_lanes(Warp& warp, const Memory<Warp>& memory, const Ca
         x.part_state.row(block.part)[at.head] = shift[lane];
         x.part_state.row(block.part)[x.heads + at.head] = sum;
       }
-      write_row(whole ? x.y : x.parts, whole ? Offset{i} : block.part, at, x.width, false,
-                [&](int c) { return y[c][lane] * factor; });
+      const Offset row = whole ? Offset{i} : block.part;
+      write_row(whole ? x.y : x.parts, row, at, x.width, false, [&](int c) { return y[c][lane] * factor; });
+      if constexpr (kinked)
+        if (x.raised) {
+          write_row(whole ? x.raised : x.part_raised, row, at, x.width, false,
+                    [&](int c) { return above[c][lane] * factor; });
+          if (at.member == 0)
+            (whole ? x.raised_share.row(i) : x.part_state.row(row) + 2 * x.heads)[at.head] = share[lane] * factor;
+        }
     });
   });
 }
@@ -446,11 +479,48 @@ HEED_WARP_FN void backward_lanes(Warp& warp, const Memory<Warp>& memory, const C
   });
 }
 
+// As delta of attention_warp.h, for kWarp rows; and dq where forward kept what it takes.
+template <class Warp>
+HEED_WARP_FN void delta_lanes(Warp& warp, const Call& x, Offset t) {
+  auto constant = [](const Strided<float>& from) { return Strided<const float>{from.data, from.stride, from.wide}; };
+  const int sides = kWarp / edge_lanes(x);
+  const Offset first = t * kWarp, end = first + kWarp < x.queries ? first + kWarp : x.queries;
+  for (Offset begin = first; begin < end; begin += sides) {
+    PerLane<Warp, float> sums[2];
+    warp.lanes([&](int lane) {
+      const Spot at = spot(x, lane);
+      sums[0][lane] = sums[1][lane] = 0;
+      if (begin + at.side >= end) return;
+      const Id i = static_cast<Id>(begin + at.side);
+      float dy[kVector];
+      read_row<false>(x.dy, i, at, x.width, [&](int c, float value) { dy[c] = value; });
+      read_row<false>(constant(x.y), i, at, x.width, [&](int c, float value) { sums[0][lane] += dy[c] * value; });
+      if (x.raised)
+        read_row<false>(constant(x.raised), i, at, x.width,
+                        [&](int c, float value) { sums[1][lane] += dy[c] * value; });
+    });
+    warp.sum(sums, 1, x.group);
+    warp.lanes([&](int lane) {
+      const Spot at = spot(x, lane);
+      const Offset i = begin + at.side;
+      if (i >= end || at.member != 0 || !at.live) return;
+      const float delta = sums[0][lane];
+      x.both.row(i)[2 * at.head] = x.tau.row(i)[at.head];
+      x.both.row(i)[2 * at.head + 1] = delta;
+      if (!x.raised || !x.dq) return;
+      const float share = x.raised_share.row(i)[at.head];  // dy may be NaN where the row sees no key
+      put(x.dq.to.row(i) + at.head,
+          share == 0 ? 0.0f : (1 - x.slope_below) * x.scale * (sums[1][lane] - delta * share), x.dq.add);
+    });
+  }
+}
+
 // Work item t of a pass.
 template <Pass pass, Body body, class S, class Warp>
 HEED_WARP_FN void run(Warp& warp, const Memory<Warp>& memory, const Call& x, const S& score, Offset t) {
   if constexpr (body != Body::any_width) {
     constexpr bool plain = body == Body::plain_lanes;
+    if constexpr (pass == Pass::delta) delta_lanes(warp, x, t);
     if constexpr (pass == Pass::forward) forward_lanes<plain>(warp, memory, x, score, t);
     if constexpr (pass == Pass::row) backward_lanes<true, plain>(warp, memory, x, score, t);
     if constexpr (pass == Pass::column) backward_lanes<false, plain>(warp, memory, x, score, t);

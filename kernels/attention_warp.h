@@ -178,13 +178,18 @@ struct Call {
   Strided<float> y, tau;
   Strided<float> both;         // queries x heads x (tau, delta), of backward
   bool delta_follows = false;  // from y and dy: the row pass may fill `both`
+  // Where a score has one slope over 0 and another under it (GAT): sum_j w_ij m_ij v_j and sum_j w_ij over the keys with
+  // scores over 0, from which dq follows without a pass over edges (fill_delta of attention.cpp).
+  Strided<float> raised, raised_share;  // queries x heads*width, queries x heads
+  float slope_below = 0;
   Strided<float> least;  // what keys are compared to, where the filter counts them
   Strided<Id> last;
   Strided<const float> dy;
   Into dq, dk, dv, da, dp, de, dbias, dev;
   Offset queries = 0;
   Strided<float> parts;       // partial results of segments
-  Strided<float> part_state;  // 2*heads: shift and total of each segment
+  Strided<float> part_state;  // 3*heads: shift, total and raised_share of each segment
+  Strided<float> part_raised;
   Strided<float> sums;        // per block: heads*score_width of da, then scalars x heads of dp; none: not wanted
   Strided<float> reduced;     // the same rows, fewer
   Offset sum_rows = 0;
@@ -540,7 +545,7 @@ HEED_WARP_FN Offset tiles(Offset channels) { return (channels + kWarp - 1) / kWa
 HEED_WARP_FN void merge_channel(const Call& x, const Hub& hub, int c) {
   const float none = -__builtin_inff();
   const int head = c / x.width;
-  float shift = none, total = 0, sum = 0;
+  float shift = none, total = 0, sum = 0, above = 0, share = 0;
   if (x.normaliser.shifts())
     for (Offset part = hub.first; part < hub.first + hub.count; ++part) {
       float other = x.part_state.row(part)[head];
@@ -554,11 +559,18 @@ HEED_WARP_FN void merge_channel(const Call& x, const Hub& hub, int c) {
     }
     total += x.part_state.row(part)[x.heads + head] * rescale;
     sum += x.parts.row(part)[c] * rescale;
+    if (x.raised) {
+      above += x.part_raised.row(part)[c] * rescale;
+      share += x.part_state.row(part)[2 * x.heads + head] * rescale;
+    }
   }
   if (x.normaliser.solves()) shift = x.part_state.row(hub.first)[head];
   const Closed<float> end = x.normaliser.close(shift, total);
   x.y.row(hub.row)[c] = sum * end.factor;
-  if (c % x.width == 0) x.tau.row(hub.row)[head] = end.tau;
+  if (x.raised) x.raised.row(hub.row)[c] = above * end.factor;
+  if (c % x.width != 0) return;
+  x.tau.row(hub.row)[head] = end.tau;
+  if (x.raised) x.raised_share.row(hub.row)[head] = share * end.factor;
 }
 template <class Warp>
 HEED_WARP_FN void merge_forward(Warp& warp, const Call& x, Offset t) {

@@ -209,16 +209,20 @@ class Operator {
     const bool thresholds = call_.topk > 0 || x_.normaliser->solves;
     if (thresholds) need_whole();
     const auto& queries = there_.queries;
+    const bool keeps = one_pass() && state_.backward;
+    state_.above.resize(keeps ? y.rows : 0, keeps ? padded(y.cols) + padded(x_.heads) : 0);
+    point_above();
     const Offset most = fit_.heads, columns = padded(most * call_.width);
-    state_.parts.resize(queries.parts, queries.parts > 0 ? columns + 2 * most : 0);
-    call_.parts = rows(state_.parts.view()), call_.part_state = call_.parts;
-    call_.part_state.data += columns;
+    state_.parts.resize(queries.parts, queries.parts > 0 ? (keeps ? 2 : 1) * columns + padded(3 * most) : 0);
+    call_.parts = rows(state_.parts.view()), call_.part_state = call_.part_raised = call_.parts;
+    call_.part_state.data += columns, call_.part_raised.data += columns + padded(3 * most);
     for_each_group([&](Call& call) {
       if (thresholds) {
         call.rows = there_.whole.seen;
         run(Pass::threshold, call, there_.whole.blocks);
       }
       call.rows = queries.seen;
+      call.parts.wide = call.part_raised.wide = call.width % warp::kVector == 0;
       run(Pass::forward, call, queries.blocks);
       run(Pass::merge_forward, call, queries.hubs * warp::tiles(Offset{call.heads} * call.width));
     });
@@ -240,7 +244,9 @@ class Operator {
       for (Offset i = 0; i < g.da.to.rows; ++i) clear(g.da.to.row(i), g.da.to.cols);
 
     const Offset most = fit_.heads, scores = most * call_.score_width, values = most * call_.width;
-    const bool queries = call_.dq || call_.da || call_.dp || call_.de || call_.dbias || call_.dev;
+    const bool above = one_pass() && !state_.above.empty();
+    if (above) point_above();
+    const bool queries = (call_.dq && !above) || call_.da || call_.dp || call_.de || call_.dbias || call_.dev;
     const bool keys = call_.dk || call_.dv, learns = call_.da || call_.dp;
     if (keys && !there_.has_keys) there_.keys = bring(machine_, x_.pattern->by_key), there_.has_keys = true;
     if (keys && !there_.has_edges && (x_.e || x_.bias || x_.ev)) {
@@ -259,9 +265,11 @@ class Operator {
       } else if (queries && call.body != warp::Body::any_width) {
         call.delta_follows = true;
       } else {
-        run(Pass::delta, call, (call.queries + call.chunk() - 1) / call.chunk());
+        const Offset items = call.body == warp::Body::any_width ? call.chunk() : kWarp;
+        run(Pass::delta, call, (call.queries + items - 1) / items);
       }
       call.parts = rows(state_.parts.view());
+      call.parts.wide = call.width % warp::kVector == 0 && call.score_width % warp::kVector == 0;
       if (queries) {
         call.rows = there_.queries.seen;
         if (learns) {
@@ -287,6 +295,17 @@ class Operator {
   static Offset reduced(Offset rows) { return (rows + warp::kReduceRows - 1) / warp::kReduceRows; }
   static Offset padded(Offset columns) { return (columns + warp::kVector - 1) / warp::kVector * warp::kVector; }
 
+  // Whether dq follows from sums over the keys with scores over 0 (Call::raised).
+  bool one_pass() const {
+    return x_.score->kinked && call_.body != warp::Body::any_width && call_.normaliser.index == 0 && !x_.bias &&
+           !call_.filters() && !call_.tempered;
+  }
+  void point_above() {
+    if (state_.above.empty()) return;
+    call_.raised = call_.raised_share = rows(state_.above.view());
+    call_.raised_share.data += padded(x_.v.cols);
+    call_.slope_below = x_.score->slope_below;
+  }
   void need_whole() {  // the queries in blocks that cut no row
     if (!there_.has_whole) there_.whole = bring(machine_, x_.pattern->by_query, false), there_.has_whole = true;
   }
@@ -326,8 +345,8 @@ class Operator {
            ...);
         };
         skip(call.score_width, call.q, call.k, call.a, call.e, call.dq.to, call.dk.to, call.da.to, call.de.to);
-        skip(call.width, call.v, call.ev, call.y, call.dy, call.dv.to, call.dev.to);
-        skip(1, call.p, call.bias, call.tau, call.least, call.last, call.dp.to, call.dbias.to);
+        skip(call.width, call.v, call.ev, call.y, call.dy, call.dv.to, call.dev.to, call.raised);
+        skip(1, call.raised_share, call.p, call.bias, call.tau, call.least, call.last, call.dp.to, call.dbias.to);
         skip(2, call.both);
         auto aligned = [](const auto&... arrays) { return ((!arrays || arrays.wide) && ...); };
         if (call.body == warp::Body::plain_lanes &&
@@ -455,6 +474,7 @@ void attention_gradient_device(const Attention<float>& x, View<const float> y, V
 
 #ifndef HEED_CUDA
 Machine& cuda_machine() { fail("heed was built without CUDA"); }
+std::unique_ptr<Machine> cuda_machine(void*) { fail("heed was built without CUDA"); }
 bool device_available() { return false; }
 std::string device_name() { return "none"; }
 #endif

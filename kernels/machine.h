@@ -27,7 +27,9 @@ class Machine : public Memory {
   std::shared_ptr<DevicePatterns> patterns;  // that it has been given lately
 };
 
-// For `Scores`; one for the process. Throws Error where there is no device.
+// For `Scores`, on a stream of the caller's (a cudaStream_t). Throws Error where there is no device.
+std::unique_ptr<Machine> cuda_machine(void* stream);
+// One for the process, with a stream of its own.
 Machine& cuda_machine();
 
 // Calls body.template operator()<pass>() for the pass of that name.
@@ -72,6 +74,8 @@ void with_body(warp::Body body, F f) {
     if (body == warp::Body::lanes) return f.template operator()<warp::Body::lanes>();
     if (body == warp::Body::plain_lanes) return f.template operator()<warp::Body::plain_lanes>();
   }
+  if constexpr (pass == delta)
+    if (body != warp::Body::any_width) return f.template operator()<warp::Body::lanes>();
   f.template operator()<warp::Body::any_width>();
 }
 // Calls body(score) with the entry of that number of a std::tuple type.

@@ -71,6 +71,7 @@ std::shared_ptr<const Sight> Scope<T>::sight(const Mask& mask, const Keys& keys)
   now->pattern = make();
   made = now;
   if (!changes) return made;
+  tape().repeats = false;  // on a device, the pattern of each step is brought over anew
   struct Last {
     std::uint64_t step = 0;
     std::shared_ptr<const Pattern> at_rest;  // of step 0, which comes back after each training step
@@ -100,10 +101,13 @@ std::shared_ptr<const Sight> Scope<T>::sight(const Mask& mask, double share, Var
     now->pattern = mask.pattern(scope.context(mask.needs(), true), &kept, scope.virtual_);
   };
   make();
+  tape().repeats = false;
   tape().record(
       tape().result(0, 0, {}),
-      [=] {
-        for (Id i = 0; i < n; ++i) (*scores)[i] = static_cast<double>(u.value()(i, 0));
+      [=, device = tape().device] {
+        const Matrix<T> fetched = device ? u.value() : Matrix<T>();
+        const Matrix<T>& now = device ? fetched : u.value();
+        for (Id i = 0; i < n; ++i) (*scores)[i] = static_cast<double>(now(i, 0));
         make();
       },
       nullptr, "mask");
@@ -111,12 +115,15 @@ std::shared_ptr<const Sight> Scope<T>::sight(const Mask& mask, double share, Var
 }
 
 template <class T>
-Network<T>::Network(const Model& model, const Graph& graph, const Features& features, std::uint64_t seed) {
+Network<T>::Network(const Model& model, const Graph& graph, const Features& features, std::uint64_t seed,
+                    DeviceOps* device) {
+  if (device && !std::is_same_v<T, float>) fail("a device computes in single precision");
   if (features.rows() != graph.nodes())
     fail("the features have " + std::to_string(features.rows()) + " rows, the graph " + std::to_string(graph.nodes()) +
          " nodes");
   shared_.seed = seed;
   shared_.tape.seed = seed;
+  shared_.tape.device = device;
   if (features.sparse) {
     input_ = shared_.tape.constant(*features.sparse);
   } else if constexpr (std::is_same_v<T, float>) {

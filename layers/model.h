@@ -132,11 +132,13 @@ class Model {
   std::function<Var<double>(Scope<double>&, Var<double>)> twice_;
 };
 
-// A model on a graph: parameters, tape, input and output. The graph and the features must outlive it.
+// A model on a graph: parameters, tape, input and output. The graph and the features must outlive it, and so must the
+// device, on which all of it lies where one is given: then a plain copy of a matrix fetches it.
 template <class T>
 class Network {
  public:
-  Network(const Model& model, const Graph& graph, const Features& features, std::uint64_t seed);
+  Network(const Model& model, const Graph& graph, const Features& features, std::uint64_t seed,
+          DeviceOps* device = nullptr);
   Network(const Network&) = delete;
   Network& operator=(const Network&) = delete;
 

@@ -37,6 +37,11 @@ void store(const Sink<T>& to, Offset t, Vec<T, 8> value) {
   value.store(to.to.data + t);
 }
 
+// Whether operations on T have kernels for devices, which compute in float. Each operation has two leaves: what a
+// device runs (device_bodies.h), and the CPU's loops.
+template <class T>
+inline constexpr bool on_devices = std::is_same_v<T, float>;
+
 // An elementwise operation whose derivative follows from its formula.
 template <class T, class F>
 Var<T> elementwise(Var<T> x, F f) {
@@ -47,12 +52,32 @@ Var<T> elementwise(Var<T> x, F f) {
       [=] {
         const T* from = x.value().data();
         T* to = y.value().data();
+        if constexpr (on_devices<T>)
+          if (x.tape->device)
+            return bodies::run(*x.tape->device,
+                               bodies::Link{.kind = bodies::Link::Kind::map,
+                                            .a = from,
+                                            .to = to,
+                                            .f = activations::place<F>(),
+                                            .factor = activations::factor_of(f)},
+                               x.value().size());
         each_vector<T>(x.value().size(), [&](Offset t) { f(V::load(from + t)).store(to + t); });
       },
       [=] {
         Sink<T> dx = x.sink();
         if (!dx) return;
         const T *from = x.value().data(), *dy = y.grad().data;
+        if constexpr (on_devices<T>)
+          if (x.tape->device)
+            return bodies::run(*x.tape->device,
+                               bodies::Link{.kind = bodies::Link::Kind::map_back,
+                                            .a = from,
+                                            .b = dy,
+                                            .to = dx.to.data,
+                                            .add = dx.add,
+                                            .f = activations::place<F>(),
+                                            .factor = activations::factor_of(f)},
+                               x.value().size());
         each_vector<T>(x.value().size(),
                        [&](Offset t) { store(dx, t, V::load(dy + t) * f(variable<0>(V::load(from + t))).d[0]); });
       },
@@ -61,7 +86,16 @@ Var<T> elementwise(Var<T> x, F f) {
 }
 
 template <class T>
-void add_to(const Sink<T>& to, View<const T> from) {  // to (+)= from
+void add_to(Tape<T>* tape, const Sink<T>& to, View<const T> from) {  // to (+)= from
+  if constexpr (on_devices<T>)
+    if (tape->device) {
+      const Offset count = from.rows * from.cols;
+      if (from.stride != from.cols || to.to.stride != to.to.cols)
+        return bodies::run(*tape->device, bodies::AddTo{from, to}, count);
+      return bodies::run(
+          *tape->device,
+          bodies::Link{.kind = bodies::Link::Kind::copy, .a = from.data, .to = to.to.data, .add = to.add}, count);
+    }
   parallel_pieces(from.rows, row_grain(from.cols), [&](Offset begin, Offset end) {
     for (Offset i = begin; i < end; ++i)
       for (Offset c = 0; c < from.cols; ++c) to.to(i, c) = to.add ? to.to(i, c) + from(i, c) : from(i, c);
@@ -69,7 +103,9 @@ void add_to(const Sink<T>& to, View<const T> from) {  // to (+)= from
 }
 
 template <class T>
-void clear(View<T> x) {
+void clear(Tape<T>* tape, View<T> x) {
+  if constexpr (on_devices<T>)
+    if (tape->device) return bodies::run(*tape->device, bodies::Fill{x, 0}, x.rows * x.cols);
   parallel_pieces(x.rows, row_grain(x.cols), [&](Offset begin, Offset end) {
     for (Offset i = begin; i < end; ++i) std::fill_n(x.row(i), x.cols, T(0));
   });
@@ -99,7 +135,9 @@ std::vector<Var<T>> linears(Var<T> x, const std::vector<std::vector<LinearMap<T>
     std::vector<Summand<T>> sums;
     Matrix<T> sums_of_dy, dw_scaled;
     DenseRoom<T> room;
+    Matrix<Offset> edge;  // sparse->edge on the device
   };
+  constexpr std::size_t beside = bodies::kBeside;
   auto kept = std::make_shared<Kept>();
   std::vector<Var<T>> outputs;
   bool plain = true;  // all weights as they are
@@ -123,6 +161,25 @@ std::vector<Var<T>> linears(Var<T> x, const std::vector<std::vector<LinearMap<T>
   }
   auto entries = [=] { return std::span<const T>(x.value().data(), static_cast<std::size_t>(x.value().size())); };
   auto forward = [=] {
+    if constexpr (on_devices<T>)
+      if (DeviceOps* device = x.tape->device) {
+        for (std::size_t begin = 0; begin < kept->all.size(); begin += beside) {
+          bodies::Side weights;
+          bodies::IntoSide to;
+          for (const Placed& at : std::span(kept->all).subspan(begin, std::min(kept->all.size() - begin, beside))) {
+            const auto [w, b, s] = at.map;
+            weights.add(w.view(), 1);
+            to.add({at.y.value().view().columns(at.first, w.cols()), false}, w.cols(), static_cast<T>(s),
+                   b.tape ? b.value().data() : nullptr);
+          }
+          if (sparse)
+            bodies::sparse_product(*device, {&x.tape->rows_on_device(sparse->by_row.list), entries().data()}, weights,
+                                   to);
+          else
+            bodies::product(*device, {x.view()}, {weights}, x.rows(), weights.cols(), x.cols(), to);
+        }
+        return;
+      }
     Kept& k = *kept;
     k.maps.clear(), k.y.clear(), k.sums.clear();
     for (const auto& [map, y, first] : k.all) {
@@ -143,6 +200,44 @@ std::vector<Var<T>> linears(Var<T> x, const std::vector<std::vector<LinearMap<T>
     }
   };
   auto backward = [=] {
+    if constexpr (on_devices<T>)
+      if (DeviceOps* device = x.tape->device) {
+        std::vector<const Placed*> arrived;
+        for (const Placed& at : kept->all)
+          if (at.y.arrived()) arrived.push_back(&at);
+        Sink<T> dx;
+        for (std::size_t begin = 0; begin < arrived.size(); begin += beside) {
+          bodies::Side gradients, scaled, weights;
+          bodies::IntoSide to;
+          bool learned = false, biased = false;
+          for (const Placed* at : std::span(arrived).subspan(begin, std::min(arrived.size() - begin, beside))) {
+            const auto [w, b, s] = at->map;
+            const T factor = static_cast<T>(s);
+            const View<const T> dy = at->y.grad().columns(at->first, w.cols());
+            const Sink<T> dw = w.sink(), db = b.tape ? b.sink() : Sink<T>{};
+            gradients.add(dy, 1), scaled.add(dy, factor), weights.add(w.view(), 1);
+            to.add(dw, w.cols(), factor, nullptr, db);
+            learned = learned || dw, biased = biased || (db && !sparse);
+            if (db && sparse) bodies::sum_rows(*device, bodies::ColumnSum{dy, factor, db}, dy.rows, dy.cols);
+          }
+          if (sparse && learned) {
+            if (kept->edge.empty()) kept->edge = list_on<Offset>(*device, sparse->edge);
+            bodies::sparse_product(
+                *device,
+                {&x.tape->rows_on_device(sparse->by_column.list), entries().data(), std::as_const(kept->edge).data()},
+                gradients, to);
+          } else if (learned || biased) {  // the sums of dy are the product with a row of ones
+            bodies::Factor back{x.view(), true};
+            if (biased) back.ones = to.last_row = x.cols();
+            bodies::product(*device, back, {gradients}, x.cols() + biased, gradients.cols(), x.rows(), to);
+          }
+          if (begin == 0) dx = x.sink();
+          if (!dx) continue;
+          bodies::product(*device, {scaled}, {weights, true}, x.rows(), x.cols(), scaled.cols(), dx);
+          dx.add = true;
+        }
+        return;
+      }
     Kept& k = *kept;
     k.maps.clear(), k.dy.clear(), k.dw.clear(), k.db.clear(), k.sums.clear();
     bool learned = false, biased = false;
@@ -201,6 +296,15 @@ Var<T> add_bias(Var<T> x, Var<T> b) {
   x.tape->record(
       y,
       [=] {
+        if constexpr (on_devices<T>)
+          if (x.tape->device)
+            return bodies::run(*x.tape->device,
+                               bodies::Link{.kind = bodies::Link::Kind::bias,
+                                            .a = x.value().data(),
+                                            .b = b.value().data(),
+                                            .to = y.value().data(),
+                                            .cols = width},
+                               n * width);
         const Matrix<T>& X = x.value();
         Matrix<T>& Y = y.value();
         const T* bias = b.value().data();
@@ -211,6 +315,13 @@ Var<T> add_bias(Var<T> x, Var<T> b) {
       },
       [=] {
         View<const T> dY = y.grad();
+        if constexpr (on_devices<T>)
+          if (x.tape->device) {
+            if (Sink<T> db = b.sink()) bodies::sum_rows(*x.tape->device, bodies::ColumnSum{dY, 1, db}, n, width);
+            if (y.tape->pass_gradient(y, x)) return;
+            if (Sink<T> dx = x.sink()) add_to(x.tape, dx, dY);
+            return;
+          }
         if (Sink<T> db = b.sink()) {
           if (!db.add) std::fill_n(db.to.data, width, T(0));
           ordered_sums(n, row_grain(x.cols()), width, db.to.data, *pieces, [&](Offset begin, Offset end, T* acc) {
@@ -219,7 +330,7 @@ Var<T> add_bias(Var<T> x, Var<T> b) {
           });
         }
         if (y.tape->pass_gradient(y, x)) return;
-        if (Sink<T> dx = x.sink()) add_to(dx, y.grad());
+        if (Sink<T> dx = x.sink()) add_to(x.tape, dx, y.grad());
       },
       "bias");
   return y;
@@ -235,11 +346,15 @@ Var<T> add(Var<T> a, Var<T> b) {
         using V = Vec<T, 8>;
         const T *p = a.value().data(), *q = b.value().data();
         T* to = y.value().data();
+        if constexpr (on_devices<T>)
+          if (a.tape->device)
+            return bodies::run(*a.tape->device, bodies::Link{.kind = bodies::Link::Kind::sum, .a = p, .b = q, .to = to},
+                               y.value().size());
         each_vector<T>(y.value().size(), [&](Offset t) { (V::load(p + t) + V::load(q + t)).store(to + t); });
       },
       [=] {
-        if (Sink<T> da = a.sink()) add_to(da, y.grad());
-        if (Sink<T> db = b.sink()) add_to(db, y.grad());
+        if (Sink<T> da = a.sink()) add_to(a.tape, da, y.grad());
+        if (Sink<T> db = b.sink()) add_to(a.tape, db, y.grad());
       },
       "add");
   return y;
@@ -247,7 +362,7 @@ Var<T> add(Var<T> a, Var<T> b) {
 
 template <class T>
 Var<T> scale(Var<T> x, double factor) {
-  return elementwise(x, [f = static_cast<T>(factor)](auto v) { return v * decltype(v)(f); });
+  return elementwise(x, activations::Scale<T>{static_cast<T>(factor)});
 }
 
 template <class T>
@@ -264,14 +379,14 @@ Var<T> concat(const std::vector<Var<T>>& parts) {
       [=] {
         Offset first = 0;
         for (Var<T> x : parts) {
-          add_to(Sink<T>{y.value().view().columns(first, x.cols()), false}, x.view());
+          add_to(x.tape, Sink<T>{y.value().view().columns(first, x.cols()), false}, x.view());
           first += x.cols();
         }
       },
       [=] {
         Offset first = 0;
         for (Var<T> x : parts) {
-          if (Sink<T> dx = x.sink()) add_to(dx, y.grad().columns(first, x.cols()));
+          if (Sink<T> dx = x.sink()) add_to(x.tape, dx, y.grad().columns(first, x.cols()));
           first += x.cols();
         }
       },
@@ -286,13 +401,13 @@ Var<T> columns(const Columns<T>& x) {
   x.of.tape->record(
       y,
       [=] {
-        add_to(Sink<T>{y.value().view(), false}, x.view());
+        add_to(y.tape, Sink<T>{y.value().view(), false}, x.view());
       },
       [=] {
         Sink<T> dx = x.of.sink();
         if (!dx) return;
-        if (!dx.add) clear(dx.to);
-        add_to(Sink<T>{dx.to.columns(x.first, x.count), true}, y.grad());
+        if (!dx.add) clear(y.tape, dx.to);
+        add_to(y.tape, Sink<T>{dx.to.columns(x.first, x.count), true}, y.grad());
       },
       "columns");
   return y;
@@ -313,7 +428,7 @@ template <class T>
 Sink<T> sink_of(const Columns<T>& x) {
   Sink<T> whole = x.of.sink();
   if (!whole || x.count == x.of.cols()) return whole;
-  if (!whole.add) clear(whole.to);
+  if (!whole.add) clear(x.of.tape, whole.to);
   return {whole.to.columns(x.first, x.count), true};
 }
 
@@ -325,17 +440,23 @@ void write(T* to, Offset width, auto vector_at) {
 }
 
 // An operation on each head's channels alone: forward(x, y, width), whose result is kept for that head of that row, and
-// backward(kept, y, dy, width, put), which does not look at x again.
-template <class T, class Forward, class Backward>
+// backward(kept, y, dy, width, put), which does not look at x again. Devices know the combinations of two steps.
+template <bool centres, bool units, class T, class Forward, class Backward>
 Var<T> each_head(const char* name, const Columns<T>& x, int heads, Forward forward, Backward backward) {
   const Offset width = head_width(name, x, heads), total = x.cols();
   Var<T> y = x.of.tape->result(x.rows(), total, {x.of});
-  auto kept = std::make_shared<Matrix<T>>();  // rows x heads
+  auto kept = std::make_shared<Matrix<T>>(x.of.tape->device);  // rows x heads
   x.of.tape->record(
       y,
       [=] {
         View<const T> X = x.view();
         kept->resize(X.rows, heads);
+        if constexpr (on_devices<T>)
+          if (y.tape->device)
+            return bodies::run(
+                *y.tape->device,
+                bodies::Prepare<centres, units>{X, heads, static_cast<int>(width), y.value().view(), kept->view()},
+                X.rows * heads);
         parallel_pieces(X.rows, row_grain(total), [&](Offset begin, Offset end) {
           for (Offset i = begin; i < end; ++i)
             for (int h = 0; h < heads; ++h)
@@ -346,6 +467,12 @@ Var<T> each_head(const char* name, const Columns<T>& x, int heads, Forward forwa
         View<const T> dY = y.grad();
         Sink<T> dx = sink_of(x);
         if (!dx) return;
+        if constexpr (on_devices<T>)
+          if (y.tape->device)
+            return bodies::run(*y.tape->device,
+                               bodies::PrepareBack<centres, units>{y.view(), dY, std::as_const(*kept).view(), heads,
+                                                                   static_cast<int>(width), dx},
+                               dY.rows * heads);
         parallel_pieces(dY.rows, row_grain(total), [&](Offset begin, Offset end) {
           for (Offset i = begin; i < end; ++i)
             for (int h = 0; h < heads; ++h) {
@@ -397,7 +524,7 @@ void less_mean(const T* x, T* to, Offset width) {
 
 template <class T>
 Var<T> unit(const Columns<T>& x, int heads) {
-  return each_head(
+  return each_head<false, true>(
       "unit", x, heads,
       [](const T* from, T* to, Offset width) {
         const T scale = inverse_norm(from, width);
@@ -415,7 +542,7 @@ Var<T> unit(const Columns<T>& x, int heads) {
 template <class T>
 Var<T> centre(const Columns<T>& x, int heads) {
   if (head_width("centre", x, heads) < 2) fail("centre: one channel a head less its mean is always 0; it takes 2");
-  return each_head(
+  return each_head<true, false>(
       "centre", x, heads,
       [](const T* from, T* to, Offset width) {
         less_mean(from, to, width);
@@ -431,7 +558,7 @@ Var<T> centre(const Columns<T>& x, int heads) {
 template <class T>
 Var<T> centre_unit(const Columns<T>& x, int heads) {
   if (head_width("centre", x, heads) < 2) fail("centre: one channel a head less its mean is always 0; it takes 2");
-  return each_head(
+  return each_head<true, true>(
       "centre and unit", x, heads,
       [](const T* from, T* to, Offset width) {
         less_mean(from, to, width);
@@ -475,10 +602,30 @@ Var<T> linear_heads(const Columns<T>& x, Var<T> w, int heads) {
   x.of.tape->record(
       y,
       [=] {
+        if constexpr (on_devices<T>)
+          if (DeviceOps* device = w.tape->device) {
+            for (Offset c = 0; c < heads * width; c += width)
+              bodies::product(*device, {x.view().columns(c, width)}, {w.view().columns(c, width)}, x.rows(), width,
+                              width, Sink<T>{y.value().view().columns(c, width), false});
+            return;
+          }
         multiply(x.view(), w.view(), Sink<T>{y.value().view(), false});
       },
       [=] {
         const Sink<T> dw = w.sink(), dx = sink_of(x);
+        if constexpr (on_devices<T>)
+          if (DeviceOps* device = w.tape->device) {
+            for (Offset c = 0; c < heads * width; c += width) {
+              const View<const T> dy = y.grad().columns(c, width);
+              if (dw)
+                bodies::product(*device, {x.view().columns(c, width), true}, {dy}, width, width, x.rows(),
+                                Sink<T>{dw.to.columns(c, width), dw.add});
+              if (dx)
+                bodies::product(*device, {dy}, {w.view().columns(c, width), true}, x.rows(), width, width,
+                                Sink<T>{dx.to.columns(c, width), dx.add});
+            }
+            return;
+          }
         if (dw) {
           in_heads(kept->dy, [&](Offset c) { return y.grad().columns(c, width); });
           in_heads(kept->from, [&](Offset c) { return x.view().columns(c, width); });
@@ -510,9 +657,16 @@ Var<T> permute(Var<T> x, std::vector<Id> order) {
     auto kept = std::make_shared<const ReorderedSparse>(reordered(*sparse, order));
     Var<T> y = x.tape->sparse_result(x);
     x.tape->node(y.id).sparse = &kept->x;
+    auto entry = std::make_shared<Matrix<Offset>>();  // on the device
     x.tape->record(
         y,
         [=] {
+          if constexpr (on_devices<T>)
+            if (DeviceOps* device = x.tape->device) {
+              if (entry->empty()) *entry = list_on<Offset>(*device, kept->entry);
+              return bodies::run(*device, bodies::PickEntries{entry->data(), x.value().data(), y.value().data()},
+                                 entry->size());
+            }
           for (std::size_t t = 0; t < kept->entry.size(); ++t) y.value().data()[t] = x.value().data()[kept->entry[t]];
         },
         nullptr, "permute");
@@ -535,6 +689,9 @@ Var<T> mean_heads(Var<T> x, int heads) {
       [=] {
         const Matrix<T>& X = x.value();
         Matrix<T>& Y = y.value();
+        if constexpr (on_devices<T>)
+          if (x.tape->device)
+            return bodies::run(*x.tape->device, bodies::MeanHeads{x.view(), heads, part, Y.view()}, Y.size());
         parallel_pieces(x.rows(), row_grain(x.cols()), [&](Offset begin, Offset end) {
           for (Offset i = begin; i < end; ++i)
             for (Offset c = 0; c < width; ++c) {
@@ -548,6 +705,9 @@ Var<T> mean_heads(Var<T> x, int heads) {
         View<const T> dY = y.grad();
         Sink<T> dx = x.sink();
         if (!dx) return;
+        if constexpr (on_devices<T>)
+          if (x.tape->device)
+            return bodies::run(*x.tape->device, bodies::MeanHeadsBack{dY, part, dx}, x.rows() * x.cols());
         parallel_pieces(x.rows(), row_grain(x.cols()), [&](Offset begin, Offset end) {
           for (Offset i = begin; i < end; ++i)
             for (Offset c = 0; c < x.cols(); ++c) {
@@ -576,6 +736,20 @@ Var<T> contract(Var<T> x, const std::vector<Var<T>>& a, int heads) {
   x.tape->record(
       y,
       [=] {
+        if constexpr (on_devices<T>)
+          if (DeviceOps* device = x.tape->device) {
+            for (int first = 0; first < count; first += bodies::kVectors) {
+              bodies::Contract body{x.view(),
+                                    {},
+                                    heads,
+                                    width,
+                                    std::min(bodies::kVectors, count - first),
+                                    y.value().view().columns(Offset{first} * heads, (count - first) * heads)};
+              for (int r = 0; r < body.count; ++r) body.a[r] = a[first + r].value().data();
+              bodies::run(*device, body, n * heads);
+            }
+            return;
+          }
         const Var<T>* vectors = a.data();  // which the loops capture by value, and so without a copy of `a`
         auto run = [=]<int W>(Offset begin, Offset end) {
           for (int r = 0; r < count; ++r)
@@ -606,6 +780,29 @@ Var<T> contract(Var<T> x, const std::vector<Var<T>>& a, int heads) {
       },
       [=] {
         View<const T> dY = y.grad();
+        if constexpr (on_devices<T>)
+          if (DeviceOps* device = x.tape->device) {
+            Sink<T> dx;
+            for (int first = 0; first < count; first += bodies::kVectors) {
+              const int some = std::min(bodies::kVectors, count - first);
+              const View<const T> dy = dY.columns(Offset{first} * heads, some * heads);
+              bodies::ContractSum sum{dy, x.view(), heads, width, total};
+              bodies::ContractBack back{dy, {}, heads, width, some};
+              bool learned = false;
+              for (int r = 0; r < some; ++r) {
+                const Sink<T> da = a[first + r].sink();
+                sum.da[r] = da, learned = learned || da;
+                back.a[r] = a[first + r].value().data();
+              }
+              if (learned) bodies::sum_rows(*device, sum, n, some * total);
+              if (first == 0) dx = x.sink();
+              if (!dx) continue;
+              back.dx = dx;
+              bodies::run(*device, back, n * total);
+              dx.add = true;
+            }
+            return;
+          }
         const Var<T>* vectors = a.data();
         bool learned = false;
         for (Var<T> vector : a) learned = learned || vector.needs_grad();
@@ -625,7 +822,7 @@ Var<T> contract(Var<T> x, const std::vector<Var<T>>& a, int heads) {
                 }
               });
           for (int r = 0; r < count; ++r)
-            if (Sink<T> da = a[r].sink()) add_to(da, std::as_const(*sums).view().columns(r * total, total));
+            if (Sink<T> da = a[r].sink()) add_to(x.tape, da, std::as_const(*sums).view().columns(r * total, total));
         }
         if (Sink<T> dx = x.sink())
           parallel_pieces(n, row_grain(x.cols()), [=](Offset begin, Offset end) {
@@ -659,6 +856,17 @@ Var<T> dropout(Var<T> x, double rate) {
     Dropout drop{static_cast<float>(rate), tape->dropout_key(stream)};
     const std::uint32_t threshold = drop.threshold();
     const T factor = drop.scale();
+    if constexpr (on_devices<T>)
+      if (tape->device)
+        return bodies::run(*tape->device,
+                           bodies::Link{.kind = bodies::Link::Kind::drop,
+                                        .a = from,
+                                        .to = to,
+                                        .add = add,
+                                        .factor = factor,
+                                        .threshold = threshold,
+                                        .key = tape->keys_at() + stream},
+                           n);
     parallel_pieces(n, kElementGrain, [&](Offset begin, Offset end) {
       for (Offset block = begin; block < end; block += 1024) {
         const std::uint64_t key = drop.row_key(static_cast<std::uint64_t>(block) / 1024);
@@ -686,7 +894,7 @@ Var<T> dropout(Var<T> x, double rate) {
         if (tape->training)
           apply(y.grad().data, dx.to.data, dx.add);
         else
-          add_to(dx, y.grad());
+          add_to(tape, dx, y.grad());
       },
       "dropout");
   return y;
@@ -707,23 +915,17 @@ Var<T> activate(Var<T> x, Activation f) {
     case Activation::identity:
       return x;
     case Activation::relu:
-      return elementwise(x, [](auto v) { return fn::relu(v); });
-    case Activation::elu:  // arXiv:1511.07289
-      return elementwise(x, [](auto v) {
-        using V = decltype(v);
-        return select(v > V(0), v, fn::exp(v) - V(1));
-      });
+      return elementwise(x, activations::Relu{});
+    case Activation::elu:
+      return elementwise(x, activations::Elu{});
     case Activation::leaky_relu:
-      return elementwise(x, [](auto v) { return fn::leaky(v, 0.01f); });
-    case Activation::gelu:  // arXiv:1606.08415
-      return elementwise(x, [](auto v) {
-        using V = decltype(v);
-        return v * (V(0.5) + V(0.5) * fn::erf(v * V(0.70710678118654752)));
-      });
+      return elementwise(x, activations::LeakyRelu{});
+    case Activation::gelu:
+      return elementwise(x, activations::Gelu{});
     case Activation::tanh:
-      return elementwise(x, [](auto v) { return fn::tanh(v); });
+      return elementwise(x, activations::Tanh{});
     case Activation::sigmoid:
-      return elementwise(x, [](auto v) { return fn::sigmoid(v); });
+      return elementwise(x, activations::Sigmoid{});
   }
   return x;
 }
@@ -735,6 +937,7 @@ Var<T> layer_norm(Var<T> x, Var<T> gain, Var<T> shift, double epsilon) {
   const Offset n = x.rows(), width = x.cols();
   Var<T> y = x.tape->result(n, width, {x, gain, shift});
   auto pieces = std::make_shared<Matrix<T>>(), both = std::make_shared<Matrix<T>>();
+  auto kept = std::make_shared<Matrix<T>>(x.tape->device);  // on a device: the moments of rows
   auto moments = [=](Offset i, T& mean, T& inverse) {
     const T* row = x.value().row(i);
     T sum = 0, square = 0;
@@ -750,6 +953,14 @@ Var<T> layer_norm(Var<T> x, Var<T> gain, Var<T> shift, double epsilon) {
         Matrix<T>& Y = y.value();
         const Matrix<T>& G = gain.value();
         const Matrix<T>& B = shift.value();
+        if constexpr (on_devices<T>)
+          if (x.tape->device) {
+            kept->resize(n, 2);
+            return bodies::run(
+                *x.tape->device,
+                bodies::LayerNorm{x.view(), gain.view(), shift.view(), static_cast<T>(epsilon), Y.view(), kept->view()},
+                bodies::LayerNorm::blocks(n));
+          }
         parallel_pieces(n, row_grain(x.cols()), [&](Offset begin, Offset end) {
           for (Offset i = begin; i < end; ++i) {
             T mean, inverse;
@@ -763,6 +974,16 @@ Var<T> layer_norm(Var<T> x, Var<T> gain, Var<T> shift, double epsilon) {
         View<const T> dY = y.grad();
         const Matrix<T>& G = gain.value();
         Sink<T> dgain = gain.sink(), dshift = shift.sink(), dx = x.sink();
+        if constexpr (on_devices<T>)
+          if (DeviceOps* device = x.tape->device) {
+            const View<const T> known = std::as_const(*kept).view();
+            if (dx)
+              bodies::run(*device, bodies::LayerNormBack{x.view(), gain.view(), dY, known, dx},
+                          bodies::LayerNormBack::blocks(n));
+            if (dgain || dshift)
+              bodies::sum_rows(*device, bodies::LayerNormSum{x.view(), dY, known, dgain, dshift}, n, 2 * width);
+            return;
+          }
         Matrix<T>& sums = *both;
         sums.resize(1, 2 * width);
         sums.fill(T(0));
@@ -785,8 +1006,8 @@ Var<T> layer_norm(Var<T> x, Var<T> gain, Var<T> shift, double epsilon) {
             }
           }
         });
-        if (dgain) add_to(dgain, std::as_const(sums).view().columns(0, width));
-        if (dshift) add_to(dshift, std::as_const(sums).view().columns(width, width));
+        if (dgain) add_to(x.tape, dgain, std::as_const(sums).view().columns(0, width));
+        if (dshift) add_to(x.tape, dshift, std::as_const(sums).view().columns(width, width));
       },
       "layer norm");
   return y;
@@ -803,9 +1024,11 @@ Var<T> batch_norm(Var<T> x, Var<T> gain, Var<T> shift, Parameter<T>& mean, Param
   struct Kept {
     Matrix<T> pieces, sums, mean, inverse;  // sums: 1 x 2*width
   };
-  auto kept = std::make_shared<Kept>();
-  Parameter<T>*running_mean = &mean, *running_variance = &variance;
   Tape<T>* tape = x.tape;
+  auto on = [&] { return Matrix<T>(tape->device); };
+  auto kept = std::make_shared<Kept>(Kept{on(), on(), on(), on()});
+  Parameter<T>*running_mean = &mean, *running_variance = &variance;
+  mean.value.move_to(tape->device), variance.value.move_to(tape->device);
   tape->record(
       y,
       [=] {
@@ -815,6 +1038,21 @@ Var<T> batch_norm(Var<T> x, Var<T> gain, Var<T> shift, Parameter<T>& mean, Param
         const Matrix<T>& B = shift.value();
         Kept& k = *kept;
         k.mean.resize(1, width), k.inverse.resize(1, width), k.sums.resize(1, 2 * width);
+        if constexpr (on_devices<T>)
+          if (DeviceOps* device = tape->device) {
+            const View<T> mean = k.mean.view(), inverse = k.inverse.view();
+            const View<T> runs_mean = running_mean->value.view(), runs_variance = running_variance->value.view();
+            const T small = static_cast<T>(epsilon);
+            if (tape->training && n > 1) {
+              bodies::sum_rows(*device, bodies::MeanSum{x.view(), mean}, n, width);
+              bodies::sum_rows(*device, bodies::VarianceSum{x.view(), mean, small, inverse, runs_mean, runs_variance},
+                               n, width);
+            } else {
+              bodies::run(*device, bodies::MomentsAtRest{runs_mean, runs_variance, small, mean, inverse}, width);
+            }
+            return bodies::run(*device, bodies::BatchNorm{x.view(), gain.view(), shift.view(), mean, inverse, Y.view()},
+                               n * width);
+          }
         if (tape->training && n > 1) {
           k.sums.fill(T(0));
           ordered_sums(n, row_grain(x.cols()), width, k.sums.data(), k.pieces, [&](Offset begin, Offset end, T* acc) {
@@ -855,6 +1093,18 @@ Var<T> batch_norm(Var<T> x, Var<T> gain, Var<T> shift, Parameter<T>& mean, Param
         const Matrix<T>& G = gain.value();
         Kept& k = *kept;
         Sink<T> dgain = gain.sink(), dshift = shift.sink(), dx = x.sink();
+        if constexpr (on_devices<T>)
+          if (DeviceOps* device = tape->device) {
+            const View<T> mean = k.mean.view(), inverse = k.inverse.view(), sums = k.sums.view();
+            bodies::sum_rows(*device, bodies::BatchNormSum{x.view(), dY, mean, inverse, sums, dgain, dshift}, n,
+                             2 * width);
+            if (dx)
+              bodies::run(
+                  *device,
+                  bodies::BatchNormBack{x.view(), gain.view(), dY, mean, inverse, sums, tape->training && n > 1, dx},
+                  n * width);
+            return;
+          }
         k.sums.fill(T(0));  // <dy, xhat> and the sum of dy, per channel
         ordered_sums(n, row_grain(x.cols()), 2 * width, k.sums.data(), k.pieces, [&](Offset begin, Offset end, T* acc) {
           for (Offset i = begin; i < end; ++i)
@@ -864,8 +1114,8 @@ Var<T> batch_norm(Var<T> x, Var<T> gain, Var<T> shift, Parameter<T>& mean, Param
             }
         });
         View<const T> sums = std::as_const(k.sums).view();
-        if (dgain) add_to(dgain, sums.columns(0, width));
-        if (dshift) add_to(dshift, sums.columns(width, width));
+        if (dgain) add_to(tape, dgain, sums.columns(0, width));
+        if (dshift) add_to(tape, dshift, sums.columns(width, width));
         if (!dx) return;
         const bool batch = tape->training && n > 1;
         parallel_pieces(n, row_grain(x.cols()), [&](Offset begin, Offset end) {
@@ -901,11 +1151,28 @@ Var<T> propagate(Var<T> x, std::shared_ptr<const Pattern> pattern, std::vector<T
   struct Kept {
     std::vector<T> weights, scale;
     Matrix<T> parts, scaled;
+    Matrix<T> weights_there, scale_there;  // on the device
+    Matrix<Offset> edge_there;
   };
-  auto kept = std::make_shared<Kept>(Kept{std::move(weights), std::move(scale), {}, {}});
+  auto kept = std::make_shared<Kept>(Kept{std::move(weights), std::move(scale), {}, {}, {}, {}, {}});
+  if constexpr (on_devices<T>)
+    if (DeviceOps* device = x.tape->device) {
+      if (!pattern->is_listed())
+        fail("'propagate' under a mask that is no list has no kernel for the GPU; train with --device cpu");
+      kept->scaled = Matrix<T>(device);
+      kept->weights_there = list_on<T>(*device, kept->weights);
+      kept->scale_there = list_on<T>(*device, kept->scale);
+      if (!kept->weights.empty()) kept->edge_there = list_on<Offset>(*device, pattern->edge_of_entry());
+    }
   x.tape->record(
       y,
       [=] {
+        if constexpr (on_devices<T>)
+          if (DeviceOps* device = x.tape->device)
+            return bodies::sparse_product(*device,
+                                          {&x.tape->rows_on_device(pattern->by_query.list), kept->weights_there.data(),
+                                           nullptr, kept->scale_there.data()},
+                                          x.view(), Sink<T>{y.value().view(), false});
         weighted_sum<T>(pattern->by_query, kept->weights, {}, kept->scale, x.view(), {y.value().view(), false},
                         kept->parts);
       },
@@ -913,6 +1180,19 @@ Var<T> propagate(Var<T> x, std::shared_ptr<const Pattern> pattern, std::vector<T
         Sink<T> dx = x.sink();
         if (!dx) return;
         View<const T> dy = y.grad();
+        if constexpr (on_devices<T>)
+          if (DeviceOps* device = x.tape->device) {
+            if (!kept->scale.empty()) {
+              kept->scaled.resize(dy.rows, dy.cols);
+              bodies::run(*device, bodies::ScaleRows{dy, kept->scale_there.data(), kept->scaled.view()},
+                          dy.rows * dy.cols);
+              dy = std::as_const(kept->scaled).view();
+            }
+            return bodies::sparse_product(
+                *device,
+                {&x.tape->rows_on_device(pattern->by_key.list), kept->weights_there.data(), kept->edge_there.data()},
+                dy, dx);
+          }
         if (!kept->scale.empty()) {
           kept->scaled.resize(dy.rows, dy.cols);
           parallel_pieces(dy.rows, row_grain(dy.cols), [&](Offset begin, Offset end) {
@@ -959,22 +1239,57 @@ void put_back(const Selection& rows, View<const T> from, const Sink<T>& to) {
 
 }  // namespace
 
+namespace {
+
+// A selection on the device, brought over when it is another one than before, or may be.
+struct SelectionThere {
+  const Selection* of = nullptr;
+  Matrix<Id> ids, positions;
+  Matrix<Offset> offsets;
+
+  void follow(DeviceOps& device, const Selection& now, bool repeats) {
+    if (of == &now && repeats) return;
+    of = &now;
+    ids = list_on<Id>(device, now.ids);
+    positions = list_on<Id>(device, now.places.ids);
+    offsets = list_on<Offset>(device, now.places.offsets);
+  }
+  void pick(DeviceOps& device, View<const float> from, const Sink<float>& to) const {
+    bodies::run(device, bodies::Pick{ids.data(), from, to}, to.to.rows * from.cols);
+  }
+  void put_back(DeviceOps& device, View<const float> from, const Sink<float>& to) const {
+    bodies::run(device, bodies::PutBack{offsets.data(), positions.data(), from, to}, to.to.rows * from.cols);
+  }
+};
+
+}  // namespace
+
 template <class T>
 Var<T> gather(Columns<T> x, std::function<const Selection&()> rows) {
   if (rows().places.rows != x.rows())
     fail("gather: x has " + std::to_string(x.rows()) + " rows, the selection is of " +
          std::to_string(rows().places.rows));
   Var<T> y = x.of.tape->result(static_cast<Offset>(rows().ids.size()), x.count, {x.of});
+  auto there = std::make_shared<SelectionThere>();
   x.of.tape->record(
       y,
       [=] {
         TapeNode<T>& node = y.tape->node(y.id);
         node.rows = static_cast<Offset>(rows().ids.size());
         node.own_value.resize(node.rows, node.cols);
+        if constexpr (on_devices<T>)
+          if (DeviceOps* device = y.tape->device) {
+            there->follow(*device, rows(), y.tape->repeats);
+            return there->pick(*device, x.view(), {node.own_value.view(), false});
+          }
         pick<T>(rows(), x.view(), {node.own_value.view(), false});
       },
       [=] {
-        if (Sink<T> dx = sink_of(x)) put_back<T>(rows(), y.grad(), dx);
+        Sink<T> dx = sink_of(x);
+        if (!dx) return;
+        if constexpr (on_devices<T>)
+          if (DeviceOps* device = y.tape->device) return there->put_back(*device, y.grad(), dx);
+        put_back<T>(rows(), y.grad(), dx);
       },
       "gather");
   return y;
@@ -985,13 +1300,23 @@ Var<T> scatter(Var<T> x, std::function<const Selection&()> rows) {
   if (static_cast<Offset>(rows().ids.size()) != x.rows())
     fail("scatter: x has " + std::to_string(x.rows()) + " rows, the selection " + std::to_string(rows().ids.size()));
   Var<T> y = x.tape->result(rows().places.rows, x.cols(), {x});
+  auto there = std::make_shared<SelectionThere>();
   x.tape->record(
       y,
       [=] {
+        if constexpr (on_devices<T>)
+          if (DeviceOps* device = y.tape->device) {
+            there->follow(*device, rows(), y.tape->repeats);
+            return there->put_back(*device, x.view(), {y.value().view(), false});
+          }
         put_back<T>(rows(), x.view(), {y.value().view(), false});
       },
       [=] {
-        if (Sink<T> dx = x.sink()) pick<T>(rows(), y.grad(), dx);
+        Sink<T> dx = x.sink();
+        if (!dx) return;
+        if constexpr (on_devices<T>)
+          if (DeviceOps* device = y.tape->device) return there->pick(*device, y.grad(), dx);
+        pick<T>(rows(), y.grad(), dx);
       },
       "gather");
   return y;
@@ -1005,6 +1330,9 @@ Var<T> gate(Columns<T> x, Var<T> u) {
   x.of.tape->record(
       y,
       [=] {
+        if constexpr (on_devices<T>)
+          if (y.tape->device)
+            return bodies::run(*y.tape->device, bodies::Gate{x.view(), u.view(), y.value().view()}, y.value().size());
         parallel_pieces(x.rows(), row_grain(x.count), [&](Offset begin, Offset end) {
           for (Offset i = begin; i < end; ++i) {
             const T factor = open(i);
@@ -1015,6 +1343,9 @@ Var<T> gate(Columns<T> x, Var<T> u) {
       [=] {
         View<const T> dy = y.grad(), from = x.view();
         Sink<T> dx = sink_of(x), du = u.sink();
+        if constexpr (on_devices<T>)
+          if (y.tape->device)
+            return bodies::run(*y.tape->device, bodies::GateBack{from, u.view(), dy, dx, du}, from.rows);
         parallel_pieces(x.rows(), row_grain(x.count), [&](Offset begin, Offset end) {
           for (Offset i = begin; i < end; ++i) {
             const T factor = open(i);
@@ -1055,13 +1386,15 @@ Var<T> grow(Var<T> x, Id m) {
       y,
       [=] {
         View<T> to = y.value().view();
-        clear(to);
-        add_to(Sink<T>{View<T>{to.data, n, width, to.stride}, true}, x.view());
+        if constexpr (on_devices<T>)
+          if (y.tape->device) return bodies::run(*y.tape->device, bodies::Grow{x.view(), to}, to.rows * to.cols);
+        clear(y.tape, to);
+        add_to(y.tape, Sink<T>{View<T>{to.data, n, width, to.stride}, true}, x.view());
         for (Id v = 0; v < m; ++v) to(n + v, width + v) = 1;
       },
       [=] {
         View<const T> dy = y.grad();
-        if (Sink<T> dx = x.sink()) add_to(dx, View<const T>{dy.data, n, width, dy.stride});
+        if (Sink<T> dx = x.sink()) add_to(y.tape, dx, View<const T>{dy.data, n, width, dy.stride});
       },
       "grow");
   return y;
@@ -1115,7 +1448,7 @@ struct Operands {
         }
       if (!known) {
         whole = c.of.sink();
-        if (whole && !whole.add && uncovered(c.of)) clear(whole.to), whole.add = true;
+        if (whole && !whole.add && uncovered(c.of)) clear(c.of.tape, whole.to), whole.add = true;
       }
       seen[count] = c, wholes[count++] = whole;
       return whole ? Sink<T>{whole.to.columns(c.first, c.count), whole.add || again} : whole;
@@ -1125,11 +1458,12 @@ struct Operands {
     g.dev = sink(x.ev), g.dk = sink(x.k), g.dv = sink(x.v);
     Sink<T> wanted = g.de;
     if (wanted.add) {  // the kernel only writes this one
+      if (de.empty()) de = Matrix<T>(x.q.of.tape->device);
       de.resize(wanted.to.rows, wanted.to.cols);
       g.de = {de.view(), false};
     }
     run(g);
-    if (wanted.add) add_to(wanted, std::as_const(de).view());
+    if (wanted.add) add_to(x.q.of.tape, wanted, std::as_const(de).view());
   }
 };
 
@@ -1169,27 +1503,53 @@ Var<T> attention(const AttentionVars<T>& given, std::shared_ptr<const Sight> sig
   };
   auto kept = std::make_shared<Kept>(Kept{sight, score, normaliser, {x}});
   Tape<T>* tape = x.q.of.tape;
+  if (tape->device) {
+    AttentionState<T>& s = kept->state;
+    for (Matrix<T>* m : {&s.tau, &s.tau_delta, &s.above, &s.least, &s.parts, &s.sums, &s.shared})
+      *m = Matrix<T>(tape->device);
+    s.last = Matrix<Id>(tape->device);
+  }
   Var<T> y = tape->result(x.q.rows(), x.v.cols(), kept->operands.inputs());
   const std::uint64_t stream = tape->next_stream();
   auto call = [=] {
     return kept->operands.call(*kept->sight->pattern, kept->score, kept->normaliser, heads,
-                               {tape->training ? static_cast<float>(dropout) : 0.0f, tape->dropout_key(stream)});
+                               {tape->training ? static_cast<float>(dropout) : 0.0f, tape->dropout_key(stream),
+                                tape->device && tape->training ? tape->keys_at() + stream : nullptr});
   };
   tape->record(
       y,
       [=] {
         kept->state.backward = tape->training && y.needs_grad();
+        if constexpr (on_devices<T>)
+          if (tape->device) return tape->device->attention(call(), y.value().view(), kept->state);
         attention<T>(call(), y.value().view(), kept->state);
       },
       [=] {
-        kept->operands.gradient(
-            [&](const AttentionGradient<T>& g) { attention_gradient<T>(call(), y.view(), y.grad(), kept->state, g); });
+        kept->operands.gradient([&](const AttentionGradient<T>& g) {
+          if constexpr (on_devices<T>)
+            if (tape->device) return tape->device->attention_gradient(call(), y.view(), y.grad(), kept->state, g);
+          attention_gradient<T>(call(), y.view(), y.grad(), kept->state, g);
+        });
       },
       "attention");
   if (weights)
     *weights = [=] {
       const Pattern& pattern = *kept->sight->pattern;
       Matrix<T> out(pattern.is_listed() ? pattern.edges() : 0, heads);
+      if (tape->device) {  // from copies on the host
+        Attention<T> here = call();
+        std::deque<Matrix<T>> copies;
+        auto fetch = [&](View<const T>& to, const Columns<T>& from) {
+          if (from) to = std::as_const(copies.emplace_back(from.of.value())).view().columns(from.first, from.count);
+        };
+        const AttentionVars<T>& from = kept->operands.x;
+        fetch(here.q, from.q), fetch(here.k, from.k), fetch(here.v, from.v), fetch(here.a, from.a);
+        fetch(here.p, from.p), fetch(here.e, from.e), fetch(here.bias, from.bias), fetch(here.ev, from.ev);
+        AttentionState<T> state;
+        state.tau = kept->state.tau, state.least = kept->state.least, state.last = kept->state.last;
+        attention_weights<T>(here, state, out.view());
+        return out;
+      }
       attention_weights<T>(call(), kept->state, out.view());
       return out;
     };
@@ -1200,6 +1560,7 @@ Var<T> attention(const AttentionVars<T>& given, std::shared_ptr<const Sight> sig
 template <class T>
 Var<T> attention_scores(const AttentionVars<T>& given, std::shared_ptr<const Pattern> pattern, const Score& score,
                         int heads) {
+  if (given.q.of.tape->device) fail("'scores' has no kernel for the GPU; train with --device cpu");
   if (!pattern->is_listed() || pattern->key_order)
     fail("scores: can be listed only under a mask that is a list, of all keys");
   struct Kept {
@@ -1276,10 +1637,48 @@ Targets<T> check_targets(const char* loss, Var<T> x, Id classes, std::span<const
   return out;
 }
 
+Var<float> mean_loss_on_device(Var<float> x, Var<float> y, std::span<const Id> rows, std::span<const Id> labels,
+                               const Targets<float>& targets, bool binary, float all) {
+  DeviceOps* device = x.tape->device;
+  std::vector<Id> target(static_cast<std::size_t>(x.rows()), -1);
+  for (Id i : rows) target[i] = labels[i];
+  struct There {
+    Matrix<Id> target;
+    Matrix<float> weight;
+  };
+  auto there =
+      std::make_shared<const There>(There{list_on<Id>(*device, target), list_on<float>(*device, targets.weight)});
+  auto loss = [=] {
+    const float spread = targets.smoothing / static_cast<float>(x.cols());
+    return bodies::LossOfRow{x.view(),
+                             there->target.data(),
+                             there->weight.data(),
+                             1 - targets.smoothing,
+                             targets.smoothing,
+                             spread * std::accumulate(targets.weight.begin(), targets.weight.end(), 0.0f),
+                             all,
+                             binary};
+  };
+  x.tape->record(
+      y,
+      [=] {
+        bodies::sum_rows(*device, bodies::LossSum{loss(), y.value().data()}, x.rows(), 1, 1);
+      },
+      [=] {
+        if (Sink<float> dx = x.sink()) bodies::run(*device, bodies::LossBack{loss(), y.grad().data, dx}, x.rows());
+      },
+      "loss");
+  return y;
+}
+
 // value(i) is the loss of row i, gradient(i, d, dx) adds d times its gradient to the row dx.
 template <class T, class Value, class Gradient>
-Var<T> mean_loss(Var<T> x, std::span<const Id> rows, T all, Value value, Gradient gradient) {
+Var<T> mean_loss(Var<T> x, std::span<const Id> rows, std::span<const Id> labels, const Targets<T>& targets, bool binary,
+                 Value value, Gradient gradient) {
   Var<T> y = x.tape->result(1, 1, {x});
+  const T all = binary ? targets.all * static_cast<T>(x.cols()) : targets.all;
+  if constexpr (on_devices<T>)
+    if (x.tape->device) return mean_loss_on_device(x, y, rows, labels, targets, binary, all);
   auto pieces = std::make_shared<Matrix<T>>();
   const Offset count = static_cast<Offset>(rows.size());
   x.tape->record(
@@ -1322,7 +1721,7 @@ Var<T> cross_entropy(Var<T> x, std::span<const Id> rows, std::span<const Id> lab
     return top + std::log(total);
   };
   return mean_loss<T>(
-      x, rows, targets.all,
+      x, rows, labels, targets, false,
       [=](Id i) {
         const T* row = x.value().row(i);
         const T total = log_total(i);
@@ -1350,7 +1749,7 @@ Var<T> binary_cross_entropy(Var<T> x, std::span<const Id> rows, std::span<const 
     return (hit ? T(1) - targets.smoothing : T(0)) + targets.smoothing / 2;
   };
   return mean_loss<T>(
-      x, rows, targets.all * static_cast<T>(width),
+      x, rows, labels, targets, true,
       [=](Id i) {
         const T* row = x.value().row(i);
         T loss = 0;

@@ -1,6 +1,6 @@
 // The tape: a model is recorded once, as a list of steps over values whose shapes are known, and then run as often as
 // one likes, forward and backward. Everything is allocated when it is first needed and kept, so an epoch allocates
-// nothing.
+// nothing. On a device all values and gradients lie in its memory.
 #pragma once
 
 #include <algorithm>
@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "kernels/attention.h"
+#include "kernels/device_bodies.h"
 #include "kernels/sparse.h"
 
 namespace heed {
@@ -87,29 +88,40 @@ class Tape {
 
   Profile* profile = nullptr;  // where given, every operation adds its seconds
 
+  // Where the tape runs; null: on the CPU. To be set before anything is recorded.
+  DeviceOps* device = nullptr;
+  // Whether each step does the same to the same memory, so that a device may replay it. An operation that reads values
+  // on the host, or whose lists change, says that it does not.
+  bool repeats = true;
+
   Tape() = default;
   Tape(const Tape&) = delete;
   Tape& operator=(const Tape&) = delete;
 
   TapeNode<T>& node(int id) { return nodes_[static_cast<std::size_t>(id)]; }
 
-  // A constant. The matrix must outlive the tape.
+  // A constant. The matrix must outlive the tape; a device takes a copy.
   Var<T> constant(const Matrix<T>& x) {
     Var<T> v = add(x.rows(), x.cols());
-    node(v.id).value = const_cast<Matrix<T>*>(&x);
+    if (device)
+      node(v.id).own_value = x;
+    else
+      node(v.id).value = const_cast<Matrix<T>*>(&x);
     return v;
   }
   Var<T> constant(const Sparse& x) {
     Var<T> v = add(x.rows(), x.cols());
     TapeNode<T>& n = node(v.id);
     n.sparse = &x;
-    n.own_value.resize(1, static_cast<Offset>(x.values.size()));
-    std::copy(x.values.begin(), x.values.end(), n.own_value.data());
+    Matrix<T> values(1, static_cast<Offset>(x.values.size()));
+    std::copy(x.values.begin(), x.values.end(), values.data());
+    n.own_value = values;
     return v;
   }
   Var<T> parameter(Parameter<T>& p) {
     Var<T> v = add(p.value.rows(), p.value.cols());
     TapeNode<T>& n = node(v.id);
+    p.value.move_to(device), p.grad.move_to(device);
     n.value = &p.value;
     n.grad = &p.grad;
     n.grad_is_kept = true;
@@ -147,16 +159,40 @@ class Tape {
   // A number of this operation's own, for its random stream.
   std::uint64_t next_stream() { return ++streams_; }
   std::uint64_t dropout_key(std::uint64_t stream) const { return mix(mix(mix(seed), step), stream); }
+  // On a device, where the keys of this step lie, one a stream.
+  const std::uint64_t* keys_at() const { return keys_.data(); }
+  // Works these out. forward() does so itself, unless it is captured: whoever runs a replay does it before.
+  void begin_step() {
+    if (keys_.empty()) keys_ = Matrix<std::uint64_t>(device);
+    keys_.resize(1, static_cast<Offset>(streams_) + 1);
+    bodies::run(*device, bodies::Keys{seed, step, keys_.data()}, keys_.cols());
+  }
+  // A list of rows on the device, brought over once.
+  const DeviceRows& rows_on_device(const std::shared_ptr<const Csr>& list) {
+    auto& there = lists_[list];
+    if (!there) there = std::make_unique<DeviceRows>(*device, *list);
+    return *there;
+  }
 
-  void forward() {
-    for (auto& s : steps_) run(s.forward, s.name, 0);
+  // All that is recorded, or only what is up to `last`.
+  void forward(Var<T> last = {}) {
+    if (device && training && !device->capturing()) begin_step();
+    for (auto& s : steps_) {
+      run(s.forward, s.name, 0);
+      if (last.tape && std::ranges::any_of(s.outputs, [&](Var<T> y) { return y.id == last.id; })) return;
+    }
   }
   // From d loss = 1. The gradients of all parameters that the loss depends on are written anew.
   void backward(Var<T> loss) {
     for (auto& n : nodes_) n.arrived = false;
     Sink<T> start = loss.sink();
     if (!start) return;
-    for (Offset i = 0; i < start.to.rows; ++i) std::fill_n(start.to.row(i), start.to.cols, T(1));
+    if constexpr (std::is_same_v<T, float>)
+      if (device && begun_ != loss.id) {
+        bodies::run(*device, bodies::Fill{start.to, 1}, start.to.rows * start.to.cols);
+        begun_ = loss.id;
+      }
+    for (Offset i = 0; !device && i < start.to.rows; ++i) std::fill_n(start.to.row(i), start.to.cols, T(1));
     for (auto s = steps_.rbegin(); s != steps_.rend(); ++s)
       if (s->backward && std::ranges::any_of(s->outputs, [](Var<T> y) { return y.arrived(); }))
         run(s->backward, s->name, 1);
@@ -167,6 +203,7 @@ class Tape {
     TapeNode<T>& to = node(x.id);
     if (!to.needs_grad || to.arrived || to.grad_is_kept) return false;
     to.grad = node(y.id).grad;
+    if (begun_ == y.id) begun_ = -1;  // more may be added to it
     return to.arrived = true;
   }
 
@@ -195,6 +232,7 @@ class Tape {
     TapeNode<T>& n = nodes_.emplace_back();
     n.rows = rows;
     n.cols = cols;
+    n.own_value = Matrix<T>(device), n.own_grad = Matrix<T>(device);
     n.value = &n.own_value;
     n.grad = &n.own_grad;
     return {this, static_cast<int>(nodes_.size()) - 1};
@@ -202,6 +240,9 @@ class Tape {
   std::deque<TapeNode<T>> nodes_;
   std::vector<Step> steps_;
   std::uint64_t streams_ = 0;
+  Matrix<std::uint64_t> keys_;  // on the device
+  int begun_ = -1;              // the value whose gradient is 1 there, from the last backward
+  std::map<std::shared_ptr<const Csr>, std::unique_ptr<DeviceRows>> lists_;
 };
 
 }  // namespace heed

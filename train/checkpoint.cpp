@@ -96,11 +96,12 @@ void save(const std::vector<Weight>& weights, const std::filesystem::path& path)
 }
 
 Matrix<float> predict(const Model& model, const Graph& graph, const Features& features, const Safetensors& weights,
-                      std::uint64_t seed) {
-  Network<float> network(model, graph, features, seed);
+                      std::uint64_t seed, Device device) {
+  const std::unique_ptr<DeviceOps> there = open_device(device);
+  Network<float> network(model, graph, features, seed, there.get());
   assign(network, weights);
   network.tape().forward();
-  const Matrix<float>& logits = network.output().value();
+  const Matrix<float> logits = network.output().value();
   for (Offset i = 0; i < logits.rows(); ++i)
     for (Offset c = 0; c < logits.cols(); ++c)
       if (!std::isfinite(logits(i, c)))

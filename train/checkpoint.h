@@ -48,7 +48,7 @@ void save(const std::vector<Weight>& weights, const std::filesystem::path& path)
 // The model's logits on a graph, nodes x logits, with the weights of a file. Random masks and keys are drawn from
 // `seed`, which should be the training's. Throws Error where a logit is not finite.
 Matrix<float> predict(const Model& model, const Graph& graph, const Features& features, const Safetensors& weights,
-                      std::uint64_t seed = 0);
+                      std::uint64_t seed = 0, Device device = Device::cpu);
 
 // "2708 nodes, 10556 edges, 1433 channels, 7 classes, 0123456789abcdef": the sizes, and a hash of everything in the
 // data and the split.

@@ -1,5 +1,5 @@
 // Stochastic gradient descent with momentum; Adam (arXiv:1412.6980) with its weight decay in the gradient (L2), or
-// beside it (AdamW, arXiv:1711.05101). All as PyTorch defines them.
+// beside it (AdamW, arXiv:1711.05101). All as PyTorch defines them. On a device one kernel moves all parameters.
 #pragma once
 
 #include <deque>
@@ -28,9 +28,14 @@ struct OptimiserOptions {
 template <class T>
 class Optimiser {
  public:
-  Optimiser(std::deque<Parameter<T>>& parameters, const OptimiserOptions& options);
+  // Parameters on a device need it here, too.
+  Optimiser(std::deque<Parameter<T>>& parameters, const OptimiserOptions& options, DeviceOps* device = nullptr);
   // Moves every trained parameter whose gradient exists, at `factor` times the rate.
-  void step(double factor = 1);
+  void step(double factor = 1) { begin(factor), move(); }
+  // Its two halves: what differs from step to step is worked out, and told to the device; and the rest, which may be
+  // replayed there.
+  void begin(double factor);
+  void move();
 
   // What a later step depends on, besides the parameters: how many steps there were, and one matrix (sgd) or two for
   // each trained parameter.
@@ -41,10 +46,25 @@ class Optimiser {
   long steps = 0;
   std::vector<Moments> moments;
 
+  // On a device: where a number lies that is above 0 once a parameter has been moved to what is not finite.
+  const unsigned* bad() const { return bad_.data(); }
+
  private:
+  struct Numbers {  // of the step
+    T size, root, shrink;
+  };
   T clipping();
+  void move_there();
 
   OptimiserOptions options_;
+  Numbers now_{};
+
+  DeviceOps* device_;
+  std::vector<bodies::Stretch> cut_;  // of the parameters, as the device knows it
+  Matrix<bodies::Stretch> cut_there_;
+  Matrix<bodies::StepNumbers> now_there_;
+  Matrix<float> clipping_;
+  Matrix<unsigned> bad_;
 };
 
 }  // namespace heed

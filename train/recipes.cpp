@@ -187,6 +187,7 @@ const std::vector<Field>& fields() {
       {"runs", training, "Trainings with seeds SEED, SEED+1, ...", false, false, HEED_WHOLE(train.runs, 1, 1'000'000)},
       {"threads", training, "0: all; the result is the same for any number", false, false,
        HEED_WHOLE(train.threads, 0, 4096)},
+      {"device", training, "Where it computes: cpu or cuda", false, true, HEED_CHOICE(train.device, device)},
 
       {"model", model, "A name (heed list)", false, true, HEED_GET(r.model),
        HEED_SET(r.model = model_named(text).name)},

@@ -22,6 +22,7 @@
 #include <thread>
 
 #include "train/checkpoint.h"
+#include "train/device_epochs.h"
 
 namespace heed {
 namespace {
@@ -135,11 +136,11 @@ bool is_there(const std::filesystem::path& path) {
 // One training, which can be laid down in a file and taken up again.
 class Training {
  public:
-  Training(const Model& model, const Dataset& data, const TrainOptions& o, int run)
+  Training(const Model& model, const Dataset& data, const TrainOptions& o, int run, DeviceOps* device)
       : data_(data),
         o_(o),
         split_(data.splits[static_cast<std::size_t>(o.split >= 0 ? o.split : run) % data.splits.size()]),
-        network_(model, data.graph, data.features, o.seed + static_cast<std::uint64_t>(run)),
+        network_(model, data.graph, data.features, o.seed + static_cast<std::uint64_t>(run), device),
         factor_(o.schedule, o.epochs) {
     state_.seed = o.seed + static_cast<std::uint64_t>(run);
     run_.seed = state_.seed;
@@ -155,8 +156,9 @@ class Training {
     network_.tape().profile = o.profile;
     optimiser_.emplace(
         network_.parameters(),
-        OptimiserOptions{
-            .rule = o.optimiser, .rate = o.rate, .decay = o.decay, .momentum = o.momentum, .clip = o.clip});
+        OptimiserOptions{.rule = o.optimiser, .rate = o.rate, .decay = o.decay, .momentum = o.momentum, .clip = o.clip},
+        device);
+    if (device) there_.emplace(*device, network_, loss_, *optimiser_, data, split_, o.metric, o.loss);
     run_.weights = weights_of(network_);
     if (o.checkpoints.folder.empty()) return;
     file_ = checkpoint_path(o.checkpoints, state_.seed);
@@ -188,6 +190,7 @@ class Training {
       if (!file_.empty() && (state_.done || interrupted || state_.epoch % c.every == 0)) save();
       if (interrupted && !state_.done) throw Interrupted("interrupted after epoch " + std::to_string(state_.epoch));
     }
+    if (there_) there_->fetch(run_.logits, run_.weights);
     run_.epochs = state_.epoch, run_.best_epoch = state_.best_epoch;
     run_.valid = state_.valid, run_.test = state_.test, run_.train_loss = state_.train_loss;
     run_.seconds = state_.seconds;
@@ -206,34 +209,51 @@ class Training {
     Tape<float>& tape = network_.tape();
     const int epoch = ++state_.epoch;
     const double factor = factor_(epoch);
-    tape.training = true;
-    tape.step = static_cast<std::uint64_t>(epoch);
-    tape.forward();
-    state_.train_loss = loss_.value()(0, 0);
-    tape.backward(loss_);
-    timed("optimiser", [&] { optimiser_->step(factor); });
-    tape.training = false;
-    tape.forward();
-    const Matrix<float>& logits = network_.output().value();
     Evaluation valid;
-    timed("evaluation", [&] { valid = evaluate(logits, data_.labels, split_.valid, o_.metric, o_.loss); });
+    DeviceEpochs::Result result;
+    if (there_) {
+      result = there_->run(epoch, factor);
+      state_.train_loss = result.train_loss, valid = result.valid;
+    } else {
+      tape.training = true;
+      tape.step = static_cast<std::uint64_t>(epoch);
+      tape.forward();
+      state_.train_loss = loss_.value()(0, 0);
+      tape.backward(loss_);
+      timed("optimiser", [&] { optimiser_->step(factor); });
+      tape.training = false;
+      tape.forward();
+      timed("evaluation",
+            [&] { valid = evaluate(network_.output().value(), data_.labels, split_.valid, o_.metric, o_.loss); });
+    }
     if (!std::isfinite(state_.train_loss) || !std::isfinite(valid.loss)) diverged("the loss", epoch);
     const Verdict verdict = judge(state_, o_.stop, valid);
     factor_.validated(verdict.gain);
     const bool best = verdict.best || epoch == 1;
     if (best) {
       // Losses may be finite where an activation lets no NaN pass, or no node of theirs has one.
-      if (!finite(logits)) diverged("a logit", epoch);
-      for (auto& p : network_.parameters())
-        if (!finite(p.value)) diverged(p.name, epoch);
+      if (!there_ || !result.finite) {
+        if (!finite(network_.output().value())) diverged("a logit", epoch);
+        for (auto& p : network_.parameters())
+          if (!finite(p.value)) diverged(p.name, epoch);
+      }
       state_.best_epoch = epoch;
       state_.valid = valid.metric;
-      state_.test = evaluate(logits, data_.labels, split_.test, o_.metric, o_.loss).metric;
-      run_.logits = logits;
-      std::size_t at = 0;
-      for (auto& p : network_.parameters()) run_.weights[at++].value = p.value;
+      keep_best(result);
     }
     return {0, epoch, state_.train_loss, valid.loss, valid.metric, o_.rate * factor, verdict.best};
+  }
+
+  void keep_best(const DeviceEpochs::Result& result) {
+    if (there_) {
+      state_.test = result.test;
+      return there_->keep();
+    }
+    const Matrix<float>& logits = network_.output().value();
+    state_.test = evaluate(logits, data_.labels, split_.test, o_.metric, o_.loss).metric;
+    run_.logits = logits;
+    std::size_t at = 0;
+    for (auto& p : network_.parameters()) run_.weights[at++].value = p.value;
   }
 
   [[noreturn]] void diverged(const std::string& what, int epoch) const {
@@ -241,12 +261,14 @@ class Training {
          std::to_string(state_.seed) + "; try a lower --rate");
   }
   static bool finite(const Matrix<float>& x) {
+    if (x.memory()) return finite(Matrix<float>(x));
     return std::all_of(x.begin(), x.end(), [](float each) { return std::isfinite(each); });
   }
 
   void save() {
     state_.steps = optimiser_->steps;
     state_.drops = factor_.drops, state_.rests = factor_.idle;
+    if (there_) there_->fetch(run_.logits, run_.weights);
     std::vector<Weight> all = run_.weights;
     if (!state_.done) {
       for (Weight& w : weights_of(network_)) all.push_back({"train.now." + w.name, std::move(w.value)});
@@ -319,6 +341,7 @@ class Training {
   RateFactor factor_;
   Var<float> loss_;
   std::optional<Optimiser<float>> optimiser_;
+  std::optional<DeviceEpochs> there_;  // where it trains on a device
   TrainState state_;
   Run run_;
   std::filesystem::path file_;  // empty: no checkpoints
@@ -339,6 +362,8 @@ void check(const Dataset& data, const TrainOptions& o) {
   at_least("epochs", o.epochs, 1);
   at_least("runs", o.runs, 1);
   if (o.profile && o.runs != 1) fail("a profile needs a single run, not " + std::to_string(o.runs));
+  if (o.profile && (o.device != Device::cpu || o.device_ops))
+    fail("a profile tells of the CPU alone; use --device cpu");
   at_least("patience", o.patience, 0);
   at_least("weight decay", o.decay, 0);
   at_least("clip", o.clip, 0);
@@ -397,10 +422,12 @@ double peak_rss_mb() {
 Report train(const Model& model, const Dataset& data, const TrainOptions& o) {
   check(data, o);
   const auto start = Clock::now();
+  const std::unique_ptr<DeviceOps> opened = o.device_ops ? nullptr : open_device(o.device);
+  DeviceOps* const device = o.device_ops ? o.device_ops : opened.get();
   Report report;
   report.threads = o.threads > 0 ? o.threads : tbb::info::default_concurrency();
   report.runs.resize(static_cast<std::size_t>(o.runs));
-  report.in_parallel = o.runs > 1 && report.threads > 1 && data.nodes() + data.graph.edges() < kSmall;
+  report.in_parallel = !device && o.runs > 1 && report.threads > 1 && data.nodes() + data.graph.edges() < kSmall;
   std::mutex reporting;
   if (!o.checkpoints.folder.empty()) {
     std::error_code error;
@@ -408,7 +435,7 @@ Report train(const Model& model, const Dataset& data, const TrainOptions& o) {
     if (error) fail("cannot write " + o.checkpoints.folder.string() + ": " + error.message());
   }
   auto train_once = [&](int run, Offset& parameters) {
-    Training training(model, data, o, run);
+    Training training(model, data, o, run, device);
     parameters = training.parameter_count();
     Run out = training.run(run, [&](const Epoch& e) {
       if (!o.on_epoch) return;

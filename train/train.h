@@ -75,8 +75,10 @@ struct TrainOptions {
   ScheduleOptions schedule = {};
   std::uint64_t seed = 1;  // of the first run; run r has seed + r
   int runs = 1;
-  int split = -1;   // which of the dataset's splits; -1: run r takes split r, round and round
-  int threads = 0;  // 0: all
+  int split = -1;                   // which of the dataset's splits; -1: run r takes split r, round and round
+  int threads = 0;                  // 0: all
+  Device device = Device::cpu;      // where it trains, one run after the other; results agree to rounding
+  DeviceOps* device_ops = nullptr;  // one that is open already, in place of `device`
   Checkpoints checkpoints = {};
   const std::atomic<bool>* interrupted = nullptr;    // once true, training ends after the epoch with Interrupted
   std::function<void(const Epoch&)> on_epoch = {};   // both are called by one thread at a time
@@ -104,8 +106,9 @@ void check(const Dataset& data, const TrainOptions& options);
 
 // Throws as `check` does; where the model gives another number of logits than logits_for() says; where the loss stops
 // being finite; where a checkpoint cannot be written, is there although nothing is to be resumed, or was made with
-// other options, another model or other data. Throws Interrupted as `interrupted` says, when all checkpoints are
-// written. The result has the same bits for any number of threads, interrupted or not.
+// other options, another model or other data; where the device is not there, its memory is too small, or an operation
+// of the model has no kernel for it. Throws Interrupted as `interrupted` says, when all checkpoints are written. The
+// result has the same bits for any number of threads, interrupted or not.
 Report train(const Model& model, const Dataset& data, const TrainOptions& options = {});
 
 // The largest resident size of this process so far, in MiB.

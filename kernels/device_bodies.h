@@ -1,0 +1,1130 @@
+// What the kernels of a device do, each body written once: CUDA runs it (device_ops.cu), and so does a plain loop on
+// the CPU in tests. Two kinds:
+//
+//   operator()(t)                               for each index t of a count; any order
+//   step(s, block, thread, shared, local)       for each of a count of blocks of kThreads threads, in steps s = 0, 1,
+//                                               ... of steps(block); all threads end a step before one begins the next
+//
+// Long sums are cut into parts that depend on shapes alone. The block that is the last to leave its part merges them,
+// in their order: no atomic sums, the same bits in every run.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <tuple>
+#include <vector>
+
+#include "kernels/activations.h"
+#include "kernels/device_ops.h"
+#include "kernels/jet.h"
+
+namespace heed::bodies {
+
+template <class T>
+struct Table {  // a View for device code
+  T* data = nullptr;
+  Offset rows = 0, cols = 0, stride = 0;
+
+  Table() = default;
+  template <class U>
+  Table(View<U> x) : data(x.data), rows(x.rows), cols(x.cols), stride(x.stride) {}
+  HEED_FN T& operator()(Offset i, Offset c) const { return data[i * stride + c]; }
+  HEED_FN T* row(Offset i) const { return data + i * stride; }
+  HEED_FN explicit operator bool() const { return data != nullptr; }
+};
+using In = Table<const float>;
+
+struct Out {  // a Sink for device code
+  Table<float> to;
+  bool add = false;
+
+  Out() = default;
+  Out(const Sink<float>& sink) : to(sink.to), add(sink.add) {}
+  Out(View<float> view) : to(view) {}
+  HEED_FN explicit operator bool() const { return static_cast<bool>(to); }
+  HEED_FN void put(Offset i, Offset c, float x) const {
+    float& at = to(i, c);
+    at = add ? at + x : x;
+  }
+};
+
+struct Cell {
+  Offset i, c;
+};
+HEED_FN Cell cell(Offset t, Offset cols) {
+  if (t <= 0xffffffff) {  // division is dear, of 64 bits more so
+    const auto small = static_cast<std::uint32_t>(t), width = static_cast<std::uint32_t>(cols);
+    return {small / width, small % width};
+  }
+  return {t / cols, t % cols};
+}
+
+// After what was written before it, for blocks that see the ticket.
+HEED_FN void publish() {
+#ifdef __CUDA_ARCH__
+  __threadfence();
+#endif
+}
+HEED_FN unsigned take(unsigned* ticket) {
+#ifdef __CUDA_ARCH__
+  const unsigned got = atomicAdd(ticket, 1);
+  __threadfence();
+  return got;
+#else
+  return (*ticket)++;
+#endif
+}
+template <class T>
+HEED_FN T fresh(const T* at) {  // what another block has published
+#ifdef __CUDA_ARCH__
+  return __ldcg(at);
+#else
+  return *at;
+#endif
+}
+
+// Elementwise.
+
+struct Fill {
+  Table<float> to;
+  float value;
+  HEED_FN void operator()(Offset t) const {
+    const auto [i, c] = cell(t, to.cols);
+    to(i, c) = value;
+  }
+};
+struct AddTo {
+  In from;
+  Out to;
+  HEED_FN void operator()(Offset t) const {
+    const auto [i, c] = cell(t, from.cols);
+    to.put(i, c, from(i, c));
+  }
+};
+// Elementwise over whole arrays: a link, and a chain of them in one kernel. What a link writes at t, a later one may
+// read at t.
+struct Link {
+  enum class Kind { copy, sum, bias, map, map_back, drop };
+  Kind kind;
+  const float* a;            // copy, drop: from; the others: x
+  const float* b = nullptr;  // sum: the other; bias: 1 x cols; map_back: dy
+  float* to;
+  bool add = false;
+  Offset cols = 0;
+  int f = 0;         // map, map_back: its place in activations::List
+  float factor = 0;  // of Scale; of what is not dropped
+  std::uint32_t threshold = 0;
+  const std::uint64_t* key = nullptr;
+
+  template <class X>
+  HEED_FN X mapped(X x) const {
+    X out = x;
+    activations::with_activation(f, factor, [&](auto function) { out = function(x); });
+    return out;
+  }
+  HEED_FN float drops(Offset t) const {  // as dropout() of layers/ops.h draws
+    const std::uint64_t row = mix(*key, static_cast<std::uint64_t>(t) / 1024);
+    return drop_bits(row, static_cast<std::uint32_t>(t % 1024), 0) < threshold ? 0.0f : factor;
+  }
+  HEED_FN float value(Offset t) const {
+    switch (kind) {
+      case Kind::copy:
+        return a[t];
+      case Kind::sum:
+        return a[t] + b[t];
+      case Kind::bias:
+        return a[t] + b[cell(t, cols).c];
+      case Kind::map:
+        return mapped(a[t]);
+      case Kind::map_back:
+        return b[t] * mapped(variable<0>(a[t])).d[0];
+      case Kind::drop:
+        return a[t] * drops(t);
+    }
+    return 0;
+  }
+  HEED_FN void operator()(Offset t) const {
+    const float x = value(t);
+    to[t] = add ? to[t] + x : x;
+  }
+};
+struct Chain {
+  static constexpr int kMost = 4;
+  Link links[kMost];
+  int count = 0;
+  HEED_FN void operator()(Offset t) const {
+    for (int l = 0; l < count; ++l) links[l](t);
+  }
+};
+struct Pick {  // to_t (+)= from_ids[t]
+  const Id* ids;
+  In from;
+  Out to;
+  HEED_FN void operator()(Offset t) const {
+    const auto [i, c] = cell(t, from.cols);
+    to.put(i, c, from(ids[i], c));
+  }
+};
+struct PutBack {  // to_i (+)= the sum of from_t over the positions t of row i
+  const Offset* offsets;
+  const Id* positions;
+  In from;
+  Out to;
+  HEED_FN void operator()(Offset t) const {
+    const auto [i, c] = cell(t, from.cols);
+    float sum = to.add ? to.to(i, c) : 0.0f;
+    for (Offset at = offsets[i]; at < offsets[i + 1]; ++at) sum += from(positions[at], c);
+    to.to(i, c) = sum;
+  }
+};
+struct PickEntries {
+  const Offset* entry;
+  const float* from;
+  float* to;
+  HEED_FN void operator()(Offset t) const { to[t] = from[entry[t]]; }
+};
+struct Grow {  // [x 0; 0 I]
+  In x;
+  Table<float> y;
+  HEED_FN void operator()(Offset t) const {
+    const auto [i, c] = cell(t, y.cols);
+    const bool inside = i < x.rows && c < x.cols;
+    y(i, c) = inside ? x(i, c) : (i >= x.rows && i - x.rows == c - x.cols ? 1.0f : 0.0f);
+  }
+};
+struct ScaleRows {  // y_i = scale_i x_i
+  In x;
+  const float* scale;
+  Table<float> y;
+  HEED_FN void operator()(Offset t) const {
+    const auto [i, c] = cell(t, x.cols);
+    y(i, c) = scale[i] * x(i, c);
+  }
+};
+
+// Heads.
+
+struct MeanHeads {
+  In x;
+  int heads;
+  float part;
+  Table<float> y;
+  HEED_FN void operator()(Offset t) const {
+    const auto [i, c] = cell(t, y.cols);
+    float sum = 0;
+    for (int h = 0; h < heads; ++h) sum += x(i, h * y.cols + c);
+    y(i, c) = sum * part;
+  }
+};
+struct MeanHeadsBack {
+  In dy;
+  float part;
+  Out dx;
+  HEED_FN void operator()(Offset t) const {
+    const auto [i, c] = cell(t, dx.to.cols);
+    dx.put(i, c, dy(i, c % dy.cols) * part);
+  }
+};
+constexpr int kVectors = 4;  // of a contraction at a time
+struct Contract {            // y_i,r*heads+h = sum_d a_r,hd x_ihd
+  In x;
+  const float* a[kVectors];
+  int heads, width, count;
+  Table<float> y;
+  HEED_FN void operator()(Offset t) const {
+    const auto [i, c] = cell(t, heads);
+    const float* row = x.row(i) + c * width;
+    float sums[kVectors] = {};
+    for (int d = 0; d < width; ++d) {
+      const float value = row[d];
+      HEED_UNROLL
+      for (int r = 0; r < kVectors; ++r)
+        if (r < count) sums[r] += a[r][c * width + d] * value;
+    }
+    HEED_UNROLL
+    for (int r = 0; r < kVectors; ++r)
+      if (r < count) y(i, r * heads + c) = sums[r];
+  }
+};
+struct ContractBack {  // dx_ihd (+)= sum_r dy_i,r*heads+h a_r,hd
+  In dy;
+  const float* a[kVectors];
+  int heads, width, count;
+  Out dx;
+  HEED_FN void operator()(Offset t) const {
+    const auto [i, c] = cell(t, dx.to.cols);
+    const Offset h = c / width;
+    float sum = 0;
+    for (int r = 0; r < count; ++r) sum += dy(i, r * heads + h) * a[r][c];
+    dx.put(i, c, sum);
+  }
+};
+
+// x less its mean (centres), then over its norm (units), for the channels of each head.
+template <bool centres, bool units>
+struct Prepare {
+  In x;
+  int heads, width;
+  Table<float> y, kept;  // kept: rows x heads, the factor
+  HEED_FN void operator()(Offset t) const {
+    const auto [i, h] = cell(t, heads);
+    const float* from = x.row(i) + h * width;
+    float* to = y.row(i) + h * width;
+    float middle = 0, most = 0, square = 0;
+    if (centres) {
+      for (int d = 0; d < width; ++d) middle += from[d];
+      middle /= static_cast<float>(width);
+      for (int d = 0; d < width; ++d) most = fmaxf(most, fabsf(from[d] - middle));
+      // What is constant but for rounding becomes 0.
+      if (most <= 8 * 1.1920929e-7f * fabsf(middle)) {
+        for (int d = 0; d < width; ++d) to[d] = 0;
+        kept(i, h) = units ? 0.0f : 1.0f;
+        return;
+      }
+    }
+    if (units)
+      for (int d = 0; d < width; ++d) square += (from[d] - middle) * (from[d] - middle);
+    const float norm = sqrtf(square), factor = !units ? 1.0f : norm > 0 ? 1 / norm : 0.0f;
+    for (int d = 0; d < width; ++d) to[d] = (from[d] - middle) * factor;
+    kept(i, h) = factor;
+  }
+};
+template <bool centres, bool units>
+struct PrepareBack {
+  In y, dy, kept;
+  int heads, width;
+  Out dx;
+  HEED_FN void operator()(Offset t) const {
+    const auto [i, h] = cell(t, heads);
+    const float *out = y.row(i) + h * width, *d = dy.row(i) + h * width;
+    float middle = 0, along = 0;
+    for (int c = 0; c < width; ++c) middle += d[c], along += out[c] * d[c];
+    middle = centres ? middle / static_cast<float>(width) : 0;
+    if (!units) along = 0;
+    for (int c = 0; c < width; ++c) dx.put(i, h * width + c, (d[c] - middle - out[c] * along) * kept(i, h));
+  }
+};
+
+struct Gate {  // y_i = x_i sigmoid(u_i)
+  In x, u;
+  Table<float> y;
+  HEED_FN void operator()(Offset t) const {
+    const auto [i, c] = cell(t, x.cols);
+    y(i, c) = x(i, c) / (1 + expf(-u(i, 0)));
+  }
+};
+struct GateBack {  // by rows
+  In x, u, dy;
+  Out dx, du;
+  HEED_FN void operator()(Offset i) const {
+    const float factor = 1 / (1 + expf(-u(i, 0)));
+    float sum = 0;
+    for (Offset c = 0; c < x.cols; ++c) {
+      sum += dy(i, c) * x(i, c);
+      if (dx) dx.put(i, c, factor * dy(i, c));
+    }
+    if (du) du.put(i, 0, factor * (1 - factor) * sum);
+  }
+};
+
+// Norms. Those of a layer: 32 threads a row.
+
+struct LayerNorm {
+  static constexpr int kThreads = 256, kLanes = 32, kRows = kThreads / kLanes;
+  In x, gain, shift;
+  float epsilon;
+  Table<float> y, moments;  // moments: rows x 2, the mean and one over the deviation
+  struct Shared {
+    float sums[kThreads], squares[kThreads];
+  };
+  struct Local {
+    float mean, inverse;
+  };
+  static Offset blocks(Offset rows) { return (rows + kRows - 1) / kRows; }
+  HEED_FN int steps(Offset) const { return 3; }
+  HEED_FN void step(int s, Offset block, int thread, Shared& shared, Local& local) const {
+    const int lane = thread % kLanes, first = thread - lane;
+    const Offset i = block * kRows + thread / kLanes;
+    const auto width = static_cast<float>(x.cols);
+    if (i >= x.rows) return;
+    if (s == 0) {
+      float sum = 0;
+      for (Offset c = lane; c < x.cols; c += kLanes) sum += x(i, c);
+      shared.sums[thread] = sum;
+    } else if (s == 1) {
+      float sum = 0, square = 0;
+      for (int l = 0; l < kLanes; ++l) sum += shared.sums[first + l];
+      local.mean = sum / width;
+      for (Offset c = lane; c < x.cols; c += kLanes) square += (x(i, c) - local.mean) * (x(i, c) - local.mean);
+      shared.squares[thread] = square;
+    } else {
+      float square = 0;
+      for (int l = 0; l < kLanes; ++l) square += shared.squares[first + l];
+      local.inverse = 1 / sqrtf(square / width + epsilon);
+      for (Offset c = lane; c < x.cols; c += kLanes)
+        y(i, c) = (x(i, c) - local.mean) * local.inverse * gain(0, c) + shift(0, c);
+      if (lane == 0) moments(i, 0) = local.mean, moments(i, 1) = local.inverse;
+    }
+  }
+};
+struct LayerNormBack {
+  static constexpr int kThreads = 256, kLanes = 32, kRows = kThreads / kLanes;
+  In x, gain, dy, moments;
+  Out dx;
+  struct Shared {
+    float along[kThreads], total[kThreads];
+  };
+  struct Local {};
+  static Offset blocks(Offset rows) { return (rows + kRows - 1) / kRows; }
+  HEED_FN int steps(Offset) const { return 2; }
+  HEED_FN void step(int s, Offset block, int thread, Shared& shared, Local&) const {
+    const int lane = thread % kLanes, first = thread - lane;
+    const Offset i = block * kRows + thread / kLanes;
+    if (i >= x.rows) return;
+    const float mean = moments(i, 0), inverse = moments(i, 1);
+    float along = 0, total = 0;  // <g, xhat> and the sum of g, with g = dy * gain
+    if (s == 0) {
+      for (Offset c = lane; c < x.cols; c += kLanes) {
+        const float g = dy(i, c) * gain(0, c);
+        along += g * (x(i, c) - mean) * inverse, total += g;
+      }
+      shared.along[thread] = along, shared.total[thread] = total;
+      return;
+    }
+    for (int l = 0; l < kLanes; ++l) along += shared.along[first + l], total += shared.total[first + l];
+    for (Offset c = lane; c < x.cols; c += kLanes) {
+      const float hat = (x(i, c) - mean) * inverse;
+      dx.put(i, c, inverse * (dy(i, c) * gain(0, c) - (total + hat * along) / static_cast<float>(x.cols)));
+    }
+  }
+};
+struct BatchNorm {
+  In x, gain, shift, mean, inverse;
+  Table<float> y;
+  HEED_FN void operator()(Offset t) const {
+    const auto [i, c] = cell(t, x.cols);
+    y(i, c) = (x(i, c) - mean(0, c)) * inverse(0, c) * gain(0, c) + shift(0, c);
+  }
+};
+struct MomentsAtRest {  // outside training: those that have run along
+  In running_mean, running_variance;
+  float epsilon;
+  Table<float> mean, inverse;
+  HEED_FN void operator()(Offset c) const {
+    mean(0, c) = running_mean(0, c);
+    inverse(0, c) = 1 / sqrtf(running_variance(0, c) + epsilon);
+  }
+};
+struct BatchNormBack {
+  In x, gain, dy, mean, inverse, sums;  // sums: <dy, xhat> and the sum of dy, per channel
+  bool batch;
+  Out dx;
+  HEED_FN void operator()(Offset t) const {
+    const auto [i, c] = cell(t, x.cols);
+    float g = dy(i, c);
+    if (batch) {
+      const float hat = (x(i, c) - mean(0, c)) * inverse(0, c);
+      g -= (sums(0, x.cols + c) + hat * sums(0, c)) / static_cast<float>(x.rows);
+    }
+    dx.put(i, c, g * gain(0, c) * inverse(0, c));
+  }
+};
+
+// Sums that a block's threads make together: `columns` of them side by side (a power of 2), the others in lanes. A job
+// says:
+//   width                          columns of a result
+//   where(block) -> {column, part, parts, first, ticket}   of its total's parts this is number `part`; they lie from
+//                                  row `first` on; blocks of one total share a ticket
+//   sum(block, lane, lanes, c)     what one thread gathers
+//   put(block, c, total)
+struct Where {
+  Offset column;
+  Offset part = 0, parts = 1, first = 0, ticket = 0;
+};
+template <class Job>
+struct Reduce {
+  static constexpr int kThreads = 256;
+  using Number = typename Job::Number;
+  Job job;
+  int columns, levels;  // 2^levels lanes
+  Number* parts;
+  unsigned* tickets;
+  struct Shared {
+    Number sums[kThreads];
+    bool last;
+  };
+  struct Local {};
+
+  HEED_FN int steps(Offset block) const { return job.where(block).parts > 1 ? 2 * levels + 5 : levels + 2; }
+  HEED_FN void step(int s, Offset block, int thread, Shared& shared, Local&) const {
+    const int lanes = 1 << levels, lane = thread / columns;
+    const Where at = job.where(block);
+    const Offset c = at.column + thread % columns;
+    const bool there = c < job.width;
+    Number& mine = shared.sums[thread];
+    auto tree = [&](int level) {
+      if (lane < lanes >> level) mine += shared.sums[thread + (lanes >> level) * columns];
+    };
+    if (s == 0) {
+      mine = there ? job.sum(block, lane, lanes, c) : Number(0);
+    } else if (s <= levels) {
+      tree(s);
+    } else if (s == levels + 1) {
+      if (lane > 0 || !there) return;
+      if (at.parts == 1) return job.put(block, c, mine);
+      parts[(at.first + at.part) * job.width + c] = mine;
+      publish();
+    } else if (s == levels + 2) {
+      if (thread > 0) return;
+      shared.last = take(tickets + at.ticket) + 1 == at.parts;
+      if (shared.last) tickets[at.ticket] = 0;
+    } else if (!shared.last) {
+      return;
+    } else if (s == levels + 3) {
+      Number sum = 0;
+      if (there)
+        for (Offset p = lane; p < at.parts; p += lanes) sum += fresh(parts + (at.first + p) * job.width + c);
+      mine = sum;
+    } else if (s <= 2 * levels + 3) {
+      tree(s - levels - 3);
+    } else if (lane == 0 && there) {
+      job.put(block, c, mine);
+    }
+  }
+};
+
+// Sums over the rows of a table. A term says at(i, c) and put(c, total), and its Number.
+template <class Term>
+struct OverRows {
+  using Number = typename Term::Number;
+  Term term;
+  Offset rows, width, tiles, piece, pieces;
+  int columns;
+  HEED_FN Where where(Offset block) const {
+    const Offset tile = block % tiles;
+    return {tile * columns, block / tiles, pieces, 0, tile};
+  }
+  HEED_FN Number sum(Offset block, int lane, int lanes, Offset c) const {
+    const Offset begin = block / tiles * piece, end = begin + piece < rows ? begin + piece : rows;
+    Number out = 0;
+    for (Offset i = begin + lane; i < end; i += lanes) out += term.at(i, c);
+    return out;
+  }
+  HEED_FN void put(Offset, Offset c, Number total) const { term.put(c, total); }
+};
+
+// Up to so many tables side by side, read and written as one.
+constexpr int kBeside = 4;
+struct Side {
+  int count = 0;
+  const float* data[kBeside];
+  Offset stride[kBeside], end[kBeside];
+  float s[kBeside];
+
+  Side() = default;
+  Side(View<const float> x) { add(x, 1); }
+  void add(View<const float> x, float scale) {
+    data[count] = x.data, stride[count] = x.stride, s[count] = scale;
+    end[count] = cols() + x.cols;
+    ++count;
+  }
+  HEED_FN Offset cols() const { return count > 0 ? end[count - 1] : 0; }
+  HEED_FN float at(Offset i, Offset j) const {
+    int m = 0;
+    Offset begin = 0;
+    while (m + 1 < count && j >= end[m]) begin = end[m++];
+    return s[m] * data[m][i * stride[m] + j - begin];
+  }
+};
+struct IntoSide {
+  int count = 0;
+  float* data[kBeside];  // null: nobody wants it
+  Offset stride[kBeside], end[kBeside];
+  float s[kBeside];
+  bool adds[kBeside];
+  const float* bias[kBeside];  // null: 0
+  float* last[kBeside];        // where row `last_row` goes
+  bool last_adds[kBeside];
+  Offset last_row = -1;
+
+  IntoSide() = default;
+  IntoSide(const Sink<float>& y) { add(y, y.to.cols, 1, nullptr); }
+  void add(const Sink<float>& y, Offset cols, float scale, const float* by, const Sink<float>& sums = {}) {
+    data[count] = y.to.data, stride[count] = y.to.stride, adds[count] = y.add;
+    s[count] = scale, bias[count] = by, last[count] = sums.to.data, last_adds[count] = sums.add;
+    end[count] = (count > 0 ? end[count - 1] : 0) + cols;
+    ++count;
+  }
+  HEED_FN void put(Offset i, Offset j, float sum) const {
+    int m = 0;
+    Offset begin = 0;
+    while (m + 1 < count && j >= end[m]) begin = end[m++];
+    float* to = i == last_row ? last[m] : data[m] ? data[m] + i * stride[m] : nullptr;
+    if (!to) return;
+    to += j - begin;
+    if (bias[m]) sum += bias[m][j - begin];
+    sum *= s[m];
+    *to = (i == last_row ? last_adds[m] : adds[m]) ? *to + sum : sum;
+  }
+};
+// y_i (+)= s scale_i (sum over the row of weight_t x_t, + bias)
+struct OverEntries {
+  using Number = float;
+  const RowSegment* segments;
+  const Id* ids;
+  const float* weights;  // one an entry, by way of `edge` where that is given; null: 1
+  const Offset* edge;
+  Side x;
+  const float* scale;  // one a row; null: 1
+  IntoSide y;
+  Offset width, tiles;
+  int columns;
+  HEED_FN Where where(Offset block) const {
+    const RowSegment& at = segments[block / tiles];
+    const Offset tile = block % tiles;
+    return {tile * columns, at.part, at.parts, at.first_part, at.hub * tiles + tile};
+  }
+  HEED_FN float sum(Offset block, int lane, int lanes, Offset c) const {
+    const RowSegment& at = segments[block / tiles];
+    float out = 0;
+    HEED_UNROLL
+    for (Offset t = at.begin + lane; t < at.end; t += lanes) {
+      const float value = x.at(ids[t], c);
+      out += weights ? weights[edge ? edge[t] : t] * value : value;
+    }
+    return out;
+  }
+  HEED_FN void put(Offset block, Offset c, float total) const {
+    const Id row = segments[block / tiles].row;
+    y.put(row, c, scale ? total * scale[row] : total);
+  }
+};
+
+// Terms of sums over rows.
+
+struct ColumnSum {
+  using Number = float;
+  In x;
+  float s;
+  Out to;  // 1 x columns
+  HEED_FN float at(Offset i, Offset c) const { return x(i, c); }
+  HEED_FN void put(Offset c, float total) const { to.put(0, c, s * total); }
+};
+struct ContractSum {  // da_r,hd = sum_i dy_i,r*heads+h x_ihd
+  using Number = float;
+  In dy, x;
+  Offset heads, width, total;
+  Out da[kVectors];
+  HEED_FN float at(Offset i, Offset c) const {
+    const Offset r = c / total, channel = c % total;
+    return dy(i, r * heads + channel / width) * x(i, channel);
+  }
+  HEED_FN void put(Offset c, float sum) const {
+    if (const Out& to = da[c / total]) to.put(0, c % total, sum);
+  }
+};
+struct LayerNormSum {  // of the gain, then of the shift
+  using Number = float;
+  In x, dy, moments;
+  Out dgain, dshift;
+  HEED_FN float at(Offset i, Offset c) const {
+    if (c >= x.cols) return dy(i, c - x.cols);
+    return dy(i, c) * (x(i, c) - moments(i, 0)) * moments(i, 1);
+  }
+  HEED_FN void put(Offset c, float sum) const {
+    const bool shift = c >= x.cols;
+    if (const Out& to = shift ? dshift : dgain) to.put(0, shift ? c - x.cols : c, sum);
+  }
+};
+struct MeanSum {
+  using Number = float;
+  In x;
+  Table<float> mean;
+  HEED_FN float at(Offset i, Offset c) const { return x(i, c); }
+  HEED_FN void put(Offset c, float sum) const { mean(0, c) = sum / static_cast<float>(x.rows); }
+};
+struct VarianceSum {  // and the moments that run along
+  using Number = float;
+  In x, mean;
+  float epsilon;
+  Table<float> inverse, running_mean, running_variance;
+  HEED_FN float at(Offset i, Offset c) const { return (x(i, c) - mean(0, c)) * (x(i, c) - mean(0, c)); }
+  HEED_FN void put(Offset c, float square) const {
+    const auto n = static_cast<float>(x.rows);
+    inverse(0, c) = 1 / sqrtf(square / n + epsilon);
+    float &m = running_mean(0, c), &v = running_variance(0, c);
+    m += 0.1f * (mean(0, c) - m);
+    v += 0.1f * (square / (n - 1) - v);
+  }
+};
+struct BatchNormSum {
+  using Number = float;
+  In x, dy, mean, inverse;
+  Table<float> sums;
+  Out dgain, dshift;
+  HEED_FN float at(Offset i, Offset c) const {
+    if (c >= x.cols) return dy(i, c - x.cols);
+    return dy(i, c) * (x(i, c) - mean(0, c)) * inverse(0, c);
+  }
+  HEED_FN void put(Offset c, float sum) const {
+    const bool shift = c >= x.cols;
+    sums(0, c) = sum;
+    if (const Out& to = shift ? dshift : dgain) to.put(0, shift ? c - x.cols : c, sum);
+  }
+};
+
+// Dense products.
+
+struct Factor {  // tables, or their transpose; row `ones` is 1 all along
+  Side side;
+  bool transposed = false;
+  Offset ones = -1;
+  HEED_FN float at(Offset i, Offset j) const {
+    if (i == ones) return 1;
+    return transposed ? side.at(j, i) : side.at(i, j);
+  }
+};
+
+// c (+)= s (a b + bias), with the sum over k in pieces.
+template <int kTileRows, int kTileCols, int kRows, int kCols>  // of a block, and of a thread
+struct Product {
+  static constexpr int kAcross = kTileCols / kCols, kThreads = kTileRows / kRows * kAcross, kDepth = 16;
+  Factor a, b;  // m x k, k x n
+  Offset m, n, k;
+  IntoSide c;
+  Offset piece, pieces;  // of k
+  float* parts;          // pieces x m x n
+  unsigned* tickets;     // one a tile
+  struct Shared {
+    float a[2][kDepth][kTileRows + 1], b[2][kDepth][kTileCols + 1];
+    bool last;
+  };
+  struct Local {
+    float sums[kRows][kCols];
+  };
+  HEED_FN Offset tiles_across() const { return (n + kTileCols - 1) / kTileCols; }
+  HEED_FN Offset tiles() const { return (m + kTileRows - 1) / kTileRows * tiles_across(); }
+  HEED_FN Offset begin(Offset block) const { return block / tiles() * piece; }
+  HEED_FN Offset end(Offset block) const {
+    const Offset at = begin(block) + piece;
+    return at < k ? at : k;
+  }
+  HEED_FN int depths(Offset block) const { return static_cast<int>((end(block) - begin(block) + kDepth - 1) / kDepth); }
+  HEED_FN int steps(Offset block) const { return depths(block) + (pieces > 1 ? 3 : 1); }
+
+  // Neighbouring threads read what lies together.
+  template <int kWide, class Load>
+  HEED_FN void load(int thread, bool along_k, Load at) const {
+    HEED_UNROLL
+    for (int e = 0; e < (kWide * kDepth + kThreads - 1) / kThreads; ++e) {
+      const int t = thread + e * kThreads;
+      if (t >= kWide * kDepth) break;
+      along_k ? at(t / kDepth, t % kDepth) : at(t % kWide, t / kWide);
+    }
+  }
+  HEED_FN void step(int s, Offset block, int thread, Shared& shared, Local& local) const {
+    const Offset tile = block % tiles(), row = tile / tiles_across() * kTileRows,
+                 col = tile % tiles_across() * kTileCols;
+    const int depth = depths(block), across = thread % kAcross, down = thread / kAcross * kRows;
+    if (s == 0) {
+      HEED_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        HEED_UNROLL
+        for (int q = 0; q < kCols; ++q) local.sums[r][q] = 0;
+      }
+    }
+    if (s < depth) {
+      const Offset first = begin(block) + Offset{s} * kDepth, stop = end(block);
+      auto& to = shared;
+      load<kTileRows>(thread, !a.transposed, [&](int i, int t) {
+        to.a[s & 1][t][i] = row + i < m && first + t < stop ? a.at(row + i, first + t) : 0.0f;
+      });
+      load<kTileCols>(thread, b.transposed, [&](int j, int t) {
+        to.b[s & 1][t][j] = col + j < n && first + t < stop ? b.at(first + t, col + j) : 0.0f;
+      });
+    }
+    if (s > 0 && s <= depth) {
+      const int from = (s - 1) & 1;
+      HEED_UNROLL
+      for (int t = 0; t < kDepth; ++t) {
+        float left[kRows], right[kCols];
+        HEED_UNROLL
+        for (int r = 0; r < kRows; ++r) left[r] = shared.a[from][t][down + r];
+        HEED_UNROLL
+        for (int q = 0; q < kCols; ++q) right[q] = shared.b[from][t][across + q * kAcross];
+        HEED_UNROLL
+        for (int r = 0; r < kRows; ++r) {
+          HEED_UNROLL
+          for (int q = 0; q < kCols; ++q) local.sums[r][q] += left[r] * right[q];
+        }
+      }
+    }
+    if (s < depth) return;
+    if (s == depth + 1) {
+      if (thread > 0) return;
+      shared.last = take(tickets + tile) + 1 == static_cast<unsigned>(pieces);
+      if (shared.last) tickets[tile] = 0;
+      return;
+    }
+    if (s == depth + 2 && !shared.last) return;
+    HEED_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      HEED_UNROLL
+      for (int q = 0; q < kCols; ++q) {
+        const Offset i = row + down + r, j = col + across + q * kAcross;
+        if (i >= m || j >= n) continue;
+        float* part = parts + i * n + j;
+        if (s == depth && pieces > 1) {
+          part[block / tiles() * m * n] = local.sums[r][q];
+          continue;
+        }
+        float sum = local.sums[r][q];
+        if (pieces > 1) {
+          sum = 0;
+          for (Offset p = 0; p < pieces; ++p) sum += fresh(part + p * m * n);
+        }
+        c.put(i, j, sum);
+      }
+    }
+    if (s == depth && pieces > 1) publish();
+  }
+};
+using WideProduct = Product<64, 64, 4, 4>;
+using NarrowProduct = Product<64, 8, 2, 1>;
+
+// Losses. target[i]: the label of row i, or -1 where it takes no part.
+
+struct LossOfRow {
+  In x;
+  const Id* target;
+  const float* weight;  // a class
+  float hit, smoothing, spread_all, all;
+  bool binary;
+
+  HEED_FN float binary_target(Id label, Offset c) const {
+    const bool is = x.cols == 1 ? label == 1 : label == c;
+    return (is ? hit : 0.0f) + smoothing / 2;
+  }
+  HEED_FN float log_total(Offset i) const {
+    float top = x(i, 0), total = 0;
+    for (Offset c = 1; c < x.cols; ++c) top = fmaxf(top, x(i, c));
+    for (Offset c = 0; c < x.cols; ++c) total += expf(x(i, c) - top);
+    return top + logf(total);
+  }
+  HEED_FN float spread() const { return smoothing / static_cast<float>(x.cols); }
+  HEED_FN float value(Offset i) const {
+    const Id label = target[i];
+    if (label < 0) return 0;
+    float loss = 0;
+    if (binary) {
+      for (Offset c = 0; c < x.cols; ++c) {  // log(1 + e^x) - t x
+        const float v = x(i, c);
+        loss += fmaxf(v, 0.0f) + log1pf(expf(-fabsf(v))) - binary_target(label, c) * v;
+      }
+      return weight[label] * loss;
+    }
+    const float total = log_total(i);
+    loss = hit * weight[label] * (total - x(i, label));
+    if (smoothing > 0)
+      for (Offset c = 0; c < x.cols; ++c) loss += spread() * weight[c] * (total - x(i, c));
+    return loss;
+  }
+  template <class Put>
+  HEED_FN void gradient(Offset i, float d, Put put) const {
+    const Id label = target[i];
+    if (binary) {
+      for (Offset c = 0; c < x.cols; ++c)
+        put(c, d * weight[label] * (1 / (1 + expf(-x(i, c))) - binary_target(label, c)));
+      return;
+    }
+    const float total = log_total(i), mass = hit * weight[label];
+    for (Offset c = 0; c < x.cols; ++c)
+      put(c, d * ((mass + spread_all) * expf(x(i, c) - total) - spread() * weight[c] - (c == label ? mass : 0.0f)));
+  }
+};
+struct LossSum {
+  using Number = float;
+  LossOfRow loss;
+  float* y;
+  HEED_FN float at(Offset i, Offset) const { return loss.value(i); }
+  HEED_FN void put(Offset, float sum) const { *y = sum / loss.all; }
+};
+struct LossBack {  // by rows
+  LossOfRow loss;
+  const float* dy;
+  Out dx;
+  HEED_FN void operator()(Offset i) const {
+    if (loss.target[i] >= 0)
+      loss.gradient(i, *dy / loss.all, [&](Offset c, float d) { dx.put(i, c, d); });
+    else if (!dx.add)
+      for (Offset c = 0; c < dx.to.cols; ++c) dx.to(i, c) = 0;
+  }
+};
+
+// Of an epoch, what evaluate() of train/metrics.h says of accuracy, and whether all logits are finite.
+struct EvaluationSum {
+  using Number = double;
+  In x;
+  const Id *valid, *test, *labels;  // nodes of each part; a label for every node
+  Offset valids, tests;
+  bool binary;
+  const float* train_loss;
+  const unsigned* bad;  // the optimiser's mark
+  double* out;          // loss and hits of validation, hits of test, logits' rows not finite, train loss, `bad`
+
+  static constexpr Offset kNumbers = 6, kColumns = 4;
+  HEED_FN double softplus(double v) const { return fmax(v, 0.0) + log1p(exp(-fabs(v))); }
+  HEED_FN double loss(Id i) const {
+    const Id label = labels[i];
+    if (binary) {
+      if (x.cols == 1) return softplus(label == 1 ? -x(i, 0) : x(i, 0));
+      double sum = 0;
+      for (Offset c = 0; c < x.cols; ++c) sum += softplus(c == label ? -x(i, c) : x(i, c));
+      return sum / static_cast<double>(x.cols);
+    }
+    float top = x(i, 0);
+    for (Offset c = 1; c < x.cols; ++c) top = x(i, c) > top ? x(i, c) : top;
+    double total = 0;
+    for (Offset c = 0; c < x.cols; ++c) total += exp(static_cast<double>(x(i, c)) - top);
+    return top + log(total) - x(i, label);
+  }
+  HEED_FN double right(Id i) const {
+    Offset best = 0;
+    if (x.cols == 1) return (x(i, 0) > 0) == (labels[i] == 1);
+    for (Offset c = 1; c < x.cols; ++c) best = x(i, c) > x(i, best) ? c : best;
+    return best == labels[i];
+  }
+  HEED_FN double at(Offset t, Offset c) const {
+    if (c == 0) return t < valids ? loss(valid[t]) : 0;
+    if (c == 1) return t < valids ? right(valid[t]) : 0;
+    if (c == 2) return t < tests ? right(test[t]) : 0;
+    if (t >= x.rows) return 0;
+    bool finite = true;
+    for (Offset j = 0; j < x.cols; ++j) finite = finite && fabsf(x(t, j)) <= 3.402823466e38f;
+    return !finite;
+  }
+  HEED_FN void put(Offset c, double total) const {
+    out[c] = total;
+    if (c == 3) out[4] = *train_loss, out[5] = *bad;
+  }
+};
+
+// The optimiser: all parameters in one go, kStretch numbers of one of them at a time.
+
+constexpr Offset kStretch = 1024;
+struct Stretch {
+  float *value, *first, *second;
+  const float* grad;
+  Offset count;
+  bool operator==(const Stretch&) const = default;
+};
+struct StepNumbers {  // what changes from step to step
+  float size, root, shrink, unused = 0;
+};
+struct Move {
+  const Stretch* stretches;
+  const StepNumbers* now;
+  const float* clipping;  // null: 1
+  bool adam;
+  float l2, momentum, beta1, beta2, epsilon;
+  unsigned* bad;  // becomes 1 where a parameter is not finite any more
+  HEED_FN void operator()(Offset t) const {
+    const Stretch& at = stretches[t / kStretch];
+    const Offset e = t % kStretch;
+    if (e >= at.count) return;
+    const float scale = clipping ? *clipping : 1.0f, old = at.value[e];
+    float value, first;
+    if (!adam) {
+      first = momentum * at.first[e] + scale * at.grad[e] + l2 * old;
+      value = old - now->size * first;
+    } else {
+      const float g = scale * at.grad[e] + l2 * old;
+      first = beta1 * at.first[e] + (1 - beta1) * g;
+      const float second = beta2 * at.second[e] + (1 - beta2) * g * g;
+      value = now->shrink * old - now->size * first / (sqrtf(second) * now->root + epsilon);
+      at.second[e] = second;
+    }
+    at.first[e] = first;
+    at.value[e] = value;
+    if (!(fabsf(value) <= 3.402823466e38f)) *bad = 1;
+  }
+};
+struct NormSum {  // the squares in double: their range is twice that of a float
+  using Number = double;
+  const Stretch* stretches;
+  double clip;
+  float* clipping;
+  HEED_FN double at(Offset t, Offset) const {
+    const Stretch& s = stretches[t / kStretch];
+    const double g = t % kStretch < s.count ? s.grad[t % kStretch] : 0.0f;
+    return g * g;
+  }
+  HEED_FN void put(Offset, double square) const {
+    const double norm = sqrt(square);
+    *clipping = static_cast<float>(norm > clip ? clip / norm : 1);
+  }
+};
+struct CopyAll {  // value to first
+  const Stretch* stretches;
+  HEED_FN void operator()(Offset t) const {
+    const Stretch& at = stretches[t / kStretch];
+    if (t % kStretch < at.count) at.first[t % kStretch] = at.value[t % kStretch];
+  }
+};
+
+// Numbers that the host says, and the keys of all random streams of a step.
+struct Put {
+  std::uint64_t words[8];
+  std::uint64_t* to;
+  HEED_FN void operator()(Offset t) const { to[t] = words[t]; }
+};
+struct Keys {
+  std::uint64_t seed, step;
+  std::uint64_t* keys;
+  HEED_FN void operator()(Offset t) const { keys[t] = mix(mix(mix(seed), step), static_cast<std::uint64_t>(t)); }
+};
+
+template <class... Terms>
+using Sums = std::tuple<Reduce<OverRows<Terms>>...>;
+template <class... Lists>
+using Joined = decltype(std::tuple_cat(std::declval<Lists>()...));
+
+using List = Joined<
+    std::tuple<Chain, Fill, AddTo, Pick, PutBack, PickEntries, Grow, ScaleRows>,
+    std::tuple<MeanHeads, MeanHeadsBack, Contract, ContractBack, Prepare<false, true>, Prepare<true, false>,
+               Prepare<true, true>, PrepareBack<false, true>, PrepareBack<true, false>, PrepareBack<true, true>>,
+    std::tuple<Gate, GateBack, LayerNorm, LayerNormBack, BatchNorm, MomentsAtRest, BatchNormBack>,
+    Sums<ColumnSum, ContractSum, LayerNormSum, MeanSum, VarianceSum, BatchNormSum, LossSum, EvaluationSum, NormSum>,
+    std::tuple<Reduce<OverEntries>, WideProduct, NarrowProduct, LossBack, Move, CopyAll, Put, Keys>>;
+
+template <class Body>
+concept InBlocks = requires {
+  Body::kThreads;
+};
+
+// The number of a body in the list.
+template <class Body, int at = 0>
+constexpr int place() {
+  static_assert(at < std::tuple_size_v<List>, "the body is not in the list");
+  if constexpr (std::is_same_v<std::tuple_element_t<at, List>, Body>)
+    return at;
+  else
+    return place<Body, at + 1>();
+}
+// visit(body) with the one of that number.
+template <int at = 0, class Visit>
+void with_body(int body, const void* self, Visit visit) {
+  if constexpr (at < std::tuple_size_v<List>) {
+    if (body == at)
+      visit(*static_cast<const std::tuple_element_t<at, List>*>(self));
+    else
+      with_body<at + 1>(body, self, visit);
+  }
+}
+
+template <class Body>
+void run(DeviceOps& device, const Body& body, Offset count) {
+  if constexpr (std::is_same_v<Body, Link>) {
+    device.chain(body, count);
+  } else {
+    device.flush();
+    if (count > 0) device.run(place<Body>(), &body, count);
+  }
+}
+
+// What follows cuts sums into pieces.
+
+inline int side_by_side(Offset width, Offset most) {  // threads, a power of 2
+  return static_cast<int>(std::bit_ceil(static_cast<std::uint64_t>(std::clamp<Offset>(width, 1, most))));
+}
+template <class Job>
+Reduce<Job> reduction(const Job& job) {
+  Reduce<Job> out{job};
+  out.columns = job.columns;
+  out.levels = std::countr_zero(static_cast<unsigned>(Reduce<Job>::kThreads / job.columns));
+  return out;
+}
+
+// The sums of `width` columns over `rows` rows; a thread takes `each` rows, or more where there are very many.
+template <class Term>
+void sum_rows(DeviceOps& device, const Term& term, Offset rows, Offset width, Offset each = 8) {
+  constexpr Offset kMostPieces = 1024;
+  using Number = typename Term::Number;
+  OverRows<Term> job{term, rows, width};
+  job.columns = side_by_side(width, 32);
+  job.tiles = (width + job.columns - 1) / job.columns;
+  auto body = reduction(job);
+  const Offset lanes = Offset{1} << body.levels;
+  body.job.piece = std::max(each * lanes, (rows + kMostPieces - 1) / kMostPieces);
+  body.job.pieces = std::max<Offset>(1, (rows + body.job.piece - 1) / body.job.piece);
+  if (body.job.pieces > 1) {
+    body.parts = static_cast<Number*>(device.scratch(body.job.pieces * width * static_cast<Offset>(sizeof(Number))));
+    body.tickets = device.tickets(job.tiles);
+  }
+  run(device, body, job.tiles * body.job.pieces);
+}
+
+struct SparseFactor {  // by the rows' entries
+  const DeviceRows* rows;
+  const float* weights = nullptr;
+  const Offset* edge = nullptr;
+  const float* scale = nullptr;
+};
+// y (+)= s scale (w x + bias)
+inline void sparse_product(DeviceOps& device, const SparseFactor& w, const Side& x, const IntoSide& y) {
+  const Offset width = x.cols();
+  if (width == 0) return;
+  OverEntries job{w.rows->segments.data(), w.rows->ids.data(), w.weights, w.edge, x, w.scale, y, width};
+  job.columns = side_by_side(width, 128);
+  job.tiles = (width + job.columns - 1) / job.columns;
+  auto body = reduction(job);
+  if (w.rows->parts > 0) {
+    body.parts = static_cast<float*>(device.scratch(w.rows->parts * width * static_cast<Offset>(sizeof(float))));
+    body.tickets = device.tickets(w.rows->hubs * job.tiles);
+  }
+  run(device, body, w.rows->segments.size() * job.tiles);
+}
+
+// c (+)= s (a b + bias)               a: m x k, b: k x n
+inline void product(DeviceOps& device, const Factor& a, const Factor& b, Offset m, Offset n, Offset k,
+                    const IntoSide& c) {
+  constexpr Offset kBlocks = 512, kLeast = 128;  // blocks that fill a device, and what of k is worth a piece
+  if (m == 0 || n == 0) return;
+  auto launch = [&]<class Body>(Body body) {
+    const Offset tiles = body.tiles(), most = std::max<Offset>(1, kBlocks / tiles);
+    const Offset piece = std::max(kLeast, (k + most - 1) / most);
+    body.piece = (piece + Body::kDepth - 1) / Body::kDepth * Body::kDepth;
+    body.pieces = std::max<Offset>(1, (k + body.piece - 1) / body.piece);
+    if (body.pieces > 1) {
+      body.parts = static_cast<float*>(device.scratch(body.pieces * m * n * static_cast<Offset>(sizeof(float))));
+      body.tickets = device.tickets(tiles);
+    }
+    run(device, body, tiles * body.pieces);
+  };
+  if (n <= 16)
+    launch(NarrowProduct{a, b, m, n, k, c});
+  else
+    launch(WideProduct{a, b, m, n, k, c});
+}
+
+// Up to 64 bytes of the host's to the device, in turn with its kernels and without waiting for them.
+template <class T>
+void put(DeviceOps& device, const T& from, void* to) {
+  static_assert(sizeof(T) % 8 == 0 && sizeof(T) <= 64 && std::is_trivially_copyable_v<T>);
+  Put body{};
+  std::memcpy(body.words, &from, sizeof(T));
+  body.to = static_cast<std::uint64_t*>(to);
+  run(device, body, sizeof(T) / 8);
+}
+
+// A table of stretches, cut from whole arrays.
+template <class Matrix>
+void cut(std::vector<Stretch>& out, Matrix& value, float* first, float* second, const float* grad) {
+  for (Offset at = 0; at < value.size(); at += kStretch)
+    out.push_back({value.data() + at, first ? first + at : nullptr, second ? second + at : nullptr,
+                   grad ? grad + at : nullptr, std::min(kStretch, value.size() - at)});
+}
+
+}  // namespace heed::bodies

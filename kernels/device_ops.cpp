@@ -1,0 +1,76 @@
+#include "kernels/device_ops.h"
+
+#include <algorithm>
+
+#include "kernels/device_bodies.h"
+
+namespace heed {
+
+const std::vector<std::string>& device_names() {
+  static const std::vector<std::string> names{"cpu", "cuda"};
+  return names;
+}
+
+Device device_named(const std::string& name) { return static_cast<Device>(choose("device", name, device_names())); }
+
+DeviceOps::DeviceOps() : waiting_(std::make_unique<bodies::Chain>()) {}
+DeviceOps::~DeviceOps() = default;
+
+void DeviceOps::chain(const bodies::Link& link, Offset count) {
+  bodies::Chain& chain = *waiting_;
+  if (chain.count == bodies::Chain::kMost || count != waiting_count_) flush();
+  waiting_count_ = count;
+  chain.links[chain.count++] = link;
+}
+
+void DeviceOps::flush() {
+  if (waiting_->count == 0) return;
+  const bodies::Chain chain = *waiting_;
+  forget();
+  if (waiting_count_ > 0) run(bodies::place<bodies::Chain>(), &chain, waiting_count_);
+}
+
+void DeviceOps::forget() { waiting_->count = 0; }
+
+void* DeviceOps::scratch(Offset bytes) {
+  if (scratch_.empty() || scratch_.back().cols() < bytes)
+    scratch_.emplace_back(this).resize(1, std::max<Offset>(bytes, 1));
+  return scratch_.back().data();
+}
+
+unsigned* DeviceOps::tickets(Offset count) {
+  if (tickets_.empty() || tickets_.back().cols() < count) {
+    Matrix<unsigned>& room = tickets_.emplace_back(this);
+    room.resize(1, std::max<Offset>(count, 1024));
+    room.fill(0);
+  }
+  return tickets_.back().data();
+}
+
+namespace {
+
+constexpr Offset kSegment = 128;  // entries that one block takes of a row
+
+}  // namespace
+
+DeviceRows::DeviceRows(DeviceOps& device, const Csr& list) : ids(list_on<Id>(device, list.ids)), segments(&device) {
+  std::vector<RowSegment> all;
+  for (Id i = 0; i < list.rows; ++i) {
+    const Offset begin = list.offsets[i], end = list.offsets[i + 1];
+    const int count = static_cast<int>(std::max<Offset>(1, (end - begin + kSegment - 1) / kSegment));
+    for (int p = 0; p < count; ++p)
+      all.push_back(
+          {begin + p * kSegment, std::min(end, begin + (p + 1) * kSegment), i, p, count, parts, static_cast<Id>(hubs)});
+    if (count > 1) parts += count, ++hubs;
+  }
+  segments = list_on<RowSegment>(device, all);
+}
+
+#ifndef HEED_CUDA
+std::unique_ptr<DeviceOps> open_device(Device device) {
+  if (device == Device::cuda) fail("device 'cuda': heed was built without CUDA; train with --device cpu");
+  return nullptr;
+}
+#endif
+
+}  // namespace heed

@@ -1,0 +1,92 @@
+// A device on which a whole training runs: memory of its own, kernels over it (device_bodies.h) that run one after the
+// other, and replays of sequences of them, which cost one call. `open_device` gives the one with CUDA; tests have one
+// that is the CPU in its place. One thread uses a device at a time.
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <memory>
+
+#include "kernels/attention.h"
+
+namespace heed {
+namespace bodies {
+struct Link;
+struct Chain;
+}  // namespace bodies
+
+enum class Device { cpu, cuda };
+const std::vector<std::string>& device_names();
+Device device_named(const std::string& name);  // throws Error with the nearest names
+
+class Replay {  // a sequence of kernels, to be run again
+ public:
+  virtual ~Replay() = default;
+  virtual void run() = 0;
+};
+
+class DeviceOps : public Memory {
+ public:
+  DeviceOps();
+  ~DeviceOps() override;
+  // A body of device_bodies.h, number `body` of their list, over `count` indices or blocks. See bodies::run.
+  virtual void run(int body, const void* self, Offset count) = 0;
+  // What `work` asks of the device, without doing it. It must neither allocate nor copy from or to the host.
+  virtual std::unique_ptr<Replay> capture(const std::function<void()>& work) = 0;
+  virtual bool capturing() const = 0;
+  virtual void* stream() = 0;  // on which kernels of others may join in (CUDA's cudaStream_t), after a flush()
+  // The fused operator. All views are of this device's memory, and so is the state's; x.dropout.key_at gives the key.
+  virtual void attention(const Attention<float>& x, View<float> y, AttentionState<float>& state) = 0;
+  virtual void attention_gradient(const Attention<float>& x, View<const float> y, View<const float> dy,
+                                  AttentionState<float>& state, const AttentionGradient<float>& g) = 0;
+
+  // Elementwise work over arrays of one length waits for more of its kind, up to a chain's length, and then costs one
+  // kernel. Everything else that begins on the device flushes it before.
+  void chain(const bodies::Link& link, Offset count);
+  void flush();
+
+  // Room that is anyone's until the next call of this kind. It stays where it is as long as the device lives, for the
+  // sake of replays.
+  void* scratch(Offset bytes);
+  unsigned* tickets(Offset count);  // zeros; a kernel leaves zeros
+
+ protected:
+  void release_rooms() { scratch_.clear(), tickets_.clear(); }  // to be called before the memory is gone
+  void forget();                                                // what waits
+
+ private:
+  std::deque<Matrix<char>> scratch_;
+  std::deque<Matrix<unsigned>> tickets_;
+  std::unique_ptr<bodies::Chain> waiting_;
+  Offset waiting_count_ = 0;
+};
+
+// The device of that name; null for the CPU. Throws Error where there is none that this build has kernels for.
+std::unique_ptr<DeviceOps> open_device(Device device);
+
+// A list of rows on a device, cut into segments: what a sparse product walks over.
+struct RowSegment {
+  Offset begin = 0, end = 0;  // entries
+  Id row = 0;
+  int part = 0, parts = 1;  // of the row's segments this one is number `part` of `parts`
+  Offset first_part = 0;    // the row's first among all parts of rows that were cut
+  Id hub = 0;               // the row's number among those
+};
+struct DeviceRows {
+  Matrix<Id> ids;
+  Matrix<RowSegment> segments;
+  Offset hubs = 0, parts = 0;
+
+  DeviceRows(DeviceOps& device, const Csr& list);
+};
+
+// A list of the host's on a device, 1 x its length.
+template <class T, class List>
+Matrix<T> list_on(DeviceOps& device, const List& list) {
+  Matrix<T> here(1, static_cast<Offset>(list.size())), there(&device);
+  std::copy(list.begin(), list.end(), here.begin());
+  there = here;
+  return there;
+}
+
+}  // namespace heed

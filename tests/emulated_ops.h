@@ -1,0 +1,108 @@
+// The CPU in place of a device: bodies run in a plain loop, blocks thread by thread in steps. Its memory is the host's,
+// filled with NaN, so that what is read must have been written; and a replay repeats what was asked for, with the
+// arguments of then.
+#pragma once
+
+#include <set>
+#include <vector>
+
+#include "kernels/device_bodies.h"
+
+namespace heed::test {
+
+class EmulatedOps : public DeviceOps {
+ public:
+  int copies = 0;   // from, to and within its memory
+  int kernels = 0;  // that have run
+
+  ~EmulatedOps() override { release_rooms(); }
+  void* allocate(std::size_t bytes) override {
+    if (capturing_) fail("a captured step wants new memory");
+    void* at = std::aligned_alloc(64, bytes);
+    std::memset(at, 0xff, bytes);
+    return at;
+  }
+  void release(void* at) noexcept override {
+    if (!capturing_) flush();
+    std::free(at);
+  }
+  void copy(void* to, const void* from, std::size_t bytes) override {
+    if (capturing_) fail("a captured step wants to copy");
+    flush();
+    ++copies;
+    if (bytes > 0) std::memcpy(to, from, bytes);
+  }
+
+  void run(int body, const void* self, Offset count) override {
+    bodies::with_body(body, self, [&](const auto& chosen) { enter([this, chosen, count] { loop(chosen, count); }); });
+  }
+  std::unique_ptr<Replay> capture(const std::function<void()>& work) override {
+    struct List : Replay {
+      EmulatedOps* device;
+      std::vector<std::function<void()>> calls;
+      void run() override {
+        device->flush();
+        for (const auto& call : calls) call();
+      }
+    };
+    flush();
+    auto out = std::make_unique<List>();
+    out->device = this;
+    capturing_ = &out->calls;
+    try {
+      work();
+      flush();
+    } catch (...) {
+      forget();
+      capturing_ = nullptr;
+      throw;
+    }
+    capturing_ = nullptr;
+    return out;
+  }
+  bool capturing() const override { return capturing_ != nullptr; }
+  void* stream() override { return nullptr; }
+
+  void attention(const Attention<float>& x, View<float> y, AttentionState<float>& state) override {
+    flush();
+    enter([=, &state, backward = state.backward] {
+      state.backward = backward;
+      heed::attention<float>(with_key(x), y, state);
+    });
+  }
+  void attention_gradient(const Attention<float>& x, View<const float> y, View<const float> dy,
+                          AttentionState<float>& state, const AttentionGradient<float>& g) override {
+    flush();
+    enter([=, &state] { heed::attention_gradient<float>(with_key(x), y, dy, state, g); });
+  }
+
+ private:
+  static Attention<float> with_key(Attention<float> x) {
+    if (x.dropout.key_at) x.dropout.key = *x.dropout.key_at;
+    return x;
+  }
+  void enter(std::function<void()> call) {
+    if (capturing_) return capturing_->push_back(std::move(call));
+    call();
+  }
+  template <class Body>
+  void loop(const Body& body, Offset count) {
+    ++kernels;
+    if constexpr (bodies::InBlocks<Body>) {
+      std::vector<typename Body::Local> locals(Body::kThreads);
+      auto shared = std::make_unique<typename Body::Shared>();
+      for (Offset block = 0; block < count; ++block) {
+        std::memset(static_cast<void*>(shared.get()), 0xff, sizeof(*shared));
+        std::memset(static_cast<void*>(locals.data()), 0xff, sizeof(locals[0]) * locals.size());
+        for (int s = 0; s < body.steps(block); ++s)
+          for (int thread = 0; thread < Body::kThreads; ++thread) body.step(s, block, thread, *shared, locals[thread]);
+      }
+    } else {
+      for (Offset t = 0; t < count; ++t) body(t);
+    }
+  }
+
+  std::vector<std::function<void()>>* capturing_ = nullptr;
+};
+
+}  // namespace heed::test
