@@ -104,7 +104,7 @@ struct AddTo {
   }
 };
 // Elementwise over whole arrays: a link, and a chain of them in one kernel. What a link writes at t, a later one may
-// read at t.
+// read at t; those that read elsewhere begin a new chain (DeviceOps::chain).
 constexpr int kVectors = 4;  // of a contraction at a time
 struct ContractBack {        // sum_r dy_i,r*heads+h a_r,hd, of contract's gradient
   In dy;

@@ -111,6 +111,9 @@ std::vector<Op> operations(const World& w, std::deque<Parameter<float>>& kept) {
   });
   enter("contract, of many", {x(6), {1, 6}, {1, 6}, {1, 6}, {1, 6}, {1, 6}},
         [](auto&, Vars v) { return contract<float>(v[0], std::vector<Var<float>>(v.begin() + 1, v.end()), 2); });
+  enter("contract, to as many channels as before", {x(6), {1, 6}, {1, 6}}, [](auto&, Vars v) {
+    return activate(contract<float>(v[0], std::vector<Var<float>>{v[1], v[2]}, 3), Activation::elu);
+  });
   enter("unit", {x(12)}, [](auto&, Vars v) { return unit<float>({v[0], 2, 9}, 3); });
   enter("centre", {x(12)}, [](auto&, Vars v) { return centre<float>({v[0], 2, 9}, 3); });
   enter("centre and unit", {x(12)}, [](auto&, Vars v) { return centre_unit<float>({v[0], 2, 9}, 3); });
@@ -172,7 +175,7 @@ Results results(const Op& op, const std::vector<Matrix<float>>& start, DeviceOps
   for (Id i = 0; i < y.rows(); i += 1 + i % 3) rows.push_back(i);
   Var<float> loss = (binary ? binary_cross_entropy<float> : cross_entropy<float>)(y, rows, labels, options);
   Results out;
-  for (int pass = 0; pass < 2; ++pass) {  // what a step leaves behind must not disturb the next
+  for (int pass = 0; pass < (twice ? 2 : 1); ++pass) {  // what a step leaves behind must not disturb the next
     tape.forward();
     tape.backward(loss);
   }
