@@ -104,11 +104,24 @@ struct AddTo {
   }
 };
 // Elementwise over whole arrays: a link, and a chain of them in one kernel. What a link writes at t, a later one may
-// read at t.
+// read at t; those that read elsewhere begin a new chain (DeviceOps::chain).
+constexpr int kVectors = 4;  // of a contraction at a time
+struct ContractBack {        // sum_r dy_i,r*heads+h a_r,hd, of contract's gradient
+  In dy;
+  const float* a[kVectors] = {};
+  int width = 1, count = 0;
+  Offset heads = 1;
+  HEED_FN float at(Offset i, Offset c) const {
+    const auto h = static_cast<std::uint32_t>(c) / static_cast<std::uint32_t>(width);
+    float sum = 0;
+    for (int r = 0; r < count; ++r) sum += dy(i, r * heads + h) * a[r][c];
+    return sum;
+  }
+};
 struct Link {
-  enum class Kind { copy, sum, bias, map, map_back, drop };
+  enum class Kind { copy, sum, bias, map, map_back, drop, contract_back };
   Kind kind;
-  const float* a;            // copy, drop: from; the others: x
+  const float* a = nullptr;  // copy, drop: from; the others: x
   const float* b = nullptr;  // sum: the other; bias: 1 x cols; map_back: dy
   float* to;
   bool add = false;
@@ -117,6 +130,7 @@ struct Link {
   float factor = 0;  // of Scale; of what is not dropped
   std::uint32_t threshold = 0;
   const std::uint64_t* key = nullptr;
+  ContractBack contract = {};
 
   template <class X>
   HEED_FN X mapped(X x) const {
@@ -142,6 +156,10 @@ struct Link {
         return b[t] * mapped(variable<0>(a[t])).d[0];
       case Kind::drop:
         return a[t] * drops(t);
+      case Kind::contract_back: {
+        const auto [i, c] = cell(t, cols);
+        return contract.at(i, c);
+      }
     }
     return 0;
   }
@@ -227,8 +245,7 @@ struct MeanHeadsBack {
     dx.put(i, c, dy(i, c % dy.cols) * part);
   }
 };
-constexpr int kVectors = 4;  // of a contraction at a time
-struct Contract {            // y_i,r*heads+h = sum_d a_r,hd x_ihd
+struct Contract {  // y_i,r*heads+h = sum_d a_r,hd x_ihd
   In x;
   const float* a[kVectors];
   int heads, width, count;
@@ -248,20 +265,6 @@ struct Contract {            // y_i,r*heads+h = sum_d a_r,hd x_ihd
       if (r < count) y(i, r * heads + c) = sums[r];
   }
 };
-struct ContractBack {  // dx_ihd (+)= sum_r dy_i,r*heads+h a_r,hd
-  In dy;
-  const float* a[kVectors];
-  int heads, width, count;
-  Out dx;
-  HEED_FN void operator()(Offset t) const {
-    const auto [i, c] = cell(t, dx.to.cols);
-    const Offset h = c / width;
-    float sum = 0;
-    for (int r = 0; r < count; ++r) sum += dy(i, r * heads + h) * a[r][c];
-    dx.put(i, c, sum);
-  }
-};
-
 // x less its mean (centres), then over its norm (units), for the channels of each head.
 template <bool centres, bool units>
 struct Prepare {
@@ -519,9 +522,9 @@ struct OverRows {
 constexpr int kBeside = 4;
 struct Side {
   int count = 0;
-  const float* data[kBeside];
-  Offset stride[kBeside], end[kBeside];
-  float s[kBeside];
+  const float* data[kBeside] = {};
+  Offset stride[kBeside] = {}, end[kBeside] = {};
+  float s[kBeside] = {};
 
   Side() = default;
   Side(View<const float> x) { add(x, 1); }
@@ -540,13 +543,13 @@ struct Side {
 };
 struct IntoSide {
   int count = 0;
-  float* data[kBeside];  // null: nobody wants it
-  Offset stride[kBeside], end[kBeside];
-  float s[kBeside];
-  bool adds[kBeside];
-  const float* bias[kBeside];  // null: 0
-  float* last[kBeside];        // where row `last_row` goes
-  bool last_adds[kBeside];
+  float* data[kBeside] = {};  // null: nobody wants it
+  Offset stride[kBeside] = {}, end[kBeside] = {};
+  float s[kBeside] = {};
+  bool adds[kBeside] = {};
+  const float* bias[kBeside] = {};  // null: 0
+  float* last[kBeside] = {};        // where row `last_row` goes
+  bool last_adds[kBeside] = {};
   Offset last_row = -1;
 
   IntoSide() = default;
@@ -993,8 +996,8 @@ using Joined = decltype(std::tuple_cat(std::declval<Lists>()...));
 
 using List = Joined<
     std::tuple<Chain, Fill, AddTo, Pick, PutBack, PickEntries, Grow, ScaleRows>,
-    std::tuple<MeanHeads, MeanHeadsBack, Contract, ContractBack, Prepare<false, true>, Prepare<true, false>,
-               Prepare<true, true>, PrepareBack<false, true>, PrepareBack<true, false>, PrepareBack<true, true>>,
+    std::tuple<MeanHeads, MeanHeadsBack, Contract, Prepare<false, true>, Prepare<true, false>, Prepare<true, true>,
+               PrepareBack<false, true>, PrepareBack<true, false>, PrepareBack<true, true>>,
     std::tuple<Gate, GateBack, LayerNorm, LayerNormBack, BatchNorm, MomentsAtRest, BatchNormBack>,
     Sums<ColumnSum, ContractSum, LayerNormSum, MeanSum, VarianceSum, BatchNormSum, LossSum, EvaluationSum, NormSum>,
     std::tuple<Reduce<OverEntries>, WideProduct, NarrowProduct, LossBack, Move, CopyAll, Put, Keys>>;
@@ -1077,8 +1080,12 @@ inline void sparse_product(DeviceOps& device, const SparseFactor& w, const Side&
   const Offset width = x.cols();
   if (width == 0) return;
   OverEntries job{w.rows->segments.data(), w.rows->ids.data(), w.weights, w.edge, x, w.scale, y, width};
+  // So many columns side by side that few threads have none.
+  auto tiles = [&](int columns) { return (width + columns - 1) / columns; };
   job.columns = side_by_side(width, 128);
-  job.tiles = (width + job.columns - 1) / job.columns;
+  for (int columns : {64, 32})
+    if (tiles(columns) * columns < tiles(job.columns) * job.columns) job.columns = columns;
+  job.tiles = tiles(job.columns);
   auto body = reduction(job);
   if (w.rows->parts > 0) {
     body.parts = static_cast<float*>(device.scratch(w.rows->parts * width * static_cast<Offset>(sizeof(float))));

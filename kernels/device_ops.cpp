@@ -18,7 +18,11 @@ DeviceOps::~DeviceOps() = default;
 
 void DeviceOps::chain(const bodies::Link& link, Offset count) {
   bodies::Chain& chain = *waiting_;
-  if (chain.count == bodies::Chain::kMost || count != waiting_count_) flush();
+  // Contract's gradient reads other places of dy than its own.
+  const float* dy = link.kind == bodies::Link::Kind::contract_back ? link.contract.dy.data : nullptr;
+  auto writes_it = [&](const bodies::Link& other) { return dy >= other.to && dy < other.to + waiting_count_; };
+  const bool waits = dy && std::any_of(chain.links, chain.links + chain.count, writes_it);
+  if (chain.count == bodies::Chain::kMost || count != waiting_count_ || waits) flush();
   waiting_count_ = count;
   chain.links[chain.count++] = link;
 }

@@ -787,19 +787,24 @@ Var<T> contract(Var<T> x, const std::vector<Var<T>>& a, int heads) {
               const int some = std::min(bodies::kVectors, count - first);
               const View<const T> dy = dY.columns(Offset{first} * heads, some * heads);
               bodies::ContractSum sum{dy, x.view(), heads, width, total};
-              bodies::ContractBack back{dy, {}, heads, width, some};
+              bodies::ContractBack back{.dy = dy, .width = width, .count = some, .heads = heads};
               bool learned = false;
               for (int r = 0; r < some; ++r) {
                 const Sink<T> da = a[first + r].sink();
                 sum.da[r] = da, learned = learned || da;
                 back.a[r] = a[first + r].value().data();
               }
-              if (learned) bodies::sum_rows(*device, sum, n, some * total);
               if (first == 0) dx = x.sink();
-              if (!dx) continue;
-              back.dx = dx;
-              bodies::run(*device, back, n * total);
+              if (dx)  // at once, in a chain with what came before
+                bodies::run(*device,
+                            bodies::Link{.kind = bodies::Link::Kind::contract_back,
+                                         .to = dx.to.data,
+                                         .add = dx.add,
+                                         .cols = total,
+                                         .contract = back},
+                            n * total);
               dx.add = true;
+              if (learned) bodies::sum_rows(*device, sum, n, some * total);
             }
             return;
           }

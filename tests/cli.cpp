@@ -67,7 +67,7 @@ TEST_CASE("train prints one JSON object and nothing else") {
   CHECK(r.code == 0);
   auto j = nlohmann::json::parse(r.out);
   for (const char* key : {"dataset", "model", "metric", "runs", "seeds", "test_mean", "test_std", "valid_mean",
-                          "epochs_mean", "epoch_ms", "seconds", "peak_rss_mb", "threads", "version"})
+                          "epochs_mean", "epoch_ms", "seconds", "peak_rss_mb", "threads", "device", "version"})
     CHECK_MESSAGE(j.contains(key), key);
   CHECK(j["dataset"] == "karate");
   CHECK(j["model"] == "gat");
@@ -237,6 +237,8 @@ TEST_CASE("values out of range are refused") {
     refused(std::string("train karate ") + bound, "must be a number");  // as a float it is 0, 1 or none
   refused("train karate --rate 0", "--rate: must be a number above 0, not '0'");
   refused("train karate --threads -1", "--threads");
+  refused("train karate --device gpu", "--device: unknown device 'gpu'");
+  refused("train karate --device cuda --profile", "a profile tells of the CPU alone; use --device cpu");
   refused("train karate --split 9", "split 9");
 }
 

@@ -80,11 +80,18 @@ std::vector<Op> operations(const World& w, std::deque<Parameter<float>>& kept) {
   enter("linear with bias and scale", {x(9), {9, 20}, {1, 20}, {9, 5}}, [](auto&, Vars v) {
     return linear<float>(v[0], Maps{{v[1], v[2], 0.7}, {v[3], {}, 1}});
   });
+  enter("linear of five maps", {x(9), {9, 20}, {1, 20}, {9, 5}, {9, 3}, {9, 2}, {9, 40}, {1, 40}}, [](auto&, Vars v) {
+    return linear<float>(v[0], Maps{{v[1], v[2], 0.7}, {v[3], {}, 1}, {v[4], {}, 2}, {v[5], {}, 1}, {v[6], v[7], 3}});
+  });
   enter("linears", {x(9), {9, 20}, {1, 20}, {9, 5}, {1, 5}}, [](auto&, Vars v) {
     auto both = linears<float>(v[0], {{{v[1], v[2], 1}}, {{v[3], v[4], 2}}});
     return concat<float>({both[1], both[0]});
   });
   enter("sparse linear", {{40, 70}}, [&](auto& tape, Vars v) { return linear(tape.constant(w.sparse), v[0]); });
+  enter("sparse linear, of 66 columns", {{40, 64}, {40, 2}}, [&](auto& tape, Vars v) {
+    auto both = linears<float>(tape.constant(w.sparse), {{{v[0], {}, 1}}, {{v[1], {}, 1}}});
+    return concat<float>({both[0], both[1]});
+  });
   enter("sparse linear with bias and scale", {{40, 7}, {1, 7}, {40, 3}}, [&](auto& tape, Vars v) {
     return linear<float>(dropout(tape.constant(w.sparse), 0.4), Maps{{v[0], v[1], 0.3}, {v[2], {}, 1}});
   });
@@ -104,6 +111,9 @@ std::vector<Op> operations(const World& w, std::deque<Parameter<float>>& kept) {
   });
   enter("contract, of many", {x(6), {1, 6}, {1, 6}, {1, 6}, {1, 6}, {1, 6}},
         [](auto&, Vars v) { return contract<float>(v[0], std::vector<Var<float>>(v.begin() + 1, v.end()), 2); });
+  enter("contract, to as many channels as before", {x(6), {1, 6}, {1, 6}}, [](auto&, Vars v) {
+    return activate(contract<float>(v[0], std::vector<Var<float>>{v[1], v[2]}, 3), Activation::elu);
+  });
   enter("unit", {x(12)}, [](auto&, Vars v) { return unit<float>({v[0], 2, 9}, 3); });
   enter("centre", {x(12)}, [](auto&, Vars v) { return centre<float>({v[0], 2, 9}, 3); });
   enter("centre and unit", {x(12)}, [](auto&, Vars v) { return centre_unit<float>({v[0], 2, 9}, 3); });
@@ -165,7 +175,7 @@ Results results(const Op& op, const std::vector<Matrix<float>>& start, DeviceOps
   for (Id i = 0; i < y.rows(); i += 1 + i % 3) rows.push_back(i);
   Var<float> loss = (binary ? binary_cross_entropy<float> : cross_entropy<float>)(y, rows, labels, options);
   Results out;
-  for (int pass = 0; pass < 2; ++pass) {  // what a step leaves behind must not disturb the next
+  for (int pass = 0; pass < (twice ? 2 : 1); ++pass) {  // what a step leaves behind must not disturb the next
     tape.forward();
     tape.backward(loss);
   }
