@@ -73,6 +73,7 @@ class Bench {
 
   void graph(const Graph& graph) {
     pattern_ = Pattern::listed(graph.adjacency);
+    for (Shape shape : shapes_of(o_.shapes)) weigh(shape);
     for (const std::string& name : cli::names_in(o_.scores))
       for (Shape shape : shapes_of(o_.shapes)) run(score_named(name), shape);
   }
@@ -84,31 +85,53 @@ class Bench {
   }
 
  private:
+  Matrix<float> there_too(const Matrix<float>& from) {
+    Matrix<float> out(&there_);
+    out = from;
+    return out;
+  }
+  static void fill(Matrix<float>& to, Offset rows, Offset cols, Random& random) {
+    to.resize(rows, cols);
+    const std::uint64_t key = random.next();
+    for (Offset t = 0; t < to.size(); ++t)
+      to.data()[t] = static_cast<float>(2 * uniform(key, static_cast<std::uint64_t>(t)) - 1);
+  }
+
+  void weigh(Shape shape) {  // the sparse product: the least that a pass over edges does
+    const Offset n = pattern_->queries(), width = shape.heads * shape.channels;
+    Random random(o_.seed);
+    Matrix<float> weights, x, y(n, width), parts;
+    fill(weights, 1, pattern_->edges(), random), fill(x, n, width, random);
+    const Matrix<float> weights_there = there_too(weights), x_there = there_too(x);
+    Matrix<float> y_there = there_too(y), parts_there;
+    auto work = [&] {
+      weighted_sum_there(there_, *pattern_, false, weights_there.data(), nullptr, x_there.view(), {y_there.view()},
+                         parts_there);
+    };
+    work();
+    const Offset count = weights.size();
+    weighted_sum<float>(pattern_->by_query, {weights.data(), static_cast<std::size_t>(count)}, {}, {},
+                        std::as_const(x).view(), {y.view()}, parts);
+    const double error = error_of(Matrix<float>(y_there), y, 0);
+    const double edges = static_cast<double>(count), nodes = static_cast<double>(n);
+    const double row = 4.0 * static_cast<double>(width);
+    add("spmm", "weighted sum", shape, "forward", work, edges * (8 + row) + nodes * row, 0, error, error <= 1e-5);
+  }
+
   void run(const Score& score, Shape shape) {
     const Normaliser& normaliser = normaliser_named(o_.normaliser);
     const Offset n = pattern_->queries(), width = shape.heads * shape.channels;
     const Offset score_width = score.contracts ? shape.heads : width;
     const bool one_table = score.name == "gatv2";  // as its layer has it
     Random random(o_.seed);
-    auto fill = [&](Matrix<float>& to, Offset rows, Offset cols) {
-      to.resize(rows, cols);
-      const std::uint64_t key = random.next();
-      for (Offset t = 0; t < to.size(); ++t)
-        to.data()[t] = static_cast<float>(2 * uniform(key, static_cast<std::uint64_t>(t)) - 1);
-    };
     Arrays here;
-    fill(here.q, n, score_width), fill(here.v, n, width), fill(here.dy, n, width);
-    if (!one_table) fill(here.k, n, score_width);
-    if (score.reads_vector) fill(here.a, 1, score_width), here.da.resize(1, score_width);
+    fill(here.q, n, score_width, random), fill(here.v, n, width, random), fill(here.dy, n, width, random);
+    if (!one_table) fill(here.k, n, score_width, random);
+    if (score.reads_vector) fill(here.a, 1, score_width, random), here.da.resize(1, score_width);
     for (Arrays* each : {&here}) {
       each->y.resize(n, width), each->dv.resize(n, width);
       each->dq.resize(n, score_width), each->dk.resize(n, score_width);
     }
-    auto there_too = [&](const Matrix<float>& from) {
-      Matrix<float> out(&there_);
-      out = from;
-      return out;
-    };
     Arrays there{there_too(here.q),
                  there_too(here.k),
                  there_too(here.v),
@@ -155,13 +178,14 @@ class Bench {
     const double back = edges * (4 + pair) + nodes * (2 * score_row + row + 2 * numbers) +  // rows of queries
                         edges * (4 + row + score_row + 2 * numbers) + nodes * (2 * row + 2 * score_row) +  // of keys
                         2 * nodes * row;                                                                   // delta
-    add(score, shape, "forward", forward, moved, added, value, verified);
+    add("attention", score.name, shape, "forward", forward, moved, added, value, verified);
     add(
-        score, shape, "forward + backward", [&] { forward(), backward(); }, moved + back, added, gradient, verified);
+        "attention", score.name, shape, "forward + backward", [&] { forward(), backward(); }, moved + back, added,
+        gradient, verified);
   }
 
-  void add(const Score& score, Shape shape, const char* pass, const std::function<void()>& work, double bytes,
-           double added, double error, bool verified) {
+  void add(const char* kernel, const std::string& score, Shape shape, const char* pass,
+           const std::function<void()>& work, double bytes, double added, double error, bool verified) {
     std::vector<double> times;
     for (int r = 0; r < o_.repeat + 3; ++r) {
       const double ms = there_.milliseconds(work);
@@ -169,8 +193,8 @@ class Bench {
     }
     const Times t = times_of(times);
     const double speed = bytes / t.ms * 1e-6, share = speed / copy_gbs_;
-    all_.push_back({{"kernel", "attention"},
-                    {"score", score.name},
+    all_.push_back({{"kernel", kernel},
+                    {"score", score},
                     {"normaliser", o_.normaliser},
                     {"graph", o_.graph},
                     {"nodes", pattern_->queries()},
@@ -187,7 +211,7 @@ class Bench {
                     {"verified", verified},
                     {"error", error},
                     {"added_mb", added}});
-    rows_.push_back({score.name, fmt::format("{}x{}", shape.heads, shape.channels), pass, fmt::format("{:.3f}", t.ms),
+    rows_.push_back({score, fmt::format("{}x{}", shape.heads, shape.channels), pass, fmt::format("{:.3f}", t.ms),
                      fmt::format("{:.0f}%", 100 * t.spread), fmt::format("{:.0f}", speed), fmt::format("{:.2f}", share),
                      fmt::format("{:.0f}", added), fmt::format("{:.1e}{}", error, verified ? "" : " WRONG")});
   }

@@ -1,8 +1,7 @@
 // The CUDA kernels of the fused attention operator: the bodies of attention_warp.h, one for each score of the menu and
 // pass, launched with a warp per work item. A thread block is one warp: items differ in length, and warps that end
 // early make room for others.
-#include <cuda_runtime.h>
-
+#include "kernels/cuda_calls.h"
 #include "kernels/machine.h"
 
 namespace heed {
@@ -12,13 +11,6 @@ std::string device_name();
 
 namespace {
 
-void checked(cudaError_t result, const char* call) {
-  if (result == cudaSuccess) return;
-  const std::string text(call);
-  fail("CUDA: " + text.substr(0, text.find('(')) + ": " + cudaGetErrorString(result));
-}
-#define HEED_CHECKED(call) checked(call, #call)
-
 struct Shares {  // a warp's shared memory
   float s[warp::kSlots], dw[warp::kSlots], factors[2 * warp::kMaxHeads];
   Offset edges[kWarp];
@@ -26,13 +18,14 @@ struct Shares {  // a warp's shared memory
 };
 
 template <warp::Pass pass, warp::Body body>
-inline constexpr int kBlocks = body == warp::Body::any_width ? 24 : body == warp::Body::lanes ? 16 : 20;
+inline constexpr int kBlocks = body == warp::Body::any_width ? 24 : body == warp::Body::lanes ? 20 : 24;
 
 template <warp::Pass pass, warp::Body body, class S>
 __global__ void __launch_bounds__(kWarp, (kBlocks<pass, body>))
     kernel(const __grid_constant__ warp::Call call, const __grid_constant__ S score) {
   __shared__ Shares own;
   DeviceWarp lanes;
+  follow();
   warp::Memory<DeviceWarp> memory{{own.s}, {own.dw}, {own.factors}, {own.ids}, {own.edges}};
   warp::run<pass, body>(lanes, memory, call, score, Offset{blockIdx.x});
 }
@@ -42,6 +35,7 @@ class CudaMachine : public Machine {
   explicit CudaMachine(cudaStream_t stream) : stream_(stream) {
     int device = 0;
     HEED_CHECKED(cudaGetDevice(&device));
+    follows_ = can_follow();
     HEED_CHECKED(cudaEventCreate(&begin_));
     HEED_CHECKED(cudaEventCreate(&end_));
     HEED_CHECKED(cudaDeviceGetDefaultMemPool(&pool_, device));
@@ -55,24 +49,7 @@ class CudaMachine : public Machine {
     (void)cudaEventDestroy(end_);
   }
 
-  void* allocate(std::size_t bytes) override {
-    cudaStreamCaptureStatus status;
-    HEED_CHECKED(cudaStreamIsCapturing(stream_, &status));
-    if (status != cudaStreamCaptureStatusNone) fail("CUDA: a captured step wants new memory");
-    void* at = nullptr;
-    const cudaError_t result = cudaMallocAsync(&at, bytes, stream_);
-    if (result == cudaErrorMemoryAllocation) {
-      (void)cudaGetLastError();  // so that others can go on
-      std::size_t free = 0, total = 0;
-      HEED_CHECKED(cudaMemGetInfo(&free, &total));
-      auto mb = [](std::size_t n) { return std::to_string(n >> 20) + " MB"; };
-      fail("CUDA: out of memory: " + mb(bytes) + " were asked for, " + mb(free) + " of the device's " + mb(total) +
-           " are free; fewer heads or channels need less");
-    }
-    checked(result, "cudaMallocAsync");
-    HEED_CHECKED(cudaMemsetAsync(at, 0, bytes, stream_));
-    return at;
-  }
+  void* allocate(std::size_t bytes) override { return device_memory(bytes, stream_); }
   // A failure here shows in the next call.
   void release(void* at) noexcept override { (void)cudaFreeAsync(at, stream_); }
   void copy(void* to, const void* from, std::size_t bytes) override {
@@ -96,26 +73,24 @@ class CudaMachine : public Machine {
     return static_cast<std::size_t>(bytes);
   }
   void run(warp::Pass pass, int score, const void* self, const warp::Call& call, Offset warps) override {
-    const auto grid = static_cast<unsigned>(warps);
     with_pass(pass, [&]<warp::Pass chosen>() {
-      if constexpr (reads_score(chosen))
-        with_score<Scores>(score, self, [&](const auto& s) {
-          with_body<chosen>(call.body, [&]<warp::Body body>() {
-            kernel<chosen, body><<<grid, kWarp, 0, stream_>>>(call, s);
-          });
-        });
-      else
+      auto launch_with = [&](const auto& s) {
         with_body<chosen>(call.body, [&]<warp::Body body>() {
-          kernel<chosen, body><<<grid, kWarp, 0, stream_>>>(call, Zero{});
+          launch(stream_, follows_, kernel<chosen, body, std::remove_cvref_t<decltype(s)>>, warps, kWarp, call, s);
         });
+      };
+      if constexpr (reads_score(chosen))
+        with_score<Scores>(score, self, launch_with);
+      else
+        launch_with(Zero{});
     });
-    HEED_CHECKED(cudaGetLastError());
   }
 
  private:
   cudaStream_t stream_ = nullptr;
   cudaEvent_t begin_ = nullptr, end_ = nullptr;
   cudaMemPool_t pool_ = nullptr;
+  bool follows_ = false;
 };
 
 }  // namespace

@@ -13,7 +13,7 @@ namespace heed::warp {
 
 inline constexpr int kVector = 4;  // channels of a lane
 // Edges that a side of the warp has under way: more hide the memory's latency, and take registers.
-inline constexpr int kForwardEdges = 4, kBackwardEdges = 2;
+inline constexpr int kForwardEdges = 2, kBackwardEdges = 2, kWeighedEdges = 4;
 
 struct Spot {  // of a lane
   int head, member, side;
@@ -515,12 +515,55 @@ HEED_WARP_FN void delta_lanes(Warp& warp, const Call& x, Offset t) {
   }
 }
 
+// A block of rows of a weighted sum.
+template <class Warp>
+HEED_WARP_FN void weigh_lanes(Warp& warp, const Memory<Warp>& memory, const Call& x, Offset t) {
+  constexpr int together = kWeighedEdges;
+  const Block block = x.rows.blocks[t];
+  const bool whole = block.part < 0;
+  const int sides = kWarp / edge_lanes(x);
+  PerLane<Warp, float> y[kVector];
+  each_chunk(warp, memory, x, block, x.weights != nullptr, [&](Id i, int n, bool first, bool last) {
+    if (first)
+      warp.lanes([&](int lane) {
+        HEED_UNROLL
+        for (int c = 0; c < kVector; ++c) y[c][lane] = 0;
+      });
+    for (int begin = 0; begin < n; begin += together * sides)
+      warp.lanes([&](int lane) {
+        const Spot at = spot(x, lane);
+        float w[together], v[together][kVector];
+        HEED_UNROLL
+        for (int u = 0; u < together; ++u) {
+          const int edge = begin + u * sides + at.side, there = edge < n ? edge : n - 1;
+          read_row<false>(x.v, memory.ids.get(lane, there), at, x.width, [&](int c, float value) { v[u][c] = value; });
+          w[u] = edge >= n ? 0.0f : x.weights ? read(x.weights + memory.edges.get(lane, edge)) : 1.0f;
+        }
+        HEED_UNROLL
+        for (int u = 0; u < together; ++u) {
+          HEED_UNROLL
+          for (int c = 0; c < kVector; ++c) y[c][lane] += w[u] * v[u][c];
+        }
+      });
+    if (!last) return;
+    if (sides > 1) warp.sum(y, edge_lanes(x), kWarp);
+    warp.lanes([&](int lane) {
+      const Spot at = spot(x, lane);
+      if (at.side != 0) return;
+      const float scale = x.row_scale ? read(x.row_scale + i) : 1.0f;
+      write_row(whole ? x.dq.to : x.parts, whole ? Offset{i} : block.part, at, x.width, whole && x.dq.add,
+                [&](int c) { return y[c][lane] * scale; });
+    });
+  });
+}
+
 // Work item t of a pass.
 template <Pass pass, Body body, class S, class Warp>
 HEED_WARP_FN void run(Warp& warp, const Memory<Warp>& memory, const Call& x, const S& score, Offset t) {
   if constexpr (body != Body::any_width) {
     constexpr bool plain = body == Body::plain_lanes;
     if constexpr (pass == Pass::delta) delta_lanes(warp, x, t);
+    if constexpr (pass == Pass::weigh) weigh_lanes(warp, memory, x, t);
     if constexpr (pass == Pass::forward) forward_lanes<plain>(warp, memory, x, score, t);
     if constexpr (pass == Pass::row) backward_lanes<true, plain>(warp, memory, x, score, t);
     if constexpr (pass == Pass::column) backward_lanes<false, plain>(warp, memory, x, score, t);

@@ -186,6 +186,8 @@ struct Call {
   Strided<Id> last;
   Strided<const float> dy;
   Into dq, dk, dv, da, dp, de, dbias, dev;
+  const float* weights = nullptr;  // of a weighted sum of rows of v, into dq: one an edge; null: 1
+  const float* row_scale = nullptr;
   Offset queries = 0;
   Strided<float> parts;       // partial results of segments
   Strided<float> part_state;  // 3*heads: shift, total and raised_share of each segment
@@ -221,7 +223,8 @@ enum class Pass {
   merge_row,
   merge_column,
   reduce,
-  learned
+  learned,
+  weigh
 };
 
 template <class Warp>

@@ -20,7 +20,9 @@ using warp::Into;
 using warp::Pass;
 using warp::Strided;
 
-constexpr Offset kTaskEdges = 64;     // edges (and 8 for every row) of whole rows that one warp takes
+constexpr Offset kTaskEdges = 64;     // edges (and kRowEdges for every row) of whole rows that one warp takes at most,
+constexpr Offset kTasks = 4096;       // and fewer where there would be less than so many warps
+constexpr Offset kRowEdges = 8;
 constexpr Offset kSegment = 512;      // a longer row is cut into segments of this length,
 constexpr Offset kMostParts = 65536;  // or of a longer one, so that there are about as many segments at most
 
@@ -35,6 +37,7 @@ struct Plan {
     Offset total = 0, cost = 0;
     for (Id i = 0; i < rows.rows; ++i) total += rows.length(i);
     const Offset segment = std::max<Offset>(kSegment, std::bit_ceil(static_cast<std::uint64_t>(total / kMostParts)));
+    const Offset task = std::clamp<Offset>((total + kRowEdges * rows.rows) / kTasks, 1, kTaskEdges);
     Block open;
     auto close = [&](Id next) {
       open.last = next;
@@ -52,8 +55,8 @@ struct Plan {
         open.first = i + 1;
         continue;
       }
-      if (cost > 0 && cost + n + 8 > kTaskEdges) close(i);
-      cost += n + 8;
+      if (cost > 0 && cost + n + kRowEdges > task) close(i);
+      cost += n + kRowEdges;
     }
     close(rows.rows);
     // What takes longest begins first.
@@ -141,6 +144,14 @@ DevicePatterns::Entry& bring(Machine& machine, const Pattern& pattern) {
   return entries.front();
 }
 
+// The direction of keys, and where it is wanted their edges' numbers.
+void need_keys(Machine& machine, DevicePatterns::Entry& there, const Pattern& pattern, bool edges) {
+  if (!there.has_keys) there.keys = bring(machine, pattern.by_key), there.has_keys = true;
+  if (!edges || there.has_edges) return;
+  there.keys.seen.edges = bring_list(machine, there.keys, pattern.edge_of_entry());
+  there.has_edges = true;
+}
+
 // How many heads run as one call so that their channels fit the lanes of a warp, with how many lanes a head; group = 0:
 // one head is too wide.
 struct Fit {
@@ -165,7 +176,7 @@ class Operator {
  public:
   Operator(Machine& machine, int score, const Attention<float>& x, AttentionState<float>& state)
       : machine_(machine), x_(x), state_(state), score_(score), there_(bring(machine, *x.pattern)) {
-    for (Matrix<float>* m : {&state.tau, &state.tau_delta, &state.least, &state.parts, &state.sums})
+    for (auto* m : {&state.tau, &state.tau_delta, &state.least, &state.parts, &state.sums, &state.above})
       m->move_to(&machine);
     state.last.move_to(&machine);
     call_.heads = x.heads;
@@ -244,15 +255,11 @@ class Operator {
       for (Offset i = 0; i < g.da.to.rows; ++i) clear(g.da.to.row(i), g.da.to.cols);
 
     const Offset most = fit_.heads, scores = most * call_.score_width, values = most * call_.width;
-    const bool above = one_pass() && !state_.above.empty();
+    const bool above = one_pass() && state_.above.cols() == padded(x_.v.cols) + padded(x_.heads);
     if (above) point_above();
     const bool queries = (call_.dq && !above) || call_.da || call_.dp || call_.de || call_.dbias || call_.dev;
     const bool keys = call_.dk || call_.dv, learns = call_.da || call_.dp;
-    if (keys && !there_.has_keys) there_.keys = bring(machine_, x_.pattern->by_key), there_.has_keys = true;
-    if (keys && !there_.has_edges && (x_.e || x_.bias || x_.ev)) {
-      there_.keys.seen.edges = bring_list(machine_, there_.keys, x_.pattern->edge_of_entry());
-      there_.has_edges = true;
-    }
+    if (keys) need_keys(machine_, there_, *x_.pattern, x_.e || x_.bias || x_.ev);
     const Offset parts = std::max(queries ? there_.queries.parts : 0, keys ? there_.keys.parts : 0);
     state_.parts.resize(parts, parts > 0 ? padded(scores + values) : 0);
     const Offset blocks = std::max<Offset>(there_.queries.blocks, 1), less = reduced(blocks);
@@ -372,6 +379,34 @@ class Operator {
   Call call_;
 };
 
+// A sum over rows of x for each row of a pattern, kWarp lanes' columns at a time.
+void weighted_sum(Machine& machine, const DevicePatterns::Direction& rows, const float* weights, const float* scale,
+                  View<const float> x, const Sink<float>& y, Matrix<float>& parts) {
+  constexpr Offset kMost = kWarp * warp::kVector;
+  parts.move_to(&machine);
+  const Offset wide = std::min(x.cols, kMost);
+  parts.resize(rows.parts, rows.parts > 0 ? (wide + warp::kVector - 1) / warp::kVector * warp::kVector : 0);
+  for (Offset first = 0; first < x.cols; first += kMost) {
+    Call call;
+    call.rows = rows.seen;
+    call.width = call.score_width = static_cast<int>(std::min(kMost, x.cols - first));
+    call.group = fit(1, call.width).group;
+    call.body = warp::Body::lanes;
+    call.weights = weights, call.row_scale = scale;
+    auto strided = [&](auto view) {
+      const bool wide = reinterpret_cast<std::uintptr_t>(view.data) % (warp::kVector * sizeof(float)) == 0 &&
+                        view.stride % warp::kVector == 0 && call.width % warp::kVector == 0;
+      return Strided<std::remove_pointer_t<decltype(view.data)>>{view.data, static_cast<int>(view.stride), wide};
+    };
+    call.v = strided(x.columns(first, call.width));
+    call.dq = {strided(y.to.columns(first, call.width)), y.add};
+    call.parts = strided(parts.view());
+    if (rows.blocks > 0) machine.run(Pass::weigh, 0, nullptr, call, rows.blocks);
+    const Offset merges = rows.hubs * warp::tiles(call.width);
+    if (merges > 0) machine.run(Pass::merge_row, 0, nullptr, call, merges);
+  }
+}
+
 // Arrays of the host that are copied to a machine, and back.
 class Guests {
  public:
@@ -440,13 +475,26 @@ void attention_gradient_there(Machine& machine, int score, const Attention<float
   Operator(machine, score, x, state).backward(y, dy, g);
 }
 
+void weighted_sum_there(Machine& machine, const Pattern& pattern, bool by_key, const float* weights, const float* scale,
+                        View<const float> x, Sink<float> y, Matrix<float>& parts) {
+  const Rows& rows = by_key ? pattern.by_key : pattern.by_query;
+  if (!rows.listed()) fail("a weighted sum needs a mask that is a list");
+  if (x.rows != rows.cols || y.to.rows != rows.rows || x.cols != y.to.cols)
+    fail("weighted sum: " + std::to_string(rows.rows) + " x " + std::to_string(rows.cols) + " times " +
+         std::to_string(x.rows) + " x " + std::to_string(x.cols) + " is not " + std::to_string(y.to.rows) + " x " +
+         std::to_string(y.to.cols));
+  auto& there = bring(machine, pattern);
+  if (by_key) need_keys(machine, there, pattern, weights != nullptr);
+  weighted_sum(machine, by_key ? there.keys : there.queries, weights, scale, x, y, parts);
+}
+
 void attention_on(Machine& machine, int score, const Attention<float>& x, View<float> y, AttentionState<float>& state) {
   check(x, y);
   Guests guests(machine);
   AttentionState<float> there;
   attention_there(machine, score, guests.bring(x), guests.give(y), there);
   guests.fetch();
-  state.tau = there.tau, state.least = there.least, state.last = there.last;
+  state.tau = there.tau, state.least = there.least, state.last = there.last, state.above = there.above;
 }
 
 void attention_gradient_on(Machine& machine, int score, const Attention<float>& x, View<const float> y,
@@ -458,6 +506,7 @@ void attention_gradient_on(Machine& machine, int score, const Attention<float>& 
   for (auto [to, from] : {std::pair{&there.tau, &state.tau}, {&there.least, &state.least}})
     to->move_to(&machine), *to = *from;
   there.last.move_to(&machine), there.last = state.last;
+  there.above.move_to(&machine), there.above = state.above;
   attention_gradient_there(machine, score, guests.bring(x), guests.bring(y), guests.bring(dy), there,
                            {guests.give(g.dq), guests.give(g.dk), guests.give(g.dv), guests.give(g.da),
                             guests.give(g.dp), guests.give(g.de), guests.give(g.dbias), guests.give(g.dev)});

@@ -1,7 +1,6 @@
 // The device of device_ops.h with CUDA: one stream, on which all work comes one after the other; replays are CUDA
-// graphs. On Hopper a kernel is brought in while the one before it still runs, and waits for its end: most kernels of a
-// small graph take no longer than that takes (programmatic dependent launch).
-#include <cuda_runtime.h>
+// graphs.
+#include "kernels/cuda_calls.h"
 
 #pragma nv_diag_suppress 554  // of View<const T>, whose conversion to itself is never called
 
@@ -15,22 +14,6 @@ bool device_available();  // as in device.h
 namespace {
 
 constexpr int kThreads = 128;  // of a block, where bodies run by the index
-
-void checked(cudaError_t result, const char* call) {
-  if (result == cudaSuccess) return;
-  (void)cudaGetLastError();  // it has been told; what is not sticky is over
-  const std::string text(call);
-  fail("CUDA: " + text.substr(0, text.find('(')) + ": " + cudaGetErrorString(result));
-}
-#define HEED_CHECKED(call) checked(call, #call)
-
-// What comes before has ended, and is seen; what comes after may be brought in.
-__device__ __forceinline__ void follow() {
-#if __CUDA_ARCH__ >= 900
-  cudaGridDependencySynchronize();
-  cudaTriggerProgrammaticLaunchCompletion();
-#endif
-}
 
 template <class Body>
 __global__ void __launch_bounds__(kThreads) each(const __grid_constant__ Body body, Offset count) {
@@ -76,10 +59,7 @@ class CudaOps : public DeviceOps {
   CudaOps() {
     HEED_CHECKED(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
     HEED_CHECKED(cudaMallocHost(&near_, kNear));
-    int device = 0, major = 0;
-    HEED_CHECKED(cudaGetDevice(&device));
-    HEED_CHECKED(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-    follows_ = major >= 9;
+    follows_ = can_follow();
     machine_ = cuda_machine(stream_);
   }
   ~CudaOps() override {
@@ -90,28 +70,13 @@ class CudaOps : public DeviceOps {
     (void)cudaStreamDestroy(stream_);
   }
 
-  void* allocate(std::size_t bytes) override {
-    if (capturing_) fail("CUDA: a captured step wants new memory");
-    void* at = nullptr;
-    const cudaError_t result = cudaMalloc(&at, bytes);
-    if (result == cudaErrorMemoryAllocation) {
-      (void)cudaGetLastError();  // else it shows in the next call
-      std::size_t free = 0, all = 0;
-      (void)cudaMemGetInfo(&free, &all);
-      fail("out of memory on the GPU: " + megabytes(bytes) + " more are wanted, " + megabytes(free) + " of " +
-           megabytes(all) + " are free");
-    }
-    checked(result, "cudaMalloc(");
-    HEED_CHECKED(cudaMemsetAsync(at, 0, bytes, stream_));
-    return at;
-  }
+  void* allocate(std::size_t bytes) override { return device_memory(bytes, stream_); }
   void release(void* at) noexcept override {
     try {
       flush();  // what waits may want this memory
     } catch (const Error&) {
     }
-    (void)cudaStreamSynchronize(stream_);
-    (void)cudaFree(at);  // a failure here shows in the next call
+    (void)cudaFreeAsync(at, stream_);  // a failure here shows in the next call
   }
   void copy(void* to, const void* from, std::size_t bytes) override {
     if (bytes == 0) return;
@@ -135,9 +100,9 @@ class CudaOps : public DeviceOps {
     bodies::with_body(body, self, [&](const auto& chosen) {
       using Body = std::remove_cvref_t<decltype(chosen)>;
       if constexpr (bodies::InBlocks<Body>)
-        launch(in_blocks<Body>, count, Body::kThreads, chosen);
+        launch(stream_, follows_, in_blocks<Body>, count, Body::kThreads, chosen);
       else
-        launch(each<Body>, (count + kThreads - 1) / kThreads, kThreads, chosen, count);
+        launch(stream_, follows_, each<Body>, (count + kThreads - 1) / kThreads, kThreads, chosen, count);
     });
   }
 
@@ -164,6 +129,11 @@ class CudaOps : public DeviceOps {
   bool capturing() const override { return capturing_; }
   void* stream() override { return stream_; }
 
+  void weighted_sum(const Pattern& pattern, bool by_key, const float* weights, const float* scale, View<const float> x,
+                    Sink<float> y, Matrix<float>& parts) override {
+    flush();
+    weighted_sum_there(*machine_, pattern, by_key, weights, scale, x, y, parts);
+  }
   void attention(const Attention<float>& x, View<float> y, AttentionState<float>& state) override {
     flush();
     attention_there(*machine_, place_in_scores(*x.score), x, y, state);
@@ -177,18 +147,6 @@ class CudaOps : public DeviceOps {
  private:
   static constexpr std::size_t kNear = 4096;
 
-  template <class... Kernel, class... Arguments>
-  void launch(void (*kernel)(Kernel...), Offset blocks, int threads, const Arguments&... arguments) {
-    cudaLaunchAttribute follows{};
-    follows.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    follows.val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(static_cast<unsigned>(blocks)), config.blockDim = dim3(static_cast<unsigned>(threads));
-    config.stream = stream_;
-    config.attrs = &follows, config.numAttrs = follows_ ? 1 : 0;
-    HEED_CHECKED(cudaLaunchKernelEx(&config, kernel, arguments...));
-  }
-  static std::string megabytes(std::size_t bytes) { return std::to_string(bytes >> 20) + " MiB"; }
   static bool on_device(const void* at) {
     cudaPointerAttributes about{};
     HEED_CHECKED(cudaPointerGetAttributes(&about, at));

@@ -35,6 +35,9 @@ class DeviceOps : public Memory {
   virtual std::unique_ptr<Replay> capture(const std::function<void()>& work) = 0;
   virtual bool capturing() const = 0;
   virtual void* stream() = 0;  // on which kernels of others may join in (CUDA's cudaStream_t), after a flush()
+  // As weighted_sum_there of device_attention.h.
+  virtual void weighted_sum(const Pattern& pattern, bool by_key, const float* weights, const float* scale,
+                            View<const float> x, Sink<float> y, Matrix<float>& parts) = 0;
   // The fused operator. All views are of this device's memory, and so is the state's; x.dropout.key_at gives the key.
   virtual void attention(const Attention<float>& x, View<float> y, AttentionState<float>& state) = 0;
   virtual void attention_gradient(const Attention<float>& x, View<const float> y, View<const float> dy,

@@ -59,6 +59,8 @@ void with_pass(warp::Pass pass, Body body) {
       return body.template operator()<reduce>();
     case learned:
       return body.template operator()<learned>();
+    case weigh:
+      return body.template operator()<weigh>();
   }
 }
 // Passes that read the score; the others are the same for all.
@@ -74,6 +76,7 @@ void with_body(warp::Body body, F f) {
     if (body == warp::Body::lanes) return f.template operator()<warp::Body::lanes>();
     if (body == warp::Body::plain_lanes) return f.template operator()<warp::Body::plain_lanes>();
   }
+  if constexpr (pass == weigh) return f.template operator()<warp::Body::lanes>();
   if constexpr (pass == delta)
     if (body != warp::Body::any_width) return f.template operator()<warp::Body::lanes>();
   f.template operator()<warp::Body::any_width>();
@@ -111,8 +114,8 @@ class EmulatedMachine : public Machine {
   }
   std::size_t peak_bytes() override { return 0; }
   void run(warp::Pass pass, int score, const void* self, const warp::Call& call, Offset warps) override {
-    with_score<List>(score, self, [&](const auto& s) {
-      with_pass(pass, [&]<warp::Pass chosen>() {
+    with_pass(pass, [&]<warp::Pass chosen>() {
+      auto run_with = [&](const auto& s) {
         with_body<chosen>(call.body, [&]<warp::Body body>() {
           for (Offset t = 0; t < warps; ++t) {
             memory_.s.forget(), memory_.dw.forget(), memory_.factors.forget();
@@ -120,7 +123,11 @@ class EmulatedMachine : public Machine {
             warp::run<chosen, body>(warp_, memory_, call, s, t);
           }
         });
-      });
+      };
+      if constexpr (reads_score(chosen))
+        with_score<List>(score, self, run_with);
+      else
+        run_with(Zero{});
     });
   }
 

@@ -1157,9 +1157,8 @@ Var<T> propagate(Var<T> x, std::shared_ptr<const Pattern> pattern, std::vector<T
     std::vector<T> weights, scale;
     Matrix<T> parts, scaled;
     Matrix<T> weights_there, scale_there;  // on the device
-    Matrix<Offset> edge_there;
   };
-  auto kept = std::make_shared<Kept>(Kept{std::move(weights), std::move(scale), {}, {}, {}, {}, {}});
+  auto kept = std::make_shared<Kept>(Kept{std::move(weights), std::move(scale), {}, {}, {}, {}});
   if constexpr (on_devices<T>)
     if (DeviceOps* device = x.tape->device) {
       if (!pattern->is_listed())
@@ -1167,17 +1166,14 @@ Var<T> propagate(Var<T> x, std::shared_ptr<const Pattern> pattern, std::vector<T
       kept->scaled = Matrix<T>(device);
       kept->weights_there = list_on<T>(*device, kept->weights);
       kept->scale_there = list_on<T>(*device, kept->scale);
-      if (!kept->weights.empty()) kept->edge_there = list_on<Offset>(*device, pattern->edge_of_entry());
     }
   x.tape->record(
       y,
       [=] {
         if constexpr (on_devices<T>)
           if (DeviceOps* device = x.tape->device)
-            return bodies::sparse_product(*device,
-                                          {&x.tape->rows_on_device(pattern->by_query.list), kept->weights_there.data(),
-                                           nullptr, kept->scale_there.data()},
-                                          x.view(), Sink<T>{y.value().view(), false});
+            return device->weighted_sum(*pattern, false, kept->weights_there.data(), kept->scale_there.data(), x.view(),
+                                        Sink<T>{y.value().view(), false}, kept->parts);
         weighted_sum<T>(pattern->by_query, kept->weights, {}, kept->scale, x.view(), {y.value().view(), false},
                         kept->parts);
       },
@@ -1193,10 +1189,7 @@ Var<T> propagate(Var<T> x, std::shared_ptr<const Pattern> pattern, std::vector<T
                           dy.rows * dy.cols);
               dy = std::as_const(kept->scaled).view();
             }
-            return bodies::sparse_product(
-                *device,
-                {&x.tape->rows_on_device(pattern->by_key.list), kept->weights_there.data(), kept->edge_there.data()},
-                dy, dx);
+            return device->weighted_sum(*pattern, true, kept->weights_there.data(), nullptr, dy, dx, kept->parts);
           }
         if (!kept->scale.empty()) {
           kept->scaled.resize(dy.rows, dy.cols);

@@ -315,6 +315,76 @@ TEST_CASE("kernels on the device agree with the CPU, and repeat their bits") {
   compare_all(scores_of_the_gpu(), kDevice);
 }
 
+TEST_CASE("each kernel once on the device") {  // few enough for a sanitizer
+  if (!device_available()) {
+    MESSAGE("no device: skipped");
+    return;
+  }
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  double value = 0, gradient = 0;
+  int cases = 0;
+  for (const Score& score : scores_of_the_gpu()) {
+    const Normaliser& any = normaliser_named(score.nonnegative ? "sum" : "sigmoid");
+    auto run = [&](const char* normaliser, Mask mask, int width, float rate) {
+      auto c = make_case(score, normaliser ? normaliser_named(normaliser) : any, mask, 3, width, width, random);
+      c.dropout = {rate, random.next()};
+      compare(c, kDevice, value, gradient);
+      ++cases;
+    };
+    run("softmax", Mask::list, 8, 0);       // lanes that ask for nothing
+    run("softmax", Mask::list, 5, 0.4f);    // rows that are not aligned, dropout
+    run(nullptr, Mask::without, 8, 0);      // another normaliser, intervals
+    run("entmax15", Mask::features, 5, 0);  // any width: thresholds, measures, features of edges
+    run("softmax", Mask::drawn, 70, 0.4f);
+  }
+  auto c = make_case(score_named("gatv2"), normaliser_named("softmax"), Mask::hub, 4, 8, 8, random);
+  compare(c, kDevice, value, gradient);  // merges of segments
+  MESSAGE(cases << " cases, worst value error " << value << ", worst gradient error " << gradient);
+}
+
+TEST_CASE("weighted sums over a pattern's rows") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  EmulatedMachine<> emulated;
+  std::vector<Machine*> machines{&emulated};
+  if (device_available()) machines.push_back(&cuda_machine());
+  for (Machine* machine : machines)
+    for (Mask mask : {Mask::list, Mask::rectangular, Mask::empty, Mask::hub})
+      for (int width : {1, 7, 64, 300})
+        for (bool by_key : {false, true})
+          for (int kind : {0, 1, 2, 3}) {
+            CAPTURE(width);
+            CAPTURE(by_key);
+            CAPTURE(kind);
+            if (mask == Mask::hub && kind != 3) continue;
+            const auto pattern = make_pattern(mask, random);
+            const Rows& rows = by_key ? pattern->by_key : pattern->by_query;
+            Matrix<float> x = random_matrix<float>(rows.cols, width, random), parts, parts_there;
+            Matrix<float> weights = random_matrix<float>(1, kind & 1 ? pattern->edges() : 0, random);
+            Matrix<float> scale = random_matrix<float>(1, kind & 2 ? rows.rows : 0, random);
+            Matrix<float> y = random_matrix<float>(rows.rows, width, random);
+            auto there_too = [&](const Matrix<float>& from) {
+              Matrix<float> out(machine);
+              out = from;
+              return out;
+            };
+            Matrix<float> x_there = there_too(x), w_there = there_too(weights), s_there = there_too(scale);
+            Matrix<float> y_there = there_too(y);
+            auto span = [](const Matrix<float>& m) { return std::span(m.data(), static_cast<std::size_t>(m.size())); };
+            std::span<const Offset> edge;
+            if (by_key && !weights.empty()) edge = pattern->edge_of_entry();
+            weighted_sum<float>(rows, span(weights), edge, span(scale), std::as_const(x).view(), {y.view(), true},
+                                parts);
+            weighted_sum_there(*machine, *pattern, by_key, weights.empty() ? nullptr : w_there.data(),
+                               scale.empty() ? nullptr : s_there.data(), std::as_const(x_there).view(),
+                               {y_there.view(), true}, parts_there);
+            CHECK(difference(Matrix<float>(y_there), y) < 1e-5);
+          }
+}
+
 TEST_CASE("a row whose biases are all minus infinity gives 0 and takes no gradient") {
   auto seed = fresh_seed();
   CAPTURE(seed);

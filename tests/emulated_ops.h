@@ -63,6 +63,17 @@ class EmulatedOps : public DeviceOps {
   bool capturing() const override { return capturing_ != nullptr; }
   void* stream() override { return nullptr; }
 
+  void weighted_sum(const Pattern& pattern, bool by_key, const float* weights, const float* scale, View<const float> x,
+                    Sink<float> y, Matrix<float>& parts) override {
+    flush();
+    enter([=, &pattern, &parts] {
+      const Rows& rows = by_key ? pattern.by_key : pattern.by_query;
+      auto span = [](const float* at, Offset n) { return std::span(at, static_cast<std::size_t>(at ? n : 0)); };
+      std::span<const Offset> edge;
+      if (by_key && weights) edge = pattern.edge_of_entry();
+      heed::weighted_sum<float>(rows, span(weights, rows.list->edges()), edge, span(scale, rows.rows), x, y, parts);
+    });
+  }
   void attention(const Attention<float>& x, View<float> y, AttentionState<float>& state) override {
     flush();
     enter([=, &state, backward = state.backward] {

@@ -1,0 +1,68 @@
+// What all CUDA files share: checked calls, and kernels that are brought in while the one before them still runs.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <string>
+
+#include "graph/csr.h"
+
+namespace heed {
+
+inline void checked(cudaError_t result, const char* call) {
+  if (result == cudaSuccess) return;
+  (void)cudaGetLastError();  // it has been told; what is not sticky is over
+  const std::string text(call);
+  fail("CUDA: " + text.substr(0, text.find('(')) + ": " + cudaGetErrorString(result));
+}
+#define HEED_CHECKED(call) ::heed::checked(call, #call)
+
+// Zeros, in the stream's turn. Throws Error that says what was asked for and what there is.
+inline void* device_memory(std::size_t bytes, cudaStream_t stream) {
+  cudaStreamCaptureStatus status;
+  HEED_CHECKED(cudaStreamIsCapturing(stream, &status));
+  if (status != cudaStreamCaptureStatusNone) fail("CUDA: a captured step wants new memory");
+  void* at = nullptr;
+  const cudaError_t result = cudaMallocAsync(&at, bytes, stream);
+  if (result == cudaErrorMemoryAllocation) {
+    (void)cudaGetLastError();  // so that others can go on
+    std::size_t free = 0, all = 0;
+    (void)cudaMemGetInfo(&free, &all);
+    auto mib = [](std::size_t n) { return std::to_string(n >> 20) + " MiB"; };
+    fail("out of memory on the GPU: " + mib(bytes) + " more are wanted, " + mib(free) + " of " + mib(all) +
+         " are free; fewer heads or channels need less");
+  }
+  checked(result, "cudaMallocAsync(");
+  HEED_CHECKED(cudaMemsetAsync(at, 0, bytes, stream));
+  return at;
+}
+
+// On Hopper a kernel may be brought in before the one before it has ended (programmatic dependent launch): most kernels
+// of a small graph take no longer than that. It begins with follow(): what comes before has then ended, and is seen;
+// what comes after may be brought in.
+__device__ __forceinline__ void follow() {
+#if __CUDA_ARCH__ >= 900
+  cudaGridDependencySynchronize();
+  cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
+inline bool can_follow() {
+  int device = 0, major = 0;
+  HEED_CHECKED(cudaGetDevice(&device));
+  HEED_CHECKED(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  return major >= 9;
+}
+template <class... Kernel, class... Arguments>
+void launch(cudaStream_t stream, bool follows, void (*kernel)(Kernel...), Offset blocks, int threads,
+            const Arguments&... arguments) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks)), config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.stream = stream;
+  config.attrs = &attribute, config.numAttrs = follows ? 1 : 0;
+  HEED_CHECKED(cudaLaunchKernelEx(&config, kernel, arguments...));
+}
+
+}  // namespace heed
