@@ -105,8 +105,8 @@ class Bench {
     const Matrix<float> weights_there = there_too(weights), x_there = there_too(x);
     Matrix<float> y_there = there_too(y), parts_there;
     auto work = [&] {
-      weighted_sum_there(there_, *pattern_, false, weights_there.data(), nullptr, x_there.view(), {y_there.view()},
-                         parts_there);
+      weighted_sum_there(there_, {.rows = &pattern_->by_query, .weights = weights_there.data()}, x_there.view(),
+                         {y_there.view()}, parts_there);
     };
     work();
     const Offset count = weights.size();

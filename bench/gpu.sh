@@ -33,7 +33,7 @@ pack() {
   ninja -C "$build" >&2
 
   rm -rf "$pack" && mkdir -p "$pack/lib" "$pack/data"
-  cp "${BASH_SOURCE[0]}" "$root"/bench/peers/{peer,peer_gpu,beside_gpu}.py "$pack/"
+  cp "${BASH_SOURCE[0]}" "$root"/bench/peers/{peer,peer_pyg,peer_gpu,beside_gpu}.py "$pack/"
   for name in $trained; do
     if [[ -d ${HEED_DATA-}/$name ]]; then cp -r "$HEED_DATA/$name" "$pack/data/"; fi
   done
@@ -68,11 +68,12 @@ find_libraries() {
 
 # What is timed: training, and the operator beside its peers. Adds to `record`.
 measure() {
-  local work python name graphs=() shapes
+  local work python peers name nodes edges graphs=() shapes
   work=$(mktemp -d)
   export HEED_DATA=$pack/data PYTHONUNBUFFERED=1
   python=$(type -P python3) || python=
-  if [[ $python ]] && ! "$python" -c 'import torch_geometric' 2> /dev/null; then python=; fi
+  peers=$python
+  if [[ $python ]] && ! "$python" -c 'import torch_geometric' 2> /dev/null; then peers=; fi
   for name in $trained; do
     [[ -d $HEED_DATA/$name ]] || continue
     note "train $name, 10 runs" "^$name" "$pack/heed" train "$name" --device cuda --runs 10 --quiet
@@ -88,13 +89,16 @@ measure() {
     sed -n '/^\[/,$p' <<< "$log" > "$work/$nodes.json"
     graphs+=("$work/$nodes:$shapes")
   done
-  if [[ $python ]]; then
+  echo '[]' > "$work/peers.json"
+  if [[ $peers ]]; then
     note 'peers' 'cora|copy|Error' timeout 300 "$python" "$pack/peer_gpu.py" "${graphs[@]}" --cora "$work/cora" \
       --json "$work/peers.json" --parts bandwidth,pyg,epoch,cusparse
-    record+=$'\n'"heed beside its peers:"$'\n'
-    record+=$("$python" "$pack/beside_gpu.py" "$work/peers.json" "$work"/1*.json 2>&1 || true)
   else
     record+=$'\n'"peers: not run, no python3 with torch_geometric"
+  fi
+  if [[ $python ]]; then
+    record+=$'\n'"heed beside its peers:"$'\n'
+    record+=$("$python" "$pack/beside_gpu.py" "$work/peers.json" "$work"/1*.json 2>&1 || true)
   fi
   rm -rf "$work"
 }
@@ -139,6 +143,12 @@ device: ${device:-none}
 driver: ${driver:-none}
 $(< "$pack/version")"
 
+  local file
+  file=$results/$(date -u +%F)-$(tr -cs 'A-Za-z0-9\n' - <<< "${device,,}").txt
+  save() {  # what there is so far
+    if [[ $device ]]; then mkdir -p "$results" && printf '%s\n' "$record" > "$file"; fi
+  }
+
   # note NAME PATTERN COMMAND...: runs a test, shows its output where it fails, and keeps the lines that match.
   note() {
     local name=$1 pattern=$2 code=0
@@ -153,6 +163,7 @@ $(< "$pack/version")"
     fi
     record+=$'\n'"$name: $verdict"
     record+=$'\n'"$(grep -E "$pattern" <<< "$log" | sed 's/^/  /' || true)"
+    save
   }
   for suite in cuda device; do
     note "suite $suite" 'worst|test cases:|assertions:|no device|skip' "$pack/heed_tests" --no-colors=true "-ts=$suite"
@@ -170,13 +181,7 @@ $(< "$pack/version")"
   if [[ $device ]]; then measure; fi
 
   printf '%s\n' "$record"
-  if [[ $device ]]; then
-    mkdir -p "$results"
-    local file
-    file=$results/$(date -u +%F)-$(tr -cs 'A-Za-z0-9\n' - <<< "${device,,}").txt
-    printf '%s\n' "$record" > "$file"
-    say "written to $file"
-  fi
+  if [[ $device ]]; then save && say "written to $file"; fi
   return $failed
 }
 

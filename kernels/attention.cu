@@ -18,7 +18,7 @@ struct Shares {  // a warp's shared memory
 };
 
 template <warp::Pass pass, warp::Body body>
-inline constexpr int kBlocks = body == warp::Body::any_width ? 24 : body == warp::Body::lanes ? 20 : 24;
+inline constexpr int kBlocks = body == warp::Body::any_width ? 24 : body == warp::Body::lanes ? 16 : 24;
 
 template <warp::Pass pass, warp::Body body, class S>
 __global__ void __launch_bounds__(kWarp, (kBlocks<pass, body>))

@@ -130,15 +130,15 @@ HEED_WARP_FN Slopes slope(const S& score, float own, float other, float a) {
 // The rows of a block, and the chunks of their edges, as in attention_warp.h: visit(i, n, first, last) for each chunk,
 // with the columns in memory.ids; `first` and `last` tell whether it is that of its row.
 template <class Warp, class Visit>
-HEED_WARP_FN void each_chunk(Warp& warp, const Memory<Warp>& memory, const Call& x, const Block& block,
+HEED_WARP_FN void each_chunk(Warp& warp, const Memory<Warp>& memory, const Call& x, const Block& block, int chunk,
                              bool want_edges, Visit visit) {
   const bool whole = block.part < 0;
   for (Id i = block.first; i < block.last; ++i) {
-    const Offset end = whole ? x.rows.length(i) : block.end;
-    Offset at = whole ? 0 : block.begin;
+    const int end = static_cast<int>(whole ? x.rows.length(i) : block.end);  // a row has no more columns than there are ids
+    int at = whole ? 0 : static_cast<int>(block.begin);
     bool first = true;
     do {  // a row without edges has one empty chunk
-      const int count = static_cast<int>(end - at < kWarp ? end - at : kWarp);
+      const int count = end - at < chunk ? end - at : chunk;
       const int n = gather(warp, memory, x.rows, i, at, count, want_edges);
       at += count;
       visit(i, n, first, at >= end);
@@ -146,6 +146,161 @@ HEED_WARP_FN void each_chunk(Warp& warp, const Memory<Warp>& memory, const Call&
       warp.sync();
     } while (at < end);
   }
+}
+
+// Where a score has one channel a head, its slots (edges x padded heads of a chunk) are shared among the lanes, each lane
+// having one head's: an exponential is taken once, not by each lane that has channels of the head. memory.s gets the
+// weights times dropout, and, where kinked, memory.dw those of scores over 0, else 0; factors[head] what the sums so far
+// are multiplied with. `state`: of the lane's head, the same in all its lanes: shift, total and the total over 0.
+struct Totals {
+  float shift, total, share;
+};
+template <bool plain, class S, class Warp>
+HEED_WARP_FN void weigh_slots(Warp& warp, const Memory<Warp>& memory, const Call& x, const S& score, Id i, int n,
+                              PerLane<Warp, Totals>& state) {
+  constexpr bool kinked = requires { score.slope_below(); };
+  const float none = -__builtin_inff();
+  const Rules<plain> rules{x};
+  const auto normaliser = rules.normaliser();
+  PerLane<Warp, float> top, sums[2], rescale;
+  warp.lanes([&](int lane) {
+    const int head = lane & (x.padded() - 1);
+    float most = none;
+    if (head < x.heads) {
+      const auto learned = learned_of<S>(x, rules.tempered(), head);
+      const float q = read(x.q.row(i) + head);
+      for (int slot = lane; slot < n << x.head_bits; slot += kWarp) {
+        const int edge = slot >> x.head_bits;
+        const Id j = memory.ids.get(lane, edge);
+        const float k = read(x.k.row(j) + head);
+        float sum;
+        if constexpr (reads_vector<S>)
+          sum = term<true>(score, q, k, Zero{}, read(x.a.data + head));
+        else
+          sum = term<true>(score, q, k, Zero{}, Zero{});
+        float s = score_of(x, score, learned, sum);
+        if (rules.biased()) s += read(x.bias.row(memory.edges.get(lane, edge)) + head);
+        if (rules.filters() && !x.passes(s, i, j, head)) s = none;
+        memory.s.set(lane, slot, s);
+        if constexpr (kinked) memory.dw.set(lane, slot, sum);
+        if (s > most) most = s;
+      }
+    }
+    top[lane] = most;
+  });
+  if (normaliser.shifts()) warp.max(top, x.padded(), kWarp);
+  warp.lanes([&](int lane) {
+    const int head = lane & (x.padded() - 1);
+    float use = 0;
+    rescale[lane] = 1, sums[0][lane] = sums[1][lane] = 0;
+    if (normaliser.shifts()) {
+      const float old = state[lane].shift, now = top[lane] > old ? top[lane] : old;
+      use = now > none ? now : 0;
+      rescale[lane] = old > none ? fn::exp(old - use) : 0.0f;
+      state[lane].shift = now;
+    }
+    if (head < x.heads)
+      for (int slot = lane; slot < n << x.head_bits; slot += kWarp) {
+        const float s = memory.s.get(lane, slot);
+        float w = plain || s != none ? normaliser.raw(s, use) : 0.0f;
+        const bool over = kinked && memory.dw.get(lane, slot) > 0;
+        sums[0][lane] += w;
+        if (over) sums[1][lane] += w;
+        if (rules.drops() && s != none) w *= x.keep(i, memory.ids.get(lane, slot >> x.head_bits), head);
+        memory.s.set(lane, slot, w);
+        if constexpr (kinked) memory.dw.set(lane, slot, over ? w : 0.0f);
+      }
+  });
+  warp.sum(sums, x.padded(), kWarp);
+  warp.lanes([&](int lane) {
+    state[lane].total = state[lane].total * rescale[lane] + sums[0][lane];
+    state[lane].share = state[lane].share * rescale[lane] + sums[1][lane];
+    if (lane < x.heads) memory.factors.set(lane, lane, rescale[lane]);
+  });
+}
+
+template <bool plain, class S, class Warp>
+HEED_WARP_FN void forward_contracted(Warp& warp, const Memory<Warp>& memory, const Call& x, const S& score, Offset t) {
+  constexpr bool kinked = requires { score.slope_below(); };
+  constexpr int together = kWeighedEdges;
+  const Rules<plain> rules{x};
+  const auto normaliser = rules.normaliser();
+  const Block block = x.rows.blocks[t];
+  const bool whole = block.part < 0;
+  const int sides = kWarp / edge_lanes(x);
+  PerLane<Warp, float> y[kVector], above[kVector];
+  PerLane<Warp, Totals> state;
+  each_chunk(warp, memory, x, block, x.chunk(), rules.biased(), [&](Id i, int n, bool first, bool last) {
+    if (first)
+      warp.lanes([&](int lane) {
+        state[lane] = {-__builtin_inff(), 0, 0};
+        HEED_UNROLL
+        for (int c = 0; c < kVector; ++c) y[c][lane] = above[c][lane] = 0;
+      });
+    weigh_slots<plain>(warp, memory, x, score, i, n, state);
+    warp.sync();
+    if (!first)
+      warp.lanes([&](int lane) {
+        const Spot at = spot(x, lane);
+        const float rescale = at.live ? memory.factors.get(lane, at.head) : 0.0f;
+        HEED_UNROLL
+        for (int c = 0; c < kVector; ++c) y[c][lane] *= rescale, above[c][lane] *= rescale;
+      });
+    for (int begin = 0; begin < n; begin += together * sides)
+      warp.lanes([&](int lane) {
+        const Spot at = spot(x, lane);
+        float w[together], over[together], v[together][kVector];
+        HEED_UNROLL
+        for (int u = 0; u < together; ++u) {
+          const int edge = begin + u * sides + at.side, there = edge < n ? edge : n - 1;
+          read_row<plain>(x.v, memory.ids.get(lane, there), at, x.width, [&](int c, float value) { v[u][c] = value; });
+          const bool in = edge < n && at.live;
+          w[u] = in ? memory.s.get(lane, (edge << x.head_bits) + at.head) : 0.0f;
+          over[u] = kinked && in && x.raised ? memory.dw.get(lane, (edge << x.head_bits) + at.head) : 0.0f;
+        }
+        HEED_UNROLL
+        for (int u = 0; u < together; ++u) {
+          HEED_UNROLL
+          for (int c = 0; c < kVector; ++c) {
+            y[c][lane] += w[u] * v[u][c];
+            if constexpr (kinked) above[c][lane] += over[u] * v[u][c];
+          }
+        }
+      });
+    if (!last) return;
+    if (sides > 1) {
+      warp.sum(y, edge_lanes(x), kWarp);
+      if constexpr (kinked) warp.sum(above, edge_lanes(x), kWarp);
+    }
+    warp.lanes([&](int lane) {  // one head a lane
+      if (lane >= x.heads) return;
+      const Totals own = state[lane];
+      const float total = normaliser.couples() ? own.total : 0.0f;
+      float factor = 1;
+      if (whole) {
+        const Closed<float> end = normaliser.close(own.shift, total);
+        factor = end.factor;
+        x.tau.row(i)[lane] = end.tau;
+      } else {
+        x.part_state.row(block.part)[lane] = own.shift;
+        x.part_state.row(block.part)[x.heads + lane] = total;
+      }
+      memory.factors.set(lane, kMaxHeads + lane, factor);
+      if (kinked && x.raised)
+        (whole ? x.raised_share.row(i) : x.part_state.row(block.part) + 2 * x.heads)[lane] = own.share * factor;
+    });
+    warp.sync();
+    warp.lanes([&](int lane) {
+      const Spot at = spot(x, lane);
+      if (at.side != 0 || !at.live) return;
+      const float factor = memory.factors.get(lane, kMaxHeads + at.head);
+      const Offset row = whole ? Offset{i} : block.part;
+      write_row(whole ? x.y : x.parts, row, at, x.width, false, [&](int c) { return y[c][lane] * factor; });
+      if (kinked && x.raised)
+        write_row(whole ? x.raised : x.part_raised, row, at, x.width, false,
+                  [&](int c) { return above[c][lane] * factor; });
+    });
+  });
 }
 
 template <bool plain, class S, class Warp>
@@ -156,10 +311,8 @@ HEED_WARP_FN void forward_lanes(Warp& warp, const Memory<Warp>& memory, const Ca
   const auto normaliser = rules.normaliser();
   const Block block = x.rows.blocks[t];
   const bool whole = block.part < 0;
-  constexpr bool kinked = requires { score.slope_below(); };
   const int sides = kWarp / edge_lanes(x);
   PerLane<Warp, float> a[channels], q[channels], y[kVector], shift, total;
-  PerLane<Warp, float> above[kVector], share;  // where kinked
   PerLane<Warp, Learned<S>> p;
   warp.lanes([&](int lane) {
     const Spot at = spot(x, lane);
@@ -167,18 +320,13 @@ HEED_WARP_FN void forward_lanes(Warp& warp, const Memory<Warp>& memory, const Ca
       read_score_row<false, S>(x, x.a, 0, at, [&](int c, float value) { a[c][lane] = value; });
     p[lane] = learned_of<S>(x, rules.tempered(), at.live ? at.head : 0);
   });
-  each_chunk(warp, memory, x, block, rules.biased(), [&](Id i, int n, bool first, bool last) {
+  each_chunk(warp, memory, x, block, kWarp, rules.biased(), [&](Id i, int n, bool first, bool last) {
     if (first)
       warp.lanes([&](int lane) {
         read_score_row<plain, S>(x, x.q, i, spot(x, lane), [&](int c, float value) { q[c][lane] = value; });
         HEED_UNROLL
         for (int c = 0; c < kVector; ++c) y[c][lane] = 0;
         shift[lane] = none, total[lane] = 0;
-        if constexpr (kinked) {
-          HEED_UNROLL
-          for (int c = 0; c < kVector; ++c) above[c][lane] = 0;
-          share[lane] = 0;
-        }
       });
     for (int begin = 0; begin < n; begin += together * sides) {
       PerLane<Warp, float> s[together], v[together][kVector];
@@ -203,7 +351,7 @@ HEED_WARP_FN void forward_lanes(Warp& warp, const Memory<Warp>& memory, const Ca
               x, score, at, [&](int c) { return q[c][lane]; }, [&](int c) { return k[u][c]; },
               [&](int c) { return a[c][lane]; });
       });
-      if constexpr (!contracts_of<S>) warp.sum(s, 1, x.group);
+      warp.sum(s, 1, x.group);
       warp.lanes([&](int lane) {
         const Spot at = spot(x, lane);
         float now[together], most = shift[lane];
@@ -224,27 +372,15 @@ HEED_WARP_FN void forward_lanes(Warp& warp, const Memory<Warp>& memory, const Ca
           shift[lane] = most, total[lane] *= rescale;
           HEED_UNROLL
           for (int c = 0; c < kVector; ++c) y[c][lane] *= rescale;
-          if constexpr (kinked) {
-            HEED_UNROLL
-            for (int c = 0; c < kVector; ++c) above[c][lane] *= rescale;
-            share[lane] *= rescale;
-          }
         }
         HEED_UNROLL
         for (int u = 0; u < together; ++u) {
           float w = plain || now[u] != none ? normaliser.raw(now[u], use) : 0.0f;
           total[lane] += w;
-          const bool over = kinked && s[u][lane] > 0;
-          if (over) share[lane] += w;
           if (rules.drops() && now[u] != none)
             w *= x.keep(i, memory.ids.get(lane, begin + u * sides + at.side), at.head);
           HEED_UNROLL
           for (int c = 0; c < kVector; ++c) y[c][lane] += w * v[u][c][lane];
-          if constexpr (kinked) {
-            if (!over) w = 0;
-            HEED_UNROLL
-            for (int c = 0; c < kVector; ++c) above[c][lane] += w * v[u][c][lane];
-          }
         }
       });
     }
@@ -259,17 +395,10 @@ HEED_WARP_FN void forward_lanes(Warp& warp, const Memory<Warp>& memory, const Ca
           shift[lane] = top[lane], total[lane] *= rescale;
           HEED_UNROLL
           for (int c = 0; c < kVector; ++c) y[c][lane] *= rescale;
-          if constexpr (kinked) {
-            HEED_UNROLL
-            for (int c = 0; c < kVector; ++c) above[c][lane] *= rescale;
-            share[lane] *= rescale;
-          }
         });
       }
       warp.sum(total, edge_lanes(x), kWarp);
       warp.sum(y, edge_lanes(x), kWarp);
-      if constexpr (kinked)
-        if (x.raised) warp.sum(above, edge_lanes(x), kWarp), warp.sum(share, edge_lanes(x), kWarp);
     }
     warp.lanes([&](int lane) {
       const Spot at = spot(x, lane);
@@ -286,13 +415,6 @@ HEED_WARP_FN void forward_lanes(Warp& warp, const Memory<Warp>& memory, const Ca
       }
       const Offset row = whole ? Offset{i} : block.part;
       write_row(whole ? x.y : x.parts, row, at, x.width, false, [&](int c) { return y[c][lane] * factor; });
-      if constexpr (kinked)
-        if (x.raised) {
-          write_row(whole ? x.raised : x.part_raised, row, at, x.width, false,
-                    [&](int c) { return above[c][lane] * factor; });
-          if (at.member == 0)
-            (whole ? x.raised_share.row(i) : x.part_state.row(row) + 2 * x.heads)[at.head] = share[lane] * factor;
-        }
     });
   });
 }
@@ -322,7 +444,7 @@ HEED_WARP_FN void backward_lanes(Warp& warp, const Memory<Warp>& memory, const C
     HEED_UNROLL
     for (int j = 0; j < scalars + 1; ++j) dp[j][lane] = 0;
   });
-  each_chunk(warp, memory, x, block, rules.biased(), [&](Id r, int n, bool first, bool last) {
+  each_chunk(warp, memory, x, block, kWarp, rules.biased(), [&](Id r, int n, bool first, bool last) {
     if (first) {
       warp.lanes([&](int lane) {
         const Spot at = spot(x, lane);
@@ -479,12 +601,14 @@ HEED_WARP_FN void backward_lanes(Warp& warp, const Memory<Warp>& memory, const C
   });
 }
 
-// As delta of attention_warp.h, for kWarp rows; and dq where forward kept what it takes.
+// As delta of attention_warp.h, for kDeltaRows rows a side; and dq where forward kept what it takes.
+inline constexpr int kDeltaRows = 2;
 template <class Warp>
 HEED_WARP_FN void delta_lanes(Warp& warp, const Call& x, Offset t) {
   auto constant = [](const Strided<float>& from) { return Strided<const float>{from.data, from.stride, from.wide}; };
   const int sides = kWarp / edge_lanes(x);
-  const Offset first = t * kWarp, end = first + kWarp < x.queries ? first + kWarp : x.queries;
+  const Offset first = t * kDeltaRows * sides, after = first + kDeltaRows * sides;
+  const Offset end = after < x.queries ? after : x.queries;
   for (Offset begin = first; begin < end; begin += sides) {
     PerLane<Warp, float> sums[2];
     warp.lanes([&](int lane) {
@@ -516,19 +640,22 @@ HEED_WARP_FN void delta_lanes(Warp& warp, const Call& x, Offset t) {
 }
 
 // A block of rows of a weighted sum.
-template <class Warp>
+template <bool wide, class Warp>
 HEED_WARP_FN void weigh_lanes(Warp& warp, const Memory<Warp>& memory, const Call& x, Offset t) {
   constexpr int together = kWeighedEdges;
   const Block block = x.rows.blocks[t];
   const bool whole = block.part < 0;
   const int sides = kWarp / edge_lanes(x);
   PerLane<Warp, float> y[kVector];
-  each_chunk(warp, memory, x, block, x.weights != nullptr, [&](Id i, int n, bool first, bool last) {
-    if (first)
-      warp.lanes([&](int lane) {
+  each_chunk(warp, memory, x, block, kWarp, x.weights != nullptr, [&](Id i, int n, bool first, bool last) {
+    warp.lanes([&](int lane) {
+      if (first) {
         HEED_UNROLL
         for (int c = 0; c < kVector; ++c) y[c][lane] = 0;
-      });
+      }
+      if (x.weights && lane < n) memory.s.set(lane, lane, read(x.weights + memory.edges.get(lane, lane)));
+    });
+    warp.sync();
     for (int begin = 0; begin < n; begin += together * sides)
       warp.lanes([&](int lane) {
         const Spot at = spot(x, lane);
@@ -536,8 +663,8 @@ HEED_WARP_FN void weigh_lanes(Warp& warp, const Memory<Warp>& memory, const Call
         HEED_UNROLL
         for (int u = 0; u < together; ++u) {
           const int edge = begin + u * sides + at.side, there = edge < n ? edge : n - 1;
-          read_row<false>(x.v, memory.ids.get(lane, there), at, x.width, [&](int c, float value) { v[u][c] = value; });
-          w[u] = edge >= n ? 0.0f : x.weights ? read(x.weights + memory.edges.get(lane, edge)) : 1.0f;
+          read_row<wide>(x.v, memory.ids.get(lane, there), at, x.width, [&](int c, float value) { v[u][c] = value; });
+          w[u] = edge >= n ? 0.0f : x.weights ? memory.s.get(lane, edge) : 1.0f;
         }
         HEED_UNROLL
         for (int u = 0; u < together; ++u) {
@@ -551,8 +678,14 @@ HEED_WARP_FN void weigh_lanes(Warp& warp, const Memory<Warp>& memory, const Call
       const Spot at = spot(x, lane);
       if (at.side != 0) return;
       const float scale = x.row_scale ? read(x.row_scale + i) : 1.0f;
+      float bias[kVector] = {};
+      if (x.column_bias && (whole || block.begin == 0)) {
+        HEED_UNROLL
+        for (int c = 0; c < kVector; ++c)
+          if (at.member * kVector + c < x.width) bias[c] = read(x.column_bias + at.member * kVector + c);
+      }
       write_row(whole ? x.dq.to : x.parts, whole ? Offset{i} : block.part, at, x.width, whole && x.dq.add,
-                [&](int c) { return y[c][lane] * scale; });
+                [&](int c) { return x.scale * (y[c][lane] * scale + bias[c]); });
     });
   });
 }
@@ -563,8 +696,11 @@ HEED_WARP_FN void run(Warp& warp, const Memory<Warp>& memory, const Call& x, con
   if constexpr (body != Body::any_width) {
     constexpr bool plain = body == Body::plain_lanes;
     if constexpr (pass == Pass::delta) delta_lanes(warp, x, t);
-    if constexpr (pass == Pass::weigh) weigh_lanes(warp, memory, x, t);
-    if constexpr (pass == Pass::forward) forward_lanes<plain>(warp, memory, x, score, t);
+    if constexpr (pass == Pass::weigh) weigh_lanes<plain>(warp, memory, x, t);
+    if constexpr (pass == Pass::forward && contracts_of<S>)
+      forward_contracted<plain>(warp, memory, x, score, t);
+    else if constexpr (pass == Pass::forward)
+      forward_lanes<plain>(warp, memory, x, score, t);
     if constexpr (pass == Pass::row) backward_lanes<true, plain>(warp, memory, x, score, t);
     if constexpr (pass == Pass::column) backward_lanes<false, plain>(warp, memory, x, score, t);
     return;

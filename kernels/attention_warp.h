@@ -77,6 +77,9 @@ HEED_WARP_FN auto at_normaliser(int index, F f) {
     if (index != at) return at_normaliser<at + 1>(index, f);
   return f(std::tuple_element_t<at, Normalisers>{});
 }
+struct Weighed {  // what backward asks of a normaliser; share is 0 where nothing couples
+  float w, slope, share;
+};
 template <class N>
 struct OneNormaliser {  // of one that is known, with what the bodies call
   static HEED_WARP_FN bool shifts() { return N::shifts; }
@@ -108,8 +111,11 @@ struct OneNormaliser {  // of one that is known, with what the bodies call
       return w;
   }
   static HEED_WARP_FN float weight(float s, float tau) { return N{}.weight(s, tau); }
-  static HEED_WARP_FN float slope(float s, float w, float tau) { return N{}.slope(s, w, tau); }
   static HEED_WARP_FN float share(float s, float w, float tau) { return N{}.share(s, w, tau); }
+  static HEED_WARP_FN Weighed weighed(float s, float tau) {
+    const float w = N{}.weight(s, tau);
+    return {w, N{}.slope(s, w, tau), N::couples ? N{}.share(s, w, tau) : 0.0f};
+  }
 };
 struct AnyNormaliser {
   int index = 0;
@@ -142,8 +148,8 @@ struct AnyNormaliser {
   HEED_WARP_FN float weight(float s, float tau) const {
     return of([=](auto n) { return n.weight(s, tau); });
   }
-  HEED_WARP_FN float slope(float s, float w, float tau) const {
-    return of([=](auto n) { return n.slope(s, w, tau); });
+  HEED_WARP_FN Weighed weighed(float s, float tau) const {
+    return of([=](auto n) { return n.weighed(s, tau); });
   }
   HEED_WARP_FN float share(float s, float w, float tau) const {
     return of([=](auto n) { return n.share(s, w, tau); });
@@ -187,7 +193,7 @@ struct Call {
   Strided<const float> dy;
   Into dq, dk, dv, da, dp, de, dbias, dev;
   const float* weights = nullptr;  // of a weighted sum of rows of v, into dq: one an edge; null: 1
-  const float* row_scale = nullptr;
+  const float *row_scale = nullptr, *column_bias = nullptr;
   Offset queries = 0;
   Strided<float> parts;       // partial results of segments
   Strided<float> part_state;  // 3*heads: shift, total and raised_share of each segment
@@ -549,11 +555,14 @@ HEED_WARP_FN void merge_channel(const Call& x, const Hub& hub, int c) {
   const float none = -__builtin_inff();
   const int head = c / x.width;
   float shift = none, total = 0, sum = 0, above = 0, share = 0;
-  if (x.normaliser.shifts())
+  if (x.normaliser.shifts()) {
+    HEED_AHEAD
     for (Offset part = hub.first; part < hub.first + hub.count; ++part) {
       float other = x.part_state.row(part)[head];
       shift = other > shift ? other : shift;
     }
+  }
+  HEED_AHEAD
   for (Offset part = hub.first; part < hub.first + hub.count; ++part) {
     float rescale = 1;
     if (x.normaliser.shifts()) {
@@ -811,9 +820,10 @@ HEED_WARP_FN Slot slot_gradient(const Call& x, const Rules& rules, const S& scor
   const auto normaliser = rules.normaliser();
   float s = score_of(x, score, learned, sum);
   if (rules.biased()) s += read(x.bias.row(edge) + head);
-  const float w = normaliser.weight(s, tau), keep = rules.drops() ? x.keep(query, key, head) : 1.0f;
-  float ds = normaliser.slope(s, w, tau) * (dw * keep);
-  if (normaliser.couples()) ds -= normaliser.share(s, w, tau) * delta;
+  const auto [w, slope, share] = normaliser.weighed(s, tau);
+  const float keep = rules.drops() ? x.keep(query, key, head) : 1.0f;
+  float ds = slope * (dw * keep);
+  if (normaliser.couples()) ds -= share * delta;
   const bool counts = !rules.filters() || x.passes(s, query, key, head);
   if (!counts) ds = 0;
   if constexpr (own_is_query)
@@ -1036,6 +1046,7 @@ HEED_WARP_FN void merge_sums(Warp& warp, const Call& x, const Into& first, int f
     const Into& into = c < first_cols ? first : second;
     if (!into) return;
     float sum = 0;
+    HEED_AHEAD
     for (Offset part = hub.first; part < hub.first + hub.count; ++part) sum += x.parts.row(part)[c];
     put(into.to.row(hub.row) + (c < first_cols ? c : c - first_cols), sum, into.add);
   });
@@ -1050,6 +1061,7 @@ HEED_WARP_FN void reduce(Warp& warp, const Call& x, Offset t) {
     const int c = static_cast<int>(t % tiles(x.sum_cols)) * kWarp + lane;
     if (c >= x.sum_cols) return;
     float sum = 0;
+    HEED_AHEAD
     for (Offset i = begin; i < end; ++i) sum += x.sums.row(i)[c];
     x.reduced.row(run)[c] = sum;
   });

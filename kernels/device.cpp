@@ -20,10 +20,11 @@ using warp::Into;
 using warp::Pass;
 using warp::Strided;
 
-constexpr Offset kTaskEdges = 64;     // edges (and kRowEdges for every row) of whole rows that one warp takes at most,
-constexpr Offset kTasks = 4096;       // and fewer where there would be less than so many warps
+constexpr Offset kTaskEdges = 64;  // edges (and kRowEdges for every row) of whole rows that one warp takes at most,
+constexpr Offset kTasks = 4096;    // and fewer where there would be less than so many warps
 constexpr Offset kRowEdges = 8;
-constexpr Offset kSegment = 512;      // a longer row is cut into segments of this length,
+constexpr Offset kSegment = 512;      // a longer row is cut into segments of this length, of a shorter one where there
+constexpr Offset kLeastSegment = 32;  // is little work, lest all wait for one warp,
 constexpr Offset kMostParts = 65536;  // or of a longer one, so that there are about as many segments at most
 
 // The work of one direction. It depends on the pattern alone, so sums that are merged block by block have the same bits
@@ -36,7 +37,8 @@ struct Plan {
   explicit Plan(const Rows& rows, bool cuts = true) {
     Offset total = 0, cost = 0;
     for (Id i = 0; i < rows.rows; ++i) total += rows.length(i);
-    const Offset segment = std::max<Offset>(kSegment, std::bit_ceil(static_cast<std::uint64_t>(total / kMostParts)));
+    const auto up = [](Offset n) { return static_cast<Offset>(std::bit_ceil(static_cast<std::uint64_t>(n))); };
+    const Offset segment = std::max(std::clamp(up(total / kTasks), kLeastSegment, kSegment), up(total / kMostParts));
     const Offset task = std::clamp<Offset>((total + kRowEdges * rows.rows) / kTasks, 1, kTaskEdges);
     Block open;
     auto close = [&](Id next) {
@@ -66,25 +68,22 @@ struct Plan {
 
 }  // namespace
 
-// Some patterns in the machine's memory, the ones used last first. They hold what they were made from, so that no other
-// pattern is taken for them.
+// Rows of patterns in the machine's memory, the ones used last first. They hold what they were made from, so that no
+// others are taken for them.
 struct DevicePatterns {
   struct Direction {
+    Rows from;
+    bool cuts = true, numbered = false;
     warp::Seen seen;
     Offset blocks = 0, hubs = 0, parts = 0;
     std::deque<Matrix<char>> lists;
   };
-  struct Entry {
-    Rows by_query, by_key;
-    Direction queries, whole, keys;
-    bool has_whole = false, has_keys = false, has_edges = false;
-  };
-  std::list<Entry> entries;
+  std::list<Direction> all;
 };
 
 namespace {
 
-constexpr std::size_t kPatterns = 64;
+constexpr std::size_t kPatterns = 128;
 
 bool same(const Rows& a, const Rows& b) {
   return a.rows == b.rows && a.cols == b.cols && a.list == b.list && a.walk == b.walk && a.intervals == b.intervals;
@@ -99,57 +98,43 @@ const T* bring_list(Machine& machine, DevicePatterns::Direction& to, const std::
   return reinterpret_cast<const T*>(there.data());
 }
 
-DevicePatterns::Direction bring(Machine& machine, const Rows& rows, bool cuts = true) {
-  DevicePatterns::Direction out;
+// `edge`, where it is given, numbers the entries; without `cuts` each row has one owner.
+const DevicePatterns::Direction& bring(Machine& machine, const Rows& rows, const std::vector<Offset>* edge = nullptr,
+                                       bool cuts = true) {
+  if (!machine.patterns) machine.patterns = std::make_shared<DevicePatterns>();
+  auto& all = machine.patterns->all;
+  for (auto at = all.begin(); at != all.end(); ++at)
+    if (same(at->from, rows) && at->cuts == cuts && (at->numbered || !edge)) {
+      all.splice(all.begin(), all, at);
+      return all.front();
+    }
+  DevicePatterns::Direction out{.from = {rows.rows, rows.cols, rows.list, rows.intervals, {}, 0, rows.walk},
+                                .cuts = cuts,
+                                .numbered = edge != nullptr};
   warp::Seen& there = out.seen;
   const Plan plan(rows, cuts);
   out.blocks = static_cast<Offset>(plan.blocks.size()), out.hubs = static_cast<Offset>(plan.hubs.size());
   out.parts = plan.parts;
   there.blocks = bring_list(machine, out, plan.blocks);
   there.hubs = bring_list(machine, out, plan.hubs);
+  if (edge) there.edges = bring_list(machine, out, *edge);
   if (rows.walk) {
     const Draws* draws = rows.walk->draws();
     if (!draws) fail("attention: a mask that asks a predicate for each pair runs on the CPU alone");
     there.draws = bring_list(machine, out, draws->permutations);
     there.drawn = static_cast<int>(draws->permutations.size()), there.inverse = draws->inverse;
-    return out;
-  }
-  if (rows.list)
+  } else if (rows.list) {
     there.offsets = bring_list(machine, out, rows.list->offsets), there.ids = bring_list(machine, out, rows.list->ids);
-  if (!rows.listed()) {
+  }
+  if (!rows.walk && !rows.listed()) {
     std::vector<Id> ends;
     for (auto [begin, end] : rows.intervals) ends.insert(ends.end(), {begin, end});
     there.intervals = bring_list(machine, out, ends);
     there.interval_stride = rows.intervals.size() == 1 ? 0 : 2;
   }
-  return out;
-}
-
-DevicePatterns::Entry& bring(Machine& machine, const Pattern& pattern) {
-  if (!machine.patterns) machine.patterns = std::make_shared<DevicePatterns>();
-  auto& entries = machine.patterns->entries;
-  for (auto at = entries.begin(); at != entries.end(); ++at)
-    if (same(at->by_query, pattern.by_query) && same(at->by_key, pattern.by_key)) {
-      entries.splice(entries.begin(), entries, at);
-      return entries.front();
-    }
-  DevicePatterns::Entry entry;
-  entry.queries = bring(machine, pattern.by_query);
-  auto identity = [](const Rows& rows) {
-    return Rows{rows.rows, rows.cols, rows.list, rows.intervals, {}, 0, rows.walk};
-  };
-  entry.by_query = identity(pattern.by_query), entry.by_key = identity(pattern.by_key);
-  entries.push_front(std::move(entry));
-  if (entries.size() > kPatterns) entries.pop_back();
-  return entries.front();
-}
-
-// The direction of keys, and where it is wanted their edges' numbers.
-void need_keys(Machine& machine, DevicePatterns::Entry& there, const Pattern& pattern, bool edges) {
-  if (!there.has_keys) there.keys = bring(machine, pattern.by_key), there.has_keys = true;
-  if (!edges || there.has_edges) return;
-  there.keys.seen.edges = bring_list(machine, there.keys, pattern.edge_of_entry());
-  there.has_edges = true;
+  all.push_front(std::move(out));
+  if (all.size() > kPatterns) all.pop_back();
+  return all.front();
 }
 
 // How many heads run as one call so that their channels fit the lanes of a warp, with how many lanes a head; group = 0:
@@ -175,7 +160,7 @@ int place_in_menu(const Normaliser& mine) {
 class Operator {
  public:
   Operator(Machine& machine, int score, const Attention<float>& x, AttentionState<float>& state)
-      : machine_(machine), x_(x), state_(state), score_(score), there_(bring(machine, *x.pattern)) {
+      : machine_(machine), x_(x), state_(state), score_(score), queries_(bring(machine, x.pattern->by_query)) {
     for (auto* m : {&state.tau, &state.tau_delta, &state.least, &state.parts, &state.sums, &state.above})
       m->move_to(&machine);
     state.last.move_to(&machine);
@@ -218,8 +203,8 @@ class Operator {
       call_.least = rows(state_.least.view()), call_.last = rows(state_.last.view());
     }
     const bool thresholds = call_.topk > 0 || x_.normaliser->solves;
-    if (thresholds) need_whole();
-    const auto& queries = there_.queries;
+    const DevicePatterns::Direction* whole = thresholds ? &bring_whole() : nullptr;
+    const auto& queries = queries_;
     const bool keeps = one_pass() && state_.backward;
     state_.above.resize(keeps ? y.rows : 0, keeps ? padded(y.cols) + padded(x_.heads) : 0);
     point_above();
@@ -229,8 +214,8 @@ class Operator {
     call_.part_state.data += columns, call_.part_raised.data += columns + padded(3 * most);
     for_each_group([&](Call& call) {
       if (thresholds) {
-        call.rows = there_.whole.seen;
-        run(Pass::threshold, call, there_.whole.blocks);
+        call.rows = whole->seen;
+        run(Pass::threshold, call, whole->blocks);
       }
       call.rows = queries.seen;
       call.parts.wide = call.part_raised.wide = call.width % warp::kVector == 0;
@@ -244,7 +229,7 @@ class Operator {
     call_.tau = rows(state_.tau.view()), call_.dy = rows(dy);
     if (call_.topk > 0) call_.least = rows(state_.least.view()), call_.last = rows(state_.last.view());
     const bool measures = x_.normaliser->measures;
-    if (measures) need_whole();
+    const DevicePatterns::Direction* whole = measures ? &bring_whole() : nullptr;
     state_.tau_delta.resize(call_.queries, 2 * x_.heads);
     call_.both = rows(state_.tau_delta.view());
     call_.dq = into(g.dq), call_.dk = into(g.dk), call_.dv = into(g.dv), call_.de = into(g.de);
@@ -259,41 +244,43 @@ class Operator {
     if (above) point_above();
     const bool queries = (call_.dq && !above) || call_.da || call_.dp || call_.de || call_.dbias || call_.dev;
     const bool keys = call_.dk || call_.dv, learns = call_.da || call_.dp;
-    if (keys) need_keys(machine_, there_, *x_.pattern, x_.e || x_.bias || x_.ev);
-    const Offset parts = std::max(queries ? there_.queries.parts : 0, keys ? there_.keys.parts : 0);
+    const bool numbered = x_.e || x_.bias || x_.ev;
+    const DevicePatterns::Direction* by_key =
+        keys ? &bring(machine_, x_.pattern->by_key, numbered ? &x_.pattern->edge_of_entry() : nullptr) : nullptr;
+    const Offset parts = std::max(queries ? queries_.parts : 0, keys ? by_key->parts : 0);
     state_.parts.resize(parts, parts > 0 ? padded(scores + values) : 0);
-    const Offset blocks = std::max<Offset>(there_.queries.blocks, 1), less = reduced(blocks);
+    const Offset blocks = std::max<Offset>(queries_.blocks, 1), less = reduced(blocks);
     if (learns) state_.sums.resize(blocks + less, scores + most * x_.score->scalars);
 
     for_each_group([&](Call& call) {
       if (measures) {
-        call.rows = there_.whole.seen;
-        run(Pass::measure, call, there_.whole.blocks);
+        call.rows = whole->seen;
+        run(Pass::measure, call, whole->blocks);
       } else if (queries && call.body != warp::Body::any_width) {
         call.delta_follows = true;
       } else {
-        const Offset items = call.body == warp::Body::any_width ? call.chunk() : kWarp;
+        const Offset items = call.body == warp::Body::any_width
+                                 ? call.chunk()
+                                 : Offset{warp::kDeltaRows} * (kWarp / (call.group << call.head_bits));
         run(Pass::delta, call, (call.queries + items - 1) / items);
       }
       call.parts = rows(state_.parts.view());
       call.parts.wide = call.width % warp::kVector == 0 && call.score_width % warp::kVector == 0;
       if (queries) {
-        call.rows = there_.queries.seen;
+        call.rows = queries_.seen;
         if (learns) {
           call.sums = rows(state_.sums.view()), call.reduced = call.sums, call.reduced.data = call.sums.row(blocks);
-          call.sum_rows = there_.queries.blocks;
+          call.sum_rows = queries_.blocks;
           call.sum_cols = call.heads * (call.score_width + x_.score->scalars);
         }
-        run(Pass::row, call, there_.queries.blocks);
-        if (call.dq)
-          run(Pass::merge_row, call, there_.queries.hubs * warp::tiles(Offset{call.heads} * call.score_width));
+        run(Pass::row, call, queries_.blocks);
+        if (call.dq) run(Pass::merge_row, call, queries_.hubs * warp::tiles(Offset{call.heads} * call.score_width));
         if (learns) run_learned(call);
       }
       if (keys) {
-        call.rows = there_.keys.seen, call.sums = {};
-        run(Pass::column, call, there_.keys.blocks);
-        run(Pass::merge_column, call,
-            there_.keys.hubs * warp::tiles(Offset{call.heads} * (call.score_width + call.width)));
+        call.rows = by_key->seen, call.sums = {};
+        run(Pass::column, call, by_key->blocks);
+        run(Pass::merge_column, call, by_key->hubs * warp::tiles(Offset{call.heads} * (call.score_width + call.width)));
       }
     });
   }
@@ -313,9 +300,7 @@ class Operator {
     call_.raised_share.data += padded(x_.v.cols);
     call_.slope_below = x_.score->slope_below;
   }
-  void need_whole() {  // the queries in blocks that cut no row
-    if (!there_.has_whole) there_.whole = bring(machine_, x_.pattern->by_query, false), there_.has_whole = true;
-  }
+  const DevicePatterns::Direction& bring_whole() { return bring(machine_, x_.pattern->by_query, nullptr, false); }
   void clear(float* at, Offset count) {
     const std::vector<float> none(static_cast<std::size_t>(count));
     machine_.copy(at, none.data(), none.size() * sizeof(float));
@@ -374,38 +359,10 @@ class Operator {
   const Attention<float>& x_;
   AttentionState<float>& state_;
   int score_;
-  DevicePatterns::Entry& there_;
+  const DevicePatterns::Direction& queries_;
   Fit fit_{};
   Call call_;
 };
-
-// A sum over rows of x for each row of a pattern, kWarp lanes' columns at a time.
-void weighted_sum(Machine& machine, const DevicePatterns::Direction& rows, const float* weights, const float* scale,
-                  View<const float> x, const Sink<float>& y, Matrix<float>& parts) {
-  constexpr Offset kMost = kWarp * warp::kVector;
-  parts.move_to(&machine);
-  const Offset wide = std::min(x.cols, kMost);
-  parts.resize(rows.parts, rows.parts > 0 ? (wide + warp::kVector - 1) / warp::kVector * warp::kVector : 0);
-  for (Offset first = 0; first < x.cols; first += kMost) {
-    Call call;
-    call.rows = rows.seen;
-    call.width = call.score_width = static_cast<int>(std::min(kMost, x.cols - first));
-    call.group = fit(1, call.width).group;
-    call.body = warp::Body::lanes;
-    call.weights = weights, call.row_scale = scale;
-    auto strided = [&](auto view) {
-      const bool wide = reinterpret_cast<std::uintptr_t>(view.data) % (warp::kVector * sizeof(float)) == 0 &&
-                        view.stride % warp::kVector == 0 && call.width % warp::kVector == 0;
-      return Strided<std::remove_pointer_t<decltype(view.data)>>{view.data, static_cast<int>(view.stride), wide};
-    };
-    call.v = strided(x.columns(first, call.width));
-    call.dq = {strided(y.to.columns(first, call.width)), y.add};
-    call.parts = strided(parts.view());
-    if (rows.blocks > 0) machine.run(Pass::weigh, 0, nullptr, call, rows.blocks);
-    const Offset merges = rows.hubs * warp::tiles(call.width);
-    if (merges > 0) machine.run(Pass::merge_row, 0, nullptr, call, merges);
-  }
-}
 
 // Arrays of the host that are copied to a machine, and back.
 class Guests {
@@ -475,17 +432,39 @@ void attention_gradient_there(Machine& machine, int score, const Attention<float
   Operator(machine, score, x, state).backward(y, dy, g);
 }
 
-void weighted_sum_there(Machine& machine, const Pattern& pattern, bool by_key, const float* weights, const float* scale,
-                        View<const float> x, Sink<float> y, Matrix<float>& parts) {
-  const Rows& rows = by_key ? pattern.by_key : pattern.by_query;
+void weighted_sum_there(Machine& machine, const WeightedRows& w, View<const float> x, Sink<float> y,
+                        Matrix<float>& parts) {
+  const Rows& rows = *w.rows;
   if (!rows.listed()) fail("a weighted sum needs a mask that is a list");
   if (x.rows != rows.cols || y.to.rows != rows.rows || x.cols != y.to.cols)
     fail("weighted sum: " + std::to_string(rows.rows) + " x " + std::to_string(rows.cols) + " times " +
          std::to_string(x.rows) + " x " + std::to_string(x.cols) + " is not " + std::to_string(y.to.rows) + " x " +
          std::to_string(y.to.cols));
-  auto& there = bring(machine, pattern);
-  if (by_key) need_keys(machine, there, pattern, weights != nullptr);
-  weighted_sum(machine, by_key ? there.keys : there.queries, weights, scale, x, y, parts);
+  const auto& there = bring(machine, rows, w.weights ? w.edge : nullptr);
+  constexpr Offset kMost = kWarp * warp::kVector;  // columns at a time
+  parts.move_to(&machine);
+  parts.resize(there.parts,
+               there.parts > 0 ? (std::min(x.cols, kMost) + warp::kVector - 1) / warp::kVector * warp::kVector : 0);
+  for (Offset first = 0; first < x.cols; first += kMost) {
+    Call call;
+    call.rows = there.seen;
+    call.width = call.score_width = static_cast<int>(std::min(kMost, x.cols - first));
+    call.group = fit(1, call.width).group;
+    call.weights = w.weights, call.row_scale = w.row_scale, call.scale = w.scale;
+    call.column_bias = w.bias ? w.bias + first : nullptr;
+    auto strided = [&](auto view) {
+      const bool wide = reinterpret_cast<std::uintptr_t>(view.data) % (warp::kVector * sizeof(float)) == 0 &&
+                        view.stride % warp::kVector == 0 && call.width % warp::kVector == 0;
+      return Strided<std::remove_pointer_t<decltype(view.data)>>{view.data, static_cast<int>(view.stride), wide};
+    };
+    call.v = strided(x.columns(first, call.width));
+    call.dq = {strided(y.to.columns(first, call.width)), y.add};
+    call.parts = strided(parts.view());
+    call.body = call.v.wide ? warp::Body::plain_lanes : warp::Body::lanes;
+    if (there.blocks > 0) machine.run(Pass::weigh, 0, nullptr, call, there.blocks);
+    const Offset merges = there.hubs * warp::tiles(call.width);
+    if (merges > 0) machine.run(Pass::merge_row, 0, nullptr, call, merges);
+  }
 }
 
 void attention_on(Machine& machine, int score, const Attention<float>& x, View<float> y, AttentionState<float>& state) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/attention.h"
+#include "kernels/device_ops.h"
 #include "kernels/machine.h"
 
 namespace heed {
@@ -18,10 +19,10 @@ void attention_there(Machine& machine, int score, const Attention<float>& x, Vie
 void attention_gradient_there(Machine& machine, int score, const Attention<float>& x, View<const float> y,
                               View<const float> dy, AttentionState<float>& state, const AttentionGradient<float>& g);
 
-// y (+)= scale_i sum_j weight_ij x_j over a listed pattern's rows, or (by_key) the other way round; weights are one
-// number an edge, scale one a row of y, each null for 1. `parts` is room that is kept between calls.
-void weighted_sum_there(Machine& machine, const Pattern& pattern, bool by_key, const float* weights, const float* scale,
-                        View<const float> x, Sink<float> y, Matrix<float>& parts);
+// y (+)= scale (row_scale_i sum_j weight_ij x_j + bias) over the columns j of listed rows. `parts` is room that is kept
+// between calls.
+void weighted_sum_there(Machine& machine, const WeightedRows& w, View<const float> x, Sink<float> y,
+                        Matrix<float>& parts);
 
 // Attention for views of the host's memory, which are copied there and back.
 void attention_on(Machine& machine, int score, const Attention<float>& x, View<float> y, AttentionState<float>& state);

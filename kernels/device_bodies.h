@@ -19,6 +19,7 @@
 #include "kernels/activations.h"
 #include "kernels/device_ops.h"
 #include "kernels/jet.h"
+#include "kernels/ahead.h"
 
 namespace heed::bodies {
 
@@ -512,6 +513,7 @@ struct OverRows {
   HEED_FN Number sum(Offset block, int lane, int lanes, Offset c) const {
     const Offset begin = block / tiles * piece, end = begin + piece < rows ? begin + piece : rows;
     Number out = 0;
+    HEED_AHEAD
     for (Offset i = begin + lane; i < end; i += lanes) out += term.at(i, c);
     return out;
   }
@@ -572,39 +574,6 @@ struct IntoSide {
     *to = (i == last_row ? last_adds[m] : adds[m]) ? *to + sum : sum;
   }
 };
-// y_i (+)= s scale_i (sum over the row of weight_t x_t, + bias)
-struct OverEntries {
-  using Number = float;
-  const RowSegment* segments;
-  const Id* ids;
-  const float* weights;  // one an entry, by way of `edge` where that is given; null: 1
-  const Offset* edge;
-  Side x;
-  const float* scale;  // one a row; null: 1
-  IntoSide y;
-  Offset width, tiles;
-  int columns;
-  HEED_FN Where where(Offset block) const {
-    const RowSegment& at = segments[block / tiles];
-    const Offset tile = block % tiles;
-    return {tile * columns, at.part, at.parts, at.first_part, at.hub * tiles + tile};
-  }
-  HEED_FN float sum(Offset block, int lane, int lanes, Offset c) const {
-    const RowSegment& at = segments[block / tiles];
-    float out = 0;
-    HEED_UNROLL
-    for (Offset t = at.begin + lane; t < at.end; t += lanes) {
-      const float value = x.at(ids[t], c);
-      out += weights ? weights[edge ? edge[t] : t] * value : value;
-    }
-    return out;
-  }
-  HEED_FN void put(Offset block, Offset c, float total) const {
-    const Id row = segments[block / tiles].row;
-    y.put(row, c, scale ? total * scale[row] : total);
-  }
-};
-
 // Terms of sums over rows.
 
 struct ColumnSum {
@@ -786,6 +755,7 @@ struct Product {
         float sum = local.sums[r][q];
         if (pieces > 1) {
           sum = 0;
+          HEED_AHEAD
           for (Offset p = 0; p < pieces; ++p) sum += fresh(part + p * m * n);
         }
         c.put(i, j, sum);
@@ -1000,7 +970,7 @@ using List = Joined<
                PrepareBack<false, true>, PrepareBack<true, false>, PrepareBack<true, true>>,
     std::tuple<Gate, GateBack, LayerNorm, LayerNormBack, BatchNorm, MomentsAtRest, BatchNormBack>,
     Sums<ColumnSum, ContractSum, LayerNormSum, MeanSum, VarianceSum, BatchNormSum, LossSum, EvaluationSum, NormSum>,
-    std::tuple<Reduce<OverEntries>, WideProduct, NarrowProduct, LossBack, Move, CopyAll, Put, Keys>>;
+    std::tuple<WideProduct, NarrowProduct, LossBack, Move, CopyAll, Put, Keys>>;
 
 template <class Body>
 concept InBlocks = requires {
@@ -1067,31 +1037,6 @@ void sum_rows(DeviceOps& device, const Term& term, Offset rows, Offset width, Of
     body.tickets = device.tickets(job.tiles);
   }
   run(device, body, job.tiles * body.job.pieces);
-}
-
-struct SparseFactor {  // by the rows' entries
-  const DeviceRows* rows;
-  const float* weights = nullptr;
-  const Offset* edge = nullptr;
-  const float* scale = nullptr;
-};
-// y (+)= s scale (w x + bias)
-inline void sparse_product(DeviceOps& device, const SparseFactor& w, const Side& x, const IntoSide& y) {
-  const Offset width = x.cols();
-  if (width == 0) return;
-  OverEntries job{w.rows->segments.data(), w.rows->ids.data(), w.weights, w.edge, x, w.scale, y, width};
-  // So many columns side by side that few threads have none.
-  auto tiles = [&](int columns) { return (width + columns - 1) / columns; };
-  job.columns = side_by_side(width, 128);
-  for (int columns : {64, 32})
-    if (tiles(columns) * columns < tiles(job.columns) * job.columns) job.columns = columns;
-  job.tiles = tiles(job.columns);
-  auto body = reduction(job);
-  if (w.rows->parts > 0) {
-    body.parts = static_cast<float*>(device.scratch(w.rows->parts * width * static_cast<Offset>(sizeof(float))));
-    body.tickets = device.tickets(w.rows->hubs * job.tiles);
-  }
-  run(device, body, w.rows->segments.size() * job.tiles);
 }
 
 // c (+)= s (a b + bias)               a: m x k, b: k x n

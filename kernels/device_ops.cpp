@@ -51,25 +51,6 @@ unsigned* DeviceOps::tickets(Offset count) {
   return tickets_.back().data();
 }
 
-namespace {
-
-constexpr Offset kSegment = 128;  // entries that one block takes of a row
-
-}  // namespace
-
-DeviceRows::DeviceRows(DeviceOps& device, const Csr& list) : ids(list_on<Id>(device, list.ids)), segments(&device) {
-  std::vector<RowSegment> all;
-  for (Id i = 0; i < list.rows; ++i) {
-    const Offset begin = list.offsets[i], end = list.offsets[i + 1];
-    const int count = static_cast<int>(std::max<Offset>(1, (end - begin + kSegment - 1) / kSegment));
-    for (int p = 0; p < count; ++p)
-      all.push_back(
-          {begin + p * kSegment, std::min(end, begin + (p + 1) * kSegment), i, p, count, parts, static_cast<Id>(hubs)});
-    if (count > 1) parts += count, ++hubs;
-  }
-  segments = list_on<RowSegment>(device, all);
-}
-
 #ifndef HEED_CUDA
 std::unique_ptr<DeviceOps> open_device(Device device) {
   if (device == Device::cuda) fail("device 'cuda': heed was built without CUDA; train with --device cpu");

@@ -129,10 +129,9 @@ class CudaOps : public DeviceOps {
   bool capturing() const override { return capturing_; }
   void* stream() override { return stream_; }
 
-  void weighted_sum(const Pattern& pattern, bool by_key, const float* weights, const float* scale, View<const float> x,
-                    Sink<float> y, Matrix<float>& parts) override {
+  void weighted_sum(const WeightedRows& w, View<const float> x, Sink<float> y, Matrix<float>& parts) override {
     flush();
-    weighted_sum_there(*machine_, pattern, by_key, weights, scale, x, y, parts);
+    weighted_sum_there(*machine_, w, x, y, parts);
   }
   void attention(const Attention<float>& x, View<float> y, AttentionState<float>& state) override {
     flush();

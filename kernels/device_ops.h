@@ -19,6 +19,15 @@ enum class Device { cpu, cuda };
 const std::vector<std::string>& device_names();
 Device device_named(const std::string& name);  // throws Error with the nearest names
 
+struct WeightedRows {  // of a sparse product; arrays of numbers are the device's
+  const Rows* rows;
+  const float* weights = nullptr;             // one an entry, by way of `edge` where that is given; null: 1
+  const std::vector<Offset>* edge = nullptr;  // the host's
+  const float* row_scale = nullptr;           // one a row; null: 1
+  const float* bias = nullptr;                // one a column; null: 0
+  float scale = 1;
+};
+
 class Replay {  // a sequence of kernels, to be run again
  public:
   virtual ~Replay() = default;
@@ -35,9 +44,8 @@ class DeviceOps : public Memory {
   virtual std::unique_ptr<Replay> capture(const std::function<void()>& work) = 0;
   virtual bool capturing() const = 0;
   virtual void* stream() = 0;  // on which kernels of others may join in (CUDA's cudaStream_t), after a flush()
-  // As weighted_sum_there of device_attention.h.
-  virtual void weighted_sum(const Pattern& pattern, bool by_key, const float* weights, const float* scale,
-                            View<const float> x, Sink<float> y, Matrix<float>& parts) = 0;
+  // y (+)= scale (row_scale_i sum_j weight_ij x_j + bias). `parts` is room that is kept between calls.
+  virtual void weighted_sum(const WeightedRows& w, View<const float> x, Sink<float> y, Matrix<float>& parts) = 0;
   // The fused operator. All views are of this device's memory, and so is the state's; x.dropout.key_at gives the key.
   virtual void attention(const Attention<float>& x, View<float> y, AttentionState<float>& state) = 0;
   virtual void attention_gradient(const Attention<float>& x, View<const float> y, View<const float> dy,
@@ -66,22 +74,6 @@ class DeviceOps : public Memory {
 
 // The device of that name; null for the CPU. Throws Error where there is none that this build has kernels for.
 std::unique_ptr<DeviceOps> open_device(Device device);
-
-// A list of rows on a device, cut into segments: what a sparse product walks over.
-struct RowSegment {
-  Offset begin = 0, end = 0;  // entries
-  Id row = 0;
-  int part = 0, parts = 1;  // of the row's segments this one is number `part` of `parts`
-  Offset first_part = 0;    // the row's first among all parts of rows that were cut
-  Id hub = 0;               // the row's number among those
-};
-struct DeviceRows {
-  Matrix<Id> ids;
-  Matrix<RowSegment> segments;
-  Offset hubs = 0, parts = 0;
-
-  DeviceRows(DeviceOps& device, const Csr& list);
-};
 
 // A list of the host's on a device, 1 x its length.
 template <class T, class List>

@@ -76,18 +76,26 @@ void with_body(warp::Body body, F f) {
     if (body == warp::Body::lanes) return f.template operator()<warp::Body::lanes>();
     if (body == warp::Body::plain_lanes) return f.template operator()<warp::Body::plain_lanes>();
   }
-  if constexpr (pass == weigh) return f.template operator()<warp::Body::lanes>();
+  if constexpr (pass == weigh) {
+    if (body == warp::Body::plain_lanes) return f.template operator()<warp::Body::plain_lanes>();
+    return f.template operator()<warp::Body::lanes>();
+  }
   if constexpr (pass == delta)
     if (body != warp::Body::any_width) return f.template operator()<warp::Body::lanes>();
   f.template operator()<warp::Body::any_width>();
 }
+// Scores that differ in what becomes of q and k before, and not in their kernels, have one set of them.
+template <class S>
+using KernelScore =
+    std::conditional_t<std::is_same_v<S, scores::Bilinear>, scores::Dot,
+                       std::conditional_t<std::is_same_v<S, scores::Pearson>, scores::Cosine, S>>;
 // Calls body(score) with the entry of that number of a std::tuple type.
 template <class List, int at = 0, class Body>
 void with_score(int index, const void* self, Body body) {
   if constexpr (at < std::tuple_size_v<List>) {
     using S = std::tuple_element_t<at, List>;
     if (index == at)
-      body(*static_cast<const S*>(self));
+      body(static_cast<const KernelScore<S>&>(*static_cast<const S*>(self)));
     else
       with_score<List, at + 1>(index, self, body);
   }

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "kernels/ahead.h"
 #include "kernels/fn.h"
 
 #ifdef __CUDACC__

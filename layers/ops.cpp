@@ -135,7 +135,6 @@ std::vector<Var<T>> linears(Var<T> x, const std::vector<std::vector<LinearMap<T>
     std::vector<Summand<T>> sums;
     Matrix<T> sums_of_dy, dw_scaled;
     DenseRoom<T> room;
-    Matrix<Offset> edge;  // sparse->edge on the device
   };
   constexpr std::size_t beside = bodies::kBeside;
   auto kept = std::make_shared<Kept>();
@@ -163,6 +162,18 @@ std::vector<Var<T>> linears(Var<T> x, const std::vector<std::vector<LinearMap<T>
   auto forward = [=] {
     if constexpr (on_devices<T>)
       if (DeviceOps* device = x.tape->device) {
+        if (sparse) {
+          for (const Placed& at : kept->all) {
+            const auto [w, b, s] = at.map;
+            device->weighted_sum({.rows = &sparse->by_row,
+                                  .weights = entries().data(),
+                                  .bias = b.tape ? b.value().data() : nullptr,
+                                  .scale = static_cast<T>(s)},
+                                 w.view(), {at.y.value().view().columns(at.first, w.cols()), false},
+                                 kept->room.numbers);
+          }
+          return;
+        }
         for (std::size_t begin = 0; begin < kept->all.size(); begin += beside) {
           bodies::Side weights;
           bodies::IntoSide to;
@@ -172,11 +183,7 @@ std::vector<Var<T>> linears(Var<T> x, const std::vector<std::vector<LinearMap<T>
             to.add({at.y.value().view().columns(at.first, w.cols()), false}, w.cols(), static_cast<T>(s),
                    b.tape ? b.value().data() : nullptr);
           }
-          if (sparse)
-            bodies::sparse_product(*device, {&x.tape->rows_on_device(sparse->by_row.list), entries().data()}, weights,
-                                   to);
-          else
-            bodies::product(*device, {x.view()}, {weights}, x.rows(), weights.cols(), x.cols(), to);
+          bodies::product(*device, {x.view()}, {weights}, x.rows(), weights.cols(), x.cols(), to);
         }
         return;
       }
@@ -205,6 +212,21 @@ std::vector<Var<T>> linears(Var<T> x, const std::vector<std::vector<LinearMap<T>
         std::vector<const Placed*> arrived;
         for (const Placed& at : kept->all)
           if (at.y.arrived()) arrived.push_back(&at);
+        if (sparse) {
+          for (const Placed* at : arrived) {
+            const auto [w, b, s] = at->map;
+            const View<const T> dy = at->y.grad().columns(at->first, w.cols());
+            if (const Sink<T> db = b.tape ? b.sink() : Sink<T>{})
+              bodies::sum_rows(*device, bodies::ColumnSum{dy, static_cast<T>(s), db}, dy.rows, dy.cols);
+            if (const Sink<T> dw = w.sink())
+              device->weighted_sum({.rows = &sparse->by_column,
+                                    .weights = entries().data(),
+                                    .edge = &sparse->edge,
+                                    .scale = static_cast<T>(s)},
+                                   dy, dw, kept->room.numbers);
+          }
+          return;
+        }
         Sink<T> dx;
         for (std::size_t begin = 0; begin < arrived.size(); begin += beside) {
           bodies::Side gradients, scaled, weights;
@@ -217,16 +239,9 @@ std::vector<Var<T>> linears(Var<T> x, const std::vector<std::vector<LinearMap<T>
             const Sink<T> dw = w.sink(), db = b.tape ? b.sink() : Sink<T>{};
             gradients.add(dy, 1), scaled.add(dy, factor), weights.add(w.view(), 1);
             to.add(dw, w.cols(), factor, nullptr, db);
-            learned = learned || dw, biased = biased || (db && !sparse);
-            if (db && sparse) bodies::sum_rows(*device, bodies::ColumnSum{dy, factor, db}, dy.rows, dy.cols);
+            learned = learned || dw, biased = biased || db;
           }
-          if (sparse && learned) {
-            if (kept->edge.empty()) kept->edge = list_on<Offset>(*device, sparse->edge);
-            bodies::sparse_product(
-                *device,
-                {&x.tape->rows_on_device(sparse->by_column.list), entries().data(), std::as_const(kept->edge).data()},
-                gradients, to);
-          } else if (learned || biased) {  // the sums of dy are the product with a row of ones
+          if (learned || biased) {  // the sums of dy are the product with a row of ones
             bodies::Factor back{x.view(), true};
             if (biased) back.ones = to.last_row = x.cols();
             bodies::product(*device, back, {gradients}, x.cols() + biased, gradients.cols(), x.rows(), to);
@@ -1172,8 +1187,10 @@ Var<T> propagate(Var<T> x, std::shared_ptr<const Pattern> pattern, std::vector<T
       [=] {
         if constexpr (on_devices<T>)
           if (DeviceOps* device = x.tape->device)
-            return device->weighted_sum(*pattern, false, kept->weights_there.data(), kept->scale_there.data(), x.view(),
-                                        Sink<T>{y.value().view(), false}, kept->parts);
+            return device->weighted_sum({.rows = &pattern->by_query,
+                                         .weights = kept->weights_there.data(),
+                                         .row_scale = kept->scale_there.data()},
+                                        x.view(), Sink<T>{y.value().view(), false}, kept->parts);
         weighted_sum<T>(pattern->by_query, kept->weights, {}, kept->scale, x.view(), {y.value().view(), false},
                         kept->parts);
       },
@@ -1189,7 +1206,10 @@ Var<T> propagate(Var<T> x, std::shared_ptr<const Pattern> pattern, std::vector<T
                           dy.rows * dy.cols);
               dy = std::as_const(kept->scaled).view();
             }
-            return device->weighted_sum(*pattern, true, kept->weights_there.data(), nullptr, dy, dx, kept->parts);
+            return device->weighted_sum({.rows = &pattern->by_key,
+                                         .weights = kept->weights_there.data(),
+                                         .edge = kept->weights.empty() ? nullptr : &pattern->edge_of_entry()},
+                                        dy, dx, kept->parts);
           }
         if (!kept->scale.empty()) {
           kept->scaled.resize(dy.rows, dy.cols);

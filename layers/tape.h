@@ -167,12 +167,6 @@ class Tape {
     keys_.resize(1, static_cast<Offset>(streams_) + 1);
     bodies::run(*device, bodies::Keys{seed, step, keys_.data()}, keys_.cols());
   }
-  // A list of rows on the device, brought over once.
-  const DeviceRows& rows_on_device(const std::shared_ptr<const Csr>& list) {
-    auto& there = lists_[list];
-    if (!there) there = std::make_unique<DeviceRows>(*device, *list);
-    return *there;
-  }
 
   // All that is recorded, or only what is up to `last`.
   void forward(Var<T> last = {}) {
@@ -242,7 +236,6 @@ class Tape {
   std::uint64_t streams_ = 0;
   Matrix<std::uint64_t> keys_;  // on the device
   int begun_ = -1;              // the value whose gradient is 1 there, from the last backward
-  std::map<std::shared_ptr<const Csr>, std::unique_ptr<DeviceRows>> lists_;
 };
 
 }  // namespace heed

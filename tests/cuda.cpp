@@ -226,7 +226,8 @@ void compare(const Case& c, const Engine& engine, double& worst_value, double& w
     for (Offset t = 0; t < want.size() && have.size() == want.size(); ++t)
       if (std::isinf(want.data()[t])) CHECK(have.data()[t] == want.data()[t]);  // tau of a row without keys
     const double error = error_of(c, name, have, want, most);
-    CHECK(error <= most);
+    // Weights of solved normalisers are differences of scores and tau, and have these numbers' rounding.
+    CHECK(error <= (c.normaliser.solves ? 2 * most : most));
     CHECK(have == again.*member);
     (most < 5e-5 ? worst_value : worst_gradient) = std::max(most < 5e-5 ? worst_value : worst_gradient, error);
   });
@@ -378,9 +379,12 @@ TEST_CASE("weighted sums over a pattern's rows") {
             if (by_key && !weights.empty()) edge = pattern->edge_of_entry();
             weighted_sum<float>(rows, span(weights), edge, span(scale), std::as_const(x).view(), {y.view(), true},
                                 parts);
-            weighted_sum_there(*machine, *pattern, by_key, weights.empty() ? nullptr : w_there.data(),
-                               scale.empty() ? nullptr : s_there.data(), std::as_const(x_there).view(),
-                               {y_there.view(), true}, parts_there);
+            weighted_sum_there(*machine,
+                               {.rows = &rows,
+                                .weights = weights.empty() ? nullptr : w_there.data(),
+                                .edge = by_key && !weights.empty() ? &pattern->edge_of_entry() : nullptr,
+                                .row_scale = scale.empty() ? nullptr : s_there.data()},
+                               std::as_const(x_there).view(), {y_there.view(), true}, parts_there);
             CHECK(difference(Matrix<float>(y_there), y) < 1e-5);
           }
 }

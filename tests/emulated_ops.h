@@ -63,15 +63,20 @@ class EmulatedOps : public DeviceOps {
   bool capturing() const override { return capturing_ != nullptr; }
   void* stream() override { return nullptr; }
 
-  void weighted_sum(const Pattern& pattern, bool by_key, const float* weights, const float* scale, View<const float> x,
-                    Sink<float> y, Matrix<float>& parts) override {
+  void weighted_sum(const WeightedRows& w, View<const float> x, Sink<float> y, Matrix<float>&) override {
     flush();
-    enter([=, &pattern, &parts] {
-      const Rows& rows = by_key ? pattern.by_key : pattern.by_query;
+    enter([=] {
       auto span = [](const float* at, Offset n) { return std::span(at, static_cast<std::size_t>(at ? n : 0)); };
       std::span<const Offset> edge;
-      if (by_key && weights) edge = pattern.edge_of_entry();
-      heed::weighted_sum<float>(rows, span(weights, rows.list->edges()), edge, span(scale, rows.rows), x, y, parts);
+      if (w.edge && w.weights) edge = *w.edge;
+      Matrix<float> sums(y.to.rows, y.to.cols), parts;
+      heed::weighted_sum<float>(*w.rows, span(w.weights, w.rows->list->edges()), edge, span(w.row_scale, w.rows->rows),
+                                x, {sums.view()}, parts);
+      for (Offset i = 0; i < sums.rows(); ++i)
+        for (Offset c = 0; c < sums.cols(); ++c) {
+          const float value = w.scale * (sums(i, c) + (w.bias ? w.bias[c] : 0.0f));
+          y.to(i, c) = y.add ? y.to(i, c) + value : value;
+        }
     });
   }
   void attention(const Attention<float>& x, View<float> y, AttentionState<float>& state) override {

@@ -9,7 +9,6 @@
 import json
 import sys
 
-PASSES = {"forward": "forward", "forward + backward": "forward + backward"}
 # heed's score -> the works of peers that do the same
 PEERS = {
     "gat": ["PyG gat operator"],
