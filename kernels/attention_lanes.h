@@ -1,7 +1,7 @@
 // The fused attention operator with the channels of all heads in the registers of a warp's lanes. A lane has 4
 // neighbouring channels of one head; as many lanes as a row has share an edge, and the warp takes several edges side by
-// side, each gather being whole rows in 16 bytes a lane. Sums over a head's channels are exchanged between its lanes, in
-// the same order in every pass; the sums over edges meet at the end of a row. Every side of the warp has a running
+// side, each gather being whole rows in 16 bytes a lane. Sums over a head's channels are exchanged between its lanes,
+// in the same order in every pass; the sums over edges meet at the end of a row. Every side of the warp has a running
 // maximum of its own until then. What most calls do without (filters, biases, dropout, a learned temperature, any
 // normaliser but softmax, rows that are not aligned) costs instructions even when it is not there: kernels are compiled
 // with it and without.
@@ -134,7 +134,8 @@ HEED_WARP_FN void each_chunk(Warp& warp, const Memory<Warp>& memory, const Call&
                              bool want_edges, Visit visit) {
   const bool whole = block.part < 0;
   for (Id i = block.first; i < block.last; ++i) {
-    const int end = static_cast<int>(whole ? x.rows.length(i) : block.end);  // a row has no more columns than there are ids
+    // A row has no more columns than there are ids.
+    const int end = static_cast<int>(whole ? x.rows.length(i) : block.end);
     int at = whole ? 0 : static_cast<int>(block.begin);
     bool first = true;
     do {  // a row without edges has one empty chunk
@@ -148,10 +149,11 @@ HEED_WARP_FN void each_chunk(Warp& warp, const Memory<Warp>& memory, const Call&
   }
 }
 
-// Where a score has one channel a head, its slots (edges x padded heads of a chunk) are shared among the lanes, each lane
-// having one head's: an exponential is taken once, not by each lane that has channels of the head. memory.s gets the
-// weights times dropout, and, where kinked, memory.dw those of scores over 0, else 0; factors[head] what the sums so far
-// are multiplied with. `state`: of the lane's head, the same in all its lanes: shift, total and the total over 0.
+// Where a score has one channel a head, its slots (edges x padded heads of a chunk) are shared among the lanes, each
+// lane having one head's: an exponential is taken once, not by each lane that has channels of the head. memory.s gets
+// the weights times dropout, and, where kinked, memory.dw those of scores over 0, else 0; factors[head] what the sums
+// so far are multiplied with. `state`: of the lane's head, the same in all its lanes: shift, total and the total over
+// 0.
 struct Totals {
   float shift, total, share;
 };
@@ -459,7 +461,7 @@ HEED_WARP_FN void backward_lanes(Warp& warp, const Memory<Warp>& memory, const C
           delta[lane] = 0;
           if (x.delta_follows)
             read_row<false>(Strided<const float>{x.y.data, x.y.stride, x.y.wide}, r, at, x.width,
-                     [&](int c, float value) { delta[lane] += mine[c][lane] * value; });
+                            [&](int c, float value) { delta[lane] += mine[c][lane] * value; });
         }
       });
       if constexpr (own_is_query) {
@@ -527,9 +529,8 @@ HEED_WARP_FN void backward_lanes(Warp& warp, const Memory<Warp>& memory, const C
             const Id j = plain ? 0 : memory.ids.get(lane, edge);
             float more[scalars + 1];
             const Slot slot = slot_gradient<own_is_query>(
-                x, rules, score, p[lane], s[u][lane], dw[u][lane], taus[u][lane], deltas[u][lane],
-                own_is_query ? r : j, own_is_query ? j : r, rules.biased() ? memory.edges.get(lane, edge) : 0, at.head,
-                at.member == 0, more);
+                x, rules, score, p[lane], s[u][lane], dw[u][lane], taus[u][lane], deltas[u][lane], own_is_query ? r : j,
+                own_is_query ? j : r, rules.biased() ? memory.edges.get(lane, edge) : 0, at.head, at.member == 0, more);
             ws[u] = slot.w, ds[u] = slot.ds;
             if constexpr (own_is_query) {
               HEED_UNROLL
@@ -633,8 +634,8 @@ HEED_WARP_FN void delta_lanes(Warp& warp, const Call& x, Offset t) {
       x.both.row(i)[2 * at.head + 1] = delta;
       if (!x.raised || !x.dq) return;
       const float share = x.raised_share.row(i)[at.head];  // dy may be NaN where the row sees no key
-      put(x.dq.to.row(i) + at.head,
-          share == 0 ? 0.0f : (1 - x.slope_below) * x.scale * (sums[1][lane] - delta * share), x.dq.add);
+      put(x.dq.to.row(i) + at.head, share == 0 ? 0.0f : (1 - x.slope_below) * x.scale * (sums[1][lane] - delta * share),
+          x.dq.add);
     });
   }
 }

@@ -12,9 +12,9 @@ namespace heed {
 bool device_available();
 std::string device_name();  // "none" without one
 
-// As `attention` and `attention_gradient`; of the state, `tau`, `least` and `last` are used. Throws Error where shapes
-// do not fit, where the score or normaliser is not in the menus, where the mask asks a predicate of the host, and where
-// CUDA fails.
+// As `attention` and `attention_gradient`; of the state, `tau`, `least`, `last` and `above` are used. Throws Error
+// where shapes do not fit, where the score or normaliser is not in the menus, where the mask asks a predicate of the
+// host, and where CUDA fails.
 void attention_device(const Attention<float>& x, View<float> y, AttentionState<float>& state);
 void attention_gradient_device(const Attention<float>& x, View<const float> y, View<const float> dy,
                                const AttentionState<float>& state, const AttentionGradient<float>& g);

@@ -1,5 +1,6 @@
 // The fused attention operator on a machine of the caller's, whose list of scores holds x.score's struct at place
-// `score`. As `attention` and `attention_gradient` of attention.h; of the state, `tau`, `least` and `last` are results.
+// `score`. As `attention` and `attention_gradient` of attention.h; of the state, `tau`, `least`, `last` and `above` are
+// results.
 #pragma once
 
 #include "kernels/attention.h"

@@ -17,9 +17,9 @@
 #include <vector>
 
 #include "kernels/activations.h"
+#include "kernels/ahead.h"
 #include "kernels/device_ops.h"
 #include "kernels/jet.h"
-#include "kernels/ahead.h"
 
 namespace heed::bodies {
 
