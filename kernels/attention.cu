@@ -17,11 +17,11 @@ struct Shares {  // a warp's shared memory
   Id ids[kWarp];
 };
 
-template <warp::Pass pass, warp::Body body>
-inline constexpr int kBlocks = body == warp::Body::any_width ? 24 : body == warp::Body::lanes ? 16 : 24;
+template <warp::Body body>
+inline constexpr int kWarps = body == warp::Body::lanes ? 16 : 24;  // that fit a multiprocessor, by their registers
 
 template <warp::Pass pass, warp::Body body, class S>
-__global__ void __launch_bounds__(kWarp, (kBlocks<pass, body>))
+__global__ void __launch_bounds__(kWarp, kWarps<body>)
     kernel(const __grid_constant__ warp::Call call, const __grid_constant__ S score) {
   __shared__ Shares own;
   DeviceWarp lanes;

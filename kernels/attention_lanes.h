@@ -65,6 +65,16 @@ HEED_WARP_FN void read_score_row(const Call& x, const Strided<const float>& from
   else
     read_row<wide>(from, i, at, x.score_width, put);
 }
+// What the lane's head has learned, before a block's first row.
+template <class S, class Warp, class Vector>
+HEED_WARP_FN void read_learned(Warp& warp, const Call& x, bool tempered, Vector& a, PerLane<Warp, Learned<S>>& p) {
+  warp.lanes([&](int lane) {
+    const Spot at = spot(x, lane);
+    if constexpr (reads_vector<S>)
+      read_score_row<false, S>(x, x.a, 0, at, [&](int c, float value) { a[c][lane] = value; });
+    p[lane] = learned_of<S>(x, tempered, at.live ? at.head : 0);
+  });
+}
 template <class Get>
 HEED_WARP_FN void write_row(const Strided<float>& to, Offset i, Spot at, int width, bool add, Get get) {
   if (!at.live) return;
@@ -316,12 +326,7 @@ HEED_WARP_FN void forward_lanes(Warp& warp, const Memory<Warp>& memory, const Ca
   const int sides = kWarp / edge_lanes(x);
   PerLane<Warp, float> a[channels], q[channels], y[kVector], shift, total;
   PerLane<Warp, Learned<S>> p;
-  warp.lanes([&](int lane) {
-    const Spot at = spot(x, lane);
-    if constexpr (reads_vector<S>)
-      read_score_row<false, S>(x, x.a, 0, at, [&](int c, float value) { a[c][lane] = value; });
-    p[lane] = learned_of<S>(x, rules.tempered(), at.live ? at.head : 0);
-  });
+  read_learned<S>(warp, x, rules.tempered(), a, p);
   each_chunk(warp, memory, x, block, kWarp, rules.biased(), [&](Id i, int n, bool first, bool last) {
     if (first)
       warp.lanes([&](int lane) {
@@ -436,11 +441,8 @@ HEED_WARP_FN void backward_lanes(Warp& warp, const Memory<Warp>& memory, const C
   PerLane<Warp, float> a[channels], own[channels], mine[kVector], down[channels], dv[kVector];
   PerLane<Warp, float> da[channels], dp[scalars + 1], tau, delta;
   PerLane<Warp, Learned<S>> p;
+  read_learned<S>(warp, x, rules.tempered(), a, p);
   warp.lanes([&](int lane) {
-    const Spot at = spot(x, lane);
-    if constexpr (reads_vector<S>)
-      read_score_row<false, S>(x, x.a, 0, at, [&](int c, float value) { a[c][lane] = value; });
-    p[lane] = learned_of<S>(x, rules.tempered(), at.live ? at.head : 0);
     HEED_UNROLL
     for (int c = 0; c < channels; ++c) da[c][lane] = 0;
     HEED_UNROLL

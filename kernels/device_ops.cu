@@ -127,7 +127,6 @@ class CudaOps : public DeviceOps {
     return std::make_unique<Graph>(*this, graph, stream_);
   }
   bool capturing() const override { return capturing_; }
-  void* stream() override { return stream_; }
 
   void weighted_sum(const WeightedRows& w, View<const float> x, Sink<float> y, Matrix<float>& parts) override {
     flush();

@@ -43,7 +43,6 @@ class DeviceOps : public Memory {
   // What `work` asks of the device, without doing it. It must neither allocate nor copy from or to the host.
   virtual std::unique_ptr<Replay> capture(const std::function<void()>& work) = 0;
   virtual bool capturing() const = 0;
-  virtual void* stream() = 0;  // on which kernels of others may join in (CUDA's cudaStream_t), after a flush()
   // y (+)= scale (row_scale_i sum_j weight_ij x_j + bias). `parts` is room that is kept between calls.
   virtual void weighted_sum(const WeightedRows& w, View<const float> x, Sink<float> y, Matrix<float>& parts) = 0;
   // The fused operator. All views are of this device's memory, and so is the state's; x.dropout.key_at gives the key.

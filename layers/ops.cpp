@@ -1521,12 +1521,6 @@ Var<T> attention(const AttentionVars<T>& given, std::shared_ptr<const Sight> sig
   };
   auto kept = std::make_shared<Kept>(Kept{sight, score, normaliser, {x}});
   Tape<T>* tape = x.q.of.tape;
-  if (tape->device) {
-    AttentionState<T>& s = kept->state;
-    for (Matrix<T>* m : {&s.tau, &s.tau_delta, &s.above, &s.least, &s.parts, &s.sums, &s.shared})
-      *m = Matrix<T>(tape->device);
-    s.last = Matrix<Id>(tape->device);
-  }
   Var<T> y = tape->result(x.q.rows(), x.v.cols(), kept->operands.inputs());
   const std::uint64_t stream = tape->next_stream();
   auto call = [=] {

@@ -61,7 +61,6 @@ class EmulatedOps : public DeviceOps {
     return out;
   }
   bool capturing() const override { return capturing_ != nullptr; }
-  void* stream() override { return nullptr; }
 
   void weighted_sum(const WeightedRows& w, View<const float> x, Sink<float> y, Matrix<float>&) override {
     flush();

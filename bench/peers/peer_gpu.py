@@ -312,14 +312,14 @@ class CuSparse:
     def __init__(self):
         if not torch.cuda.is_available():
             raise OSError("cuSPARSE needs a CUDA device")
-        self.library = ctypes.CDLL("libcusparse.so.12")
+        self.cusparse = ctypes.CDLL("libcusparse.so.12")
         self.handle = ctypes.c_void_p()
         self.zero = ctypes.c_float(0)
         self.ask("cusparseCreate", ctypes.byref(self.handle))
         self.ask("cusparseSetStream", self.handle, ctypes.c_void_p(torch.cuda.current_stream().cuda_stream))
 
     def ask(self, name, *args):
-        status = getattr(self.library, name)(*args)
+        status = getattr(self.cusparse, name)(*args)
         if status != 0:
             raise RuntimeError(f"{name} gave status {status}")
 
