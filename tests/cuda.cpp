@@ -256,7 +256,7 @@ void compare_all(const std::vector<Score>& scores, const Engine& engine) {
             };
             auto c = draw();
             ++drawn;
-            if (is_edge_case(c, engine)) c = draw(), ++redrawn;
+            for (; redrawn < drawn && is_edge_case(c, engine); ++redrawn) c = draw();
             compare(c, engine, worst_value, worst_gradient);
           }
     }
