@@ -53,7 +53,7 @@ void run_rows(const Call& x, Id first, Id last) {
       for (int t = 0; t < n; ++t) {
         if (at + t + kTogether < end_of_all) {
           const Id next = ids[at + t + kTogether];
-          prefetch(x.k, next), prefetch(x.v, next);
+          prefetch(x.k, next);
         }
         const float* key = x.k.row(ids[at + t]);
         if constexpr (gat) {
@@ -95,6 +95,7 @@ void run_rows(const Call& x, Id first, Id last) {
       for (int g = 0; g < vectors; ++g) acc[g] = acc[g] * V(rescale.v[g / per]);
       for (int t = 0; t < n; ++t) {
         const float* value = x.v.row(ids[at + t]);
+        if (at + t + kTogether < end_of_all) prefetch(x.v, ids[at + t + kTogether]);
 #pragma GCC unroll 16
         for (int g = 0; g < vectors; ++g) acc[g] = acc[g] + V(s[t * heads + g / per]) * V::load(value + 8 * g);
       }

@@ -156,8 +156,8 @@ HEED_FN void sums(const S& score, const V* mine, const float* learned, View<cons
   }
 }
 
-// sum[g] += w[t][head of g] * row t
-template <int heads, int per>
+// sum[g] += w[t][head of g] * row t. `fetches`: rows to come, too, so that their misses lie beside these sums.
+template <int heads, int per, bool fetches = false>
 HEED_FN void add(const float* w, View<const float> table, const Edges& edges, V* sum) {
   constexpr int group = std::min(heads * per, 8);  // of vectors, in registers
 #pragma GCC unroll 2
@@ -167,6 +167,7 @@ HEED_FN void add(const float* w, View<const float> table, const Edges& edges, V*
     for (int g = 0; g < group; ++g) part[g] = sum[first + g];
     for (int t = 0; t < edges.n; ++t) {
       const float* row = stages::one_address(table.row(edges.ids[t]) + first * kLanes);
+      if constexpr (fetches) edges.fetch<group * kLanes * 4>(table.columns(first * kLanes, group * kLanes), t);
 #pragma GCC unroll 8
       for (int g = 0; g < group; ++g)
         part[g] = part[g] + V(w[t * heads + (first + g) / per]) * V::load(row + g * kLanes);
@@ -315,14 +316,12 @@ struct Kernels {
         const int count = used(edges), end = count * kLanes;
         V(0.0f).store(s + end - kLanes);
         if constexpr (!contracts) {
-          if (v.data != k.data)
-            for (int t = 0; t < edges.n; ++t) edges.fetch<bytes>(v, t);
           sums<S, heads, per, true>(score, mine, x.a.data, k, edges, width, s);
           if (finisher.runs) x.score->single.finish(x.score->self.get(), s, f.finish, count, heads, s);
           if (finisher.scales)
             for (int l = 0; l < end; l += kLanes) (V::load(s + l) * finisher.factor).store(s + l);
         } else {
-          for (int t = 0; t < edges.n; ++t) edges.fetch<bytes>(v, t), edges.fetch<64>(k, t);
+          for (int t = 0; t < edges.n; ++t) edges.fetch<64>(k, t);
           for (int l = 0; l < end; l += kLanes)
             stages::term<true>(score, mine[0], numbers<heads>(k, edges, l / heads), Zero{}, Zero{}).store(s + l);
         }
@@ -359,7 +358,7 @@ struct Kernels {
             (V::load(s + l) * kept).store(s + l);
             if constexpr (keeps) (V::load(above + l) * kept).store(above + l);
           }
-        add<heads, per>(s, v, edges, acc);
+        add<heads, per, true>(s, v, v.data == k.data ? Edges{edges.ids, edges.n, edges.ids} : edges, acc);
         if constexpr (keeps) add<heads, per>(above, v, edges, up);
       });
       total = stages::among_heads(total, heads, plus), share = stages::among_heads(share, heads, plus);
