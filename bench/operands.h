@@ -51,12 +51,15 @@ struct Operands {
     q = random_matrix<T>(pattern->queries(), score_width, mix(in.seed, 1));
     k = random_matrix<T>(pattern->keys(), score_width, mix(in.seed, 2));
     // Scores of unit size, whatever the width: what is far out is weighed 0 by any normaliser.
-    const T scale = static_cast<T>(1 / std::sqrt(static_cast<double>(score_width / heads)));
-    for (T& x : q) x *= score.contracts ? T(1) : scale;
+    // In float for both types: rounded apart, a q + k near a kink could lie on either side.
+    const float scale = 1 / std::sqrt(static_cast<float>(score_width / heads));
+    auto scaled = [&](T x) { return static_cast<T>(static_cast<float>(x) * scale); };
+    if (!score.contracts)
+      for (T& x : q) x = scaled(x);
     if (!shared) v = random_matrix<T>(pattern->keys(), width, mix(in.seed, 3));
     dy = random_matrix<T>(pattern->queries(), width, mix(in.seed, 4));
     if (score.reads_vector) a = random_matrix<T>(1, score_width, mix(in.seed, 5));
-    for (T& x : a) x *= scale;
+    for (T& x : a) x = scaled(x);
     if (score.scalars > 0) p = random_matrix<T>(score.scalars, in.heads, mix(in.seed, 6));
   }
   const Matrix<T>& value() const { return shared ? k : v; }

@@ -33,7 +33,7 @@ struct SumOf<S> {
   static_assert(std::is_base_of_v<type, S> && std::is_empty_v<type>, "a score shares the term of an empty base");
 };
 
-// Double serves checks of gradients and needs few widths; a width without a kernel takes the one for any.
+// Double serves checks of gradients and has no widths of its own but 1; in float all widths give the same bits.
 template <class Score, class T>
 ScoreStages<T> score_stages() {
   using namespace stages;
@@ -54,8 +54,8 @@ ScoreStages<T> score_stages() {
   } else {
     enter.template operator()<0, 0>();
     enter.template operator()<1, 1>();
-    enter.template operator()<3, 16>();
-    for (int side : {0, 1}) out.sums[side][2] = out.sums[side][0], out.gradient[side][2] = out.gradient[side][0];
+    for (int side : {0, 1})
+      for (int at : {2, 3}) out.sums[side][at] = out.sums[side][0], out.gradient[side][at] = out.gradient[side][0];
   }
   out.tile_sums = tile_sums<S, T>;
   out.tile_gradient = tile_gradient<S, T>;
