@@ -271,13 +271,6 @@ std::vector<Shape> shapes_of(const std::string& list) {
 void add_bench(CLI::App& app) {
   auto o = std::make_shared<Options>();
   auto* c = app.add_subcommand("bench", "Time the kernels beside what memory allows");
-  std::string list = "Kernels:";
-  for (const auto& kernel : kernels()) list += fmt::format("\n  {:<13} {}", kernel.name, kernel.about);
-  c->footer(list +
-            "\n\nExamples:\n"
-            "  heed bench --quick\n"
-            "  heed bench --kernels attention --scores gat --graphs rmat,star,cora --shapes 4x16,8x8 --threads 1,2\n"
-            "  heed bench --out now.json && heed bench --compare before.json now.json");
   c->add_option("--kernels", o->kernels, "Names, separated by commas; default all");
   c->add_option("--scores", o->scores, "Names or formulas (heed list scores); default all");
   c->add_option("--normalisers", o->normalisers, "Names (heed list); default all");
@@ -302,6 +295,13 @@ void add_bench(CLI::App& app) {
   c->add_flag("--markdown", o->markdown, "The table in Markdown");
   c->require_subcommand(0, 1);
   add_layer(*c), add_costs(*c), add_gpu(*c);
+  std::string list = "Kernels:";  // not before: a subcommand begins with the footer that is there
+  for (const auto& kernel : kernels()) list += fmt::format("\n  {:<13} {}", kernel.name, kernel.about);
+  c->footer(list +
+            "\n\nExamples:\n"
+            "  heed bench --quick\n"
+            "  heed bench --kernels attention --scores gat --graphs rmat,star,cora --shapes 4x16,8x8 --threads 1,2\n"
+            "  heed bench --out now.json && heed bench --compare before.json now.json");
   c->callback([o, c] {
     if (c->get_subcommands().empty()) run(*o);
   });

@@ -129,9 +129,7 @@ class Folder {
 
   void add(RunId id, const Outcome& outcome) {
     const std::string line = to_line(sweep_, id, outcome);
-    const ssize_t n = write(file_, line.data(), line.size());
-    if (n >= 0 && n != static_cast<ssize_t>(line.size())) errno = ENOSPC;
-    if (n != static_cast<ssize_t>(line.size()) || fsync(file_) != 0) refuse();
+    if ((errno = write_all(file_, line)) != 0 || fsync(file_) != 0) refuse();
     outcomes[id.trial][id.run] = outcome;
   }
   void write_table(const char* name, const std::string& text) const { write_file(path_ / name, text); }
@@ -516,6 +514,7 @@ Json to_json(const Sweep& sweep, const SweepRow& row, const Outcomes& outcomes) 
   for (std::size_t r = 0; r < t.seeds.size(); ++r)
     if (const auto& o = outcomes[row.trial][r]; o && o->error.empty())
       seeds.push_back(t.seeds[r]), tests.push_back(o->test);
+  auto seen = [&](auto value) { return row.test.count > 0 ? Json(value) : Json(); };  // null where all runs failed
   Json out{{"design", t.design},
            {"dataset", t.dataset},
            {"metric", metric_of(t)},
@@ -523,14 +522,14 @@ Json to_json(const Sweep& sweep, const SweepRow& row, const Outcomes& outcomes) 
            {"failed", row.failed},
            {"seeds", seeds},
            {"test", tests},
-           {"test_mean", row.test.mean},
-           {"test_std", row.test.deviation},
-           {"valid_mean", row.valid.mean},
-           {"epochs_mean", row.epochs.mean},
-           {"epoch_ms", row.epoch_ms.mean},
-           {"seconds_mean", row.seconds.mean},
-           {"peak_mb", row.peak_mb},
-           {"parameters", row.parameters}};
+           {"test_mean", seen(row.test.mean)},
+           {"test_std", seen(row.test.deviation)},
+           {"valid_mean", seen(row.valid.mean)},
+           {"epochs_mean", seen(row.epochs.mean)},
+           {"epoch_ms", seen(row.epoch_ms.mean)},
+           {"seconds_mean", seen(row.seconds.mean)},
+           {"peak_mb", seen(row.peak_mb)},
+           {"parameters", seen(row.parameters)}};
   if (row.failed > 0) out["error"] = row.error;
   if (row.against.pairs > 0) {
     out["difference"] = row.against.difference, out["pairs"] = row.against.pairs;
@@ -613,8 +612,8 @@ std::string tables(const Sweep& sweep, const std::vector<SweepRow>& rows, Style 
 }
 
 void run(const Options& o) {
-  if (!o.list && !o.save) fail("--save FOLDER says where the results go; --list shows the runs and does none");
   Sweep sweep = parse_sweep(read_file(o.file), o.file);
+  if (!o.list && !o.save) fail("--save FOLDER says where the results go; --list shows the runs and does none");
   if (o.baseline) try {
       sweep.baseline = sweep.designs[choose("design", *o.baseline, sweep.designs)];
     } catch (const Error& e) {

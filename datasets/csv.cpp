@@ -97,6 +97,7 @@ std::vector<Offset> read_labels(const Files& files, const std::string& name, Off
     at.push_back(table.line());
   }
   Offset nodes = table.claim("nodes", static_cast<Offset>(lines.size()));
+  if (nodes == 0) fail(files.place(name) + ": holds no line with a node's label");
   check_count(files.place(name), "nodes", nodes, static_cast<Offset>(lines.size()));
   classes = table.claim("classes", -1);
   std::vector<Offset> out(static_cast<std::size_t>(nodes), -1);

@@ -76,7 +76,8 @@ Files::Files(const fs::path& path) : folder_(path) {
   if (!fs::exists(path, error)) fail(path.string() + ": " + (error ? error.message() : "no such file or folder"));
   folder_ = path.parent_path();
   chosen_ = path.filename().string();
-  if (chosen_.ends_with(".gz")) chosen_.resize(chosen_.size() - 3);
+  packed_ = chosen_.ends_with(".gz");
+  if (packed_) chosen_.resize(chosen_.size() - 3);
 }
 
 Files::Files(std::string folder, std::map<std::string, std::string> bytes, std::string chosen)
@@ -114,6 +115,7 @@ std::vector<std::string> Files::list(const std::string& folder) const {
 
 std::string Files::stored(const std::string& name) const {
   for (const char* ending : {"", ".gz"}) {
+    if (packed_ && name == chosen_ && *ending == 0) continue;
     std::error_code none;
     if (bytes_ ? bytes_->contains(name + ending) : fs::is_regular_file(folder_ / (name + ending), none))
       return name + ending;

@@ -40,6 +40,7 @@ class Files {
 
   std::filesystem::path folder_;
   std::string chosen_;
+  bool packed_ = false;  // the chosen one was named with its .gz: not the one beside it without
   std::shared_ptr<const std::map<std::string, std::string>> bytes_;  // none: on the disk
 };
 

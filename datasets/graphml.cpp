@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <pugixml.hpp>
+#include <set>
 #include <string_view>
 #include <unordered_map>
 
@@ -30,10 +31,14 @@ std::string_view text_of(const pugi::xml_node& node) {
   return text;
 }
 
-// The one .graphml (or .xml) that is meant; "" if there is none.
+// The one file that is meant: the one that was named, unless its ending says that it is something else, or the one
+// .graphml of the folder; "" if there is none.
 std::string file_of(const Files& files) {
-  auto ends = [](const std::string& name) { return name.ends_with(".graphml") || name.ends_with(".xml"); };
-  if (!files.chosen().empty()) return ends(files.chosen()) ? files.chosen() : "";
+  if (!files.chosen().empty()) {
+    for (const char* other : {".csv", ".tsv", ".txt", ".json", ".mtx", ".npz", ".npy"})
+      if (files.chosen().ends_with(other)) return "";
+    return files.chosen();
+  }
   std::string found;
   for (const auto& name : files.list()) {
     if (!name.ends_with(".graphml")) continue;
@@ -55,6 +60,9 @@ class Reader {
     const pugi::xml_node root = document.child("graphml"), graph = root.child("graph");
     if (!graph) fail(place_ + ": holds no <graphml> with a <graph> in it");
     if (graph.next_sibling("graph")) wrong(graph.next_sibling("graph"), "a second graph; a dataset is one graph");
+    if (const std::string_view way = graph.attribute("edgedefault").value();
+        !way.empty() && way != "directed" && way != "undirected")
+      wrong(graph, "edgedefault is '" + printable(way) + "', neither directed nor undirected");
     for (auto key : root.children("key")) read_key(key);
     for (auto data : graph.children("data")) {
       const Key& key = key_of(data);
@@ -90,6 +98,8 @@ class Reader {
       key.role = Role::classes;
     else if (of == "graph" && name == "sparse")
       key.role = Role::sparse;
+    if (key.role != Role::other && !named_.emplace(of, name).second)
+      wrong(node, "a second key of a " + printable(of) + "'s '" + printable(name) + "'");
     if (!keys_.emplace(node.attribute("id").value(), key).second)
       wrong(node, std::string("the key '") + printable(node.attribute("id").value()) + "' is there twice");
   }
@@ -225,6 +235,7 @@ class Reader {
   std::string text_;  // keys and ids lie in here
   Dataset out_;
   std::unordered_map<std::string_view, Key> keys_;
+  std::set<std::pair<std::string_view, std::string_view>> named_;
   std::unordered_map<std::string_view, Id> ids_;
   int channels_ = 0, edge_channels_ = 0, splits_ = 0;
   Offset classes_ = -1;

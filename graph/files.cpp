@@ -83,13 +83,18 @@ void NewFile::give_up(int error) {
 
 void NewFile::write(std::string_view bytes) {
   open_device();
+  if (const int error = write_all(file_, bytes); error != 0) give_up(error);
+}
+
+int write_all(int file, std::string_view bytes) {
   while (!bytes.empty()) {
-    const ssize_t n = ::write(file_, bytes.data(), bytes.size());
+    const ssize_t n = ::write(file, bytes.data(), bytes.size());
     if (n > 0)
       bytes.remove_prefix(static_cast<std::size_t>(n));
     else if (n == 0 || errno != EINTR)
-      give_up(n < 0 ? errno : EIO);
+      return n < 0 ? errno : EIO;
   }
+  return 0;
 }
 
 void NewFile::commit() {

@@ -41,6 +41,9 @@ class NewFile {
 // (errno).
 int move_into_place(int file, const std::string& part, const std::string& target);
 
+// All of the bytes, in as many writes as it takes. Returns 0 or what went wrong (errno).
+int write_all(int file, std::string_view bytes);
+
 void write_file(const std::filesystem::path& path, std::string_view bytes);
 // Throws Error where write_file could not work, before hours are spent.
 void check_writable(const std::filesystem::path& path);

@@ -107,6 +107,10 @@ Score score_named(const std::string& text) {
   } catch (const Error& error) {  // it may have been meant as a name
     std::vector<std::string> names;
     for (const Score& score : score_menu()) names.push_back(score.name);
+    const auto end = static_cast<std::size_t>(std::find_if_not(name.begin(), name.end(), in_word) - name.begin());
+    if (std::count(names.begin(), names.end(), name.substr(0, end)) > 0)
+      fail("after the score '" + name.substr(0, end) + "' come topk(k) and above(x) alone, not '" +
+           printable(name.substr(end)) + "'");
     std::string near;
     if (name.size() <= 60)
       for (const std::string& other : nearest(name, names))

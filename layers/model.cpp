@@ -188,8 +188,10 @@ template <class T>
 void Network<T>::expect_keys() const {
   for (const auto& look : shared_.looks) {
     const Pattern& pattern = *look.sight->pattern;
-    if (pattern.queries() > 0 && !pattern.by_query.walk && pattern.edges() == 0)
-      fail("under the mask '" + look.mask + "' no node of this graph sees any other, nor itself");
+    if (pattern.queries() == 0 || pattern.by_query.walk || pattern.edges() > 0) continue;
+    if (pattern.keys() == 0) fail("the keys that were chosen are none of this graph's nodes");
+    fail("under the mask '" + look.mask + "' no node of this graph sees any other, nor itself" +
+         (pattern.keys() < pattern.queries() ? ", among the keys that were chosen" : ""));
   }
 }
 

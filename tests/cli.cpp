@@ -176,6 +176,10 @@ TEST_CASE("a formula as the score: trained with, saved, said again by predict, a
   CHECK(run("train karate --epochs 2 --quiet --normaliser sum --score 'exp(q*k)'").code == 0);
   refused("train karate --score 'a*leeky(q+k, 0.2)'", "--score: the formula, column 3: unknown name 'leeky'");
   refused("train karate --score 'gatv-2'", "; or was it the score gatv2");
+  refused("train karate --score 'dot topk(3'", "after the score 'dot' come topk(k) and above(x) alone, not ' topk(3'");
+  refused("train karate --quiet --score 'log(q)'", "before the first step: scores or features make it so");
+  refused("train karate --quiet --keys 'all - all'", "the keys that were chosen are none of this graph's nodes");
+  refused("train karate --score 'gat(3)'", "after the score 'gat' come topk(k) and above(x) alone, not '(3)'");
   refused("train karate --quiet --model attention --activation relu --normaliser none --score 'a*sqrt(q-k)'",
           "training diverged: ");  // relu lets no NaN pass: the loss is finite
   refused("train karate --normaliser sum --score 'q*k'", "takes scores that are never negative");
@@ -435,8 +439,11 @@ TEST_CASE("datasets are listed, shown and converted") {
   CHECK(karate["splits"][0]["test"] == 20);
   // Through all formats that are written and back.
   std::string from = "karate";
-  for (const auto& [format, to] :
-       {std::pair{"csv", "/a"}, {"matrix-market", "/b"}, {"graphml", "/c.graphml"}, {"heed", "/d"}}) {
+  for (const auto& [format, to] : {std::pair{"csv", "/a"},
+                                   {"matrix-market", "/b"},
+                                   {"graphml", "/c.graphml"},
+                                   {"graphml", "/c"},
+                                   {"heed", "/d"}}) {
     Result r = run("convert " + from + " " + base + to + " --format " + format);
     CAPTURE(r.err);
     CHECK(r.code == 0);
@@ -542,6 +549,8 @@ TEST_CASE("heed bench verifies, times and compares") {
   refused("bench --compare " + base + "/b.json " + base + "/d.json", "d.json: row 0 lacks a proper 'score'");
   refused("bench --compare " + base + "/b.json " + base + "/none.json", "none.json");
   refused("bench --kernels spm", "spmm");
+  refused("bench --graphs starr", "unknown graph 'starr'; did you mean star");
+  CHECK(run("bench layer --help").out.find("Kernels:") == std::string::npos);
   refused("bench --shapes 4", "'4' is not heads x channels");
   refused("bench --shapes 0x4", "--shapes: must be a whole number, 1 to 4096, not '0'");
   refused("bench --scores \"\"", "no name given");
@@ -721,6 +730,8 @@ TEST_CASE("a run that fails ends neither the others nor the table; an interrupt 
   CHECK(has(wild.out, "failed: wild on karate, 2 of 2 runs: training diverged"));
   const auto rows = nlohmann::json::parse(std::ifstream(base + "/wild/results.json"))["rows"];
   CHECK((rows[0]["runs"] == 2 && rows[0]["failed"] == 0 && rows[1]["failed"] == 2));
+  CHECK((rows[1]["test_mean"].is_null() && rows[1]["parameters"].is_null() && rows[0]["test_mean"].is_number()));
+  CHECK(has(contents(base + "/wild/results.csv"), "wild,karate,accuracy,0,2,,,"));
   CHECK(run("sweep " + file + " --quiet --resume --save " + base + "/wild").code == 1);
   CHECK(lines(base + "/wild/runs.jsonl") == 6);  // the failed ones once more
 
@@ -768,6 +779,7 @@ TEST_CASE("what is wrong with a sweep is said before its first run") {
   wrong("[design.gcn]\nmodel = \"gcn\"\nheads = 2\n", "line 3: heads: the model 'gcn' has no attention");
   folder.write("s.toml", "dataset = \"karate\"\nruns = 3\nmask = [\"local | self\", \"all\"]\n");
   refused("sweep " + file, "--save FOLDER says where the results go");
+  refused("sweep none.toml", "none.toml: No such file");
   refused("sweep " + base + "/none.toml --save " + base + "/x", "none.toml");
   refused("sweep " + file + " --save " + base + "/x --baseline al",
           "--baseline: unknown design 'al'; did you mean all?");

@@ -250,6 +250,12 @@ TEST_SUITE("datasets") {
     CHECK(d.splits[0].train == std::vector<Id>{0});
     CHECK(read("graphml", page("", "<node id='1'/><node id='2'/><edge source='1' target='2' directed='true'/>"))
               .graph.edges() == 1);
+    // A file that is named is that one, packed or not, whatever its name ends in and lies beside it.
+    Scratch folder;
+    const std::string whole = page(keys, nodes).at("a.graphml");
+    folder.write("g.graphml.gz", gzip(whole)), folder.write("g.graphml", "junk"), folder.write("g", whole);
+    CHECK(read_dataset(Files(folder.path / "g.graphml.gz")).nodes() == 2);
+    CHECK(read_dataset(Files(folder.path / "g")).nodes() == 2);
     auto bad = [&](const std::string& graph, const std::string& because) {
       const std::string said = why("graphml", page(keys, graph));
       CHECK_MESSAGE((has(said, because) && has(said, "here")), said);
@@ -267,6 +273,12 @@ TEST_SUITE("datasets") {
     bad("<node id='a'><data key='s'>train</data><data key='s'>test</data></node>", "is in train already");
     bad("", "the graph is empty");
     bad("<node id='a'>", "byte ");
+    auto refused = [&](const FileMap& files, const char* because) {
+      CHECK_MESSAGE(has(why("graphml", files), because), why("graphml", files));
+    };
+    refused(page(keys + "<key id='l2' for='node' attr.name='label'/>", nodes), "a second key of a node's 'label'");
+    refused({{"a.graphml", "<graphml><graph edgedefault='both'><node id='a'/></graph></graphml>"}},
+            "edgedefault is 'both', neither directed nor undirected");
     // Entities are not expanded, and nothing outside is opened.
     const FileMap bomb{
         {"a.graphml",

@@ -21,6 +21,7 @@
 #include <sstream>
 #include <thread>
 
+#include "graph/files.h"
 #include "train/checkpoint.h"
 #include "train/device_epochs.h"
 
@@ -112,11 +113,7 @@ class Curve {
                                 {"valid", e.valid},
                                 {"rate", e.rate},
                                 {"best", e.best}};
-    const std::string text = line.dump() + "\n";
-    const ssize_t n = write(file_, text.data(), text.size());
-    if (n == static_cast<ssize_t>(text.size())) return;
-    if (n >= 0) errno = ENOSPC;
-    refuse();
+    if ((errno = write_all(file_, line.dump() + "\n")) != 0) refuse();
   }
 
  private:
@@ -226,7 +223,8 @@ class Training {
       timed("evaluation",
             [&] { valid = evaluate(network_.output().value(), data_.labels, split_.valid, o_.metric, o_.loss); });
     }
-    if (!std::isfinite(state_.train_loss) || !std::isfinite(valid.loss)) diverged("the loss", epoch);
+    if (!std::isfinite(state_.train_loss) || !std::isfinite(valid.loss))
+      diverged("the loss", epoch, epoch > 1 || std::isfinite(state_.train_loss));
     const Verdict verdict = judge(state_, o_.stop, valid);
     factor_.validated(verdict.gain);
     const bool best = verdict.best || epoch == 1;
@@ -256,9 +254,10 @@ class Training {
     for (auto& p : network_.parameters()) run_.weights[at++].value = p.value;
   }
 
-  [[noreturn]] void diverged(const std::string& what, int epoch) const {
+  [[noreturn]] void diverged(const std::string& what, int epoch, bool stepped = true) const {
     fail("training diverged: " + what + " is not finite at epoch " + std::to_string(epoch) + " of seed " +
-         std::to_string(state_.seed) + "; try a lower --rate");
+         std::to_string(state_.seed) +
+         (stepped ? "; try a lower --rate" : ", before the first step: scores or features make it so, not --rate"));
   }
   static bool finite(const Matrix<float>& x) {
     if (x.memory()) return finite(Matrix<float>(x));
@@ -296,8 +295,12 @@ class Training {
       return at->second;
     };
     if (!config_.empty()) same_lines(name, metadata("heed.config"), config_);
-    if (metadata("heed.data") != fingerprint_)
-      fail(name + ": made on other data: " + printable(metadata("heed.data")) + "; these are " + fingerprint_);
+    if (const std::string was = metadata("heed.data"); was != fingerprint_) {
+      // Graphs that agree in all numbers differ in their hashes, or those of files: the last words.
+      const bool same_numbers = was.substr(0, was.rfind(", ")) == fingerprint_.substr(0, fingerprint_.rfind(", "));
+      auto shown = [&](const std::string& text) { return same_numbers ? text.substr(text.rfind(", ") + 2) : text; };
+      fail(name + ": made on other data: " + printable(shown(was)) + "; these are " + shown(fingerprint_));
+    }
     const std::uint64_t seed = state_.seed;
     state_ = state_from(metadata("heed.state"), name);
     if (state_.seed != seed) fail(name + ": made with seed " + std::to_string(state_.seed));
