@@ -187,20 +187,15 @@ double norm(const Matrix<float>& x) {
 
 // Of what is finite. Gradients may cancel to nothing but rounding (GAT's dq, where no pair meets the kink), and so may
 // a value: the mean of a hub's thousands of keys. A scalar's gradient has a part of every pair, whose roundings grow
-// with their spread. A value that is off by more than its bound is held against the sum of its terms' magnitudes:
-// where they cancel, the rounding of the scores is all that is left.
+// with their spread.
 double error_of(const Case& c, const std::string& name, Matrix<float> found, Matrix<float> expected, double most) {
   for (Offset t = 0; t < expected.size() && found.size() == expected.size(); ++t)
     if (std::isinf(expected.data()[t])) expected.data()[t] = found.data()[t] = 0;
   const double spread = name == "dp" ? 2 * std::sqrt(static_cast<double>(c.k.rows())) : 1;
   const double floor =
       most < 5e-5 ? 0.01 * std::sqrt(static_cast<double>(expected.size())) : 0.01 * spread * norm(c.dy);
-  const double error = difference(found, expected, floor);
-  if (name != "y" || error <= most) return error;
-  Case terms = c;
-  for (float& each : terms.v) each = std::abs(each);
-  for (float& each : terms.ev) each = std::abs(each);
-  return difference(found, expected, norm(terms.on_cpu().y));
+  const double size = norm(expected);
+  return difference(found, expected) * (size > 0 ? size : 1) / std::max({size, floor, 1e-30});
 }
 
 // Where a key's weight under sparsemax is 0, or a score the row's maximum, but for rounding, a gradient may be there on
