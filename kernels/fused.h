@@ -358,6 +358,7 @@ struct Kernels {
             (V::load(s + l) * kept).store(s + l);
             if constexpr (keeps) (V::load(above + l) * kept).store(above + l);
           }
+        // Where v is k, its rows were fetched for the scores: an end here leaves none to come.
         add<heads, per, true>(s, v, v.data == k.data ? Edges{edges.ids, edges.n, edges.ids} : edges, acc);
         if constexpr (keeps) add<heads, per>(above, v, edges, up);
       });

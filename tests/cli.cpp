@@ -281,6 +281,13 @@ TEST_CASE("nobody listening on standard error changes nothing") {
   CHECK(code("train karate --epochs 2 > /dev/null 2>&-") == 0);
   CHECK(code("train karate --epochs 2 > /dev/null 2> /dev/full") == 0);
   CHECK(code("nonsense 2> /dev/full") == 2);
+  Scratch folder;  // a limit on the size of files is no full disk
+  const std::string said = (folder.path / "said").string();
+  const std::string limited = "(ulimit -f 2; " HEED_BUILD
+                              "/heed train karate --epochs 300 --patience 0 --quiet --save " +
+                              folder.path.string() + ") 2>&1 | cat > " + said;
+  CHECK(std::system(limited.c_str()) == 0);
+  CHECK(contents(said).find("karate-gat-1.jsonl: File too large\n") != std::string::npos);
 }
 
 TEST_CASE("missing and broken files are named") {

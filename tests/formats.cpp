@@ -226,6 +226,7 @@ TEST_SUITE("datasets") {
     CHECK(has(why("csv", {{"edges.csv", "0,2000000000\n"}}), "2000000001 nodes are too many for 1 entries"));
     CHECK(has(why("csv", {{"edges.csv", "from,to\n"}}), "the graph is empty"));
     CHECK(has(why("csv", {{"a_edges.csv", "0,1"}, {"b_edges.csv", "0,1"}}), "may both be meant"));
+    CHECK(has(why("csv", with("labels.csv", "")), "labels.csv: holds no line with a node's label"));
     CHECK(has(why("csv", {{"readme.md", "hello"}}), "no dataset of a known format"));
   }
 
