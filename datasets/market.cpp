@@ -21,9 +21,10 @@ struct Market {
   float at(Offset i, Offset c) const { return values[static_cast<std::size_t>(c * rows + i)]; }
 };
 
-Market parse_market(const std::string& text, const std::string& place) {
+Market parse_market(std::string_view text, const std::string& place) {
   Market out{.place = place, .entries = {}, .values = {}};
-  auto first = text.substr(0, std::min(text.find('\n'), text.size()));
+  if (text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);
+  const std::string first(text.substr(0, std::min(text.find('\n'), text.size())));
   std::vector<std::string> words;
   for (std::size_t at = 0; at < first.size();) {
     auto end = std::min(first.find_first_of(" \t\r", at), first.size());

@@ -27,6 +27,11 @@ std::string lower(std::string_view text) {
   return out;
 }
 
+std::string is_not(std::string_view what) {
+  const bool vowel = std::string_view("aeiou").find(what[0]) != std::string_view::npos;
+  return (vowel ? "is not an " : "is not a ") + std::string(what);
+}
+
 }  // namespace
 
 bool parse(std::string_view text, Offset& out) { return from_chars(text, out) == std::errc{}; }
@@ -131,16 +136,15 @@ bool Table::next(bool ragged) {
 
 Offset Table::whole(int column, const char* what, Offset low, Offset high) const {
   Offset out = 0;
-  if (!parse(fields_[column], out)) wrong(column, std::string("is not a ") + what + ", which is a whole number");
+  if (!parse(fields_[column], out)) wrong(column, is_not(what) + ", which is a whole number");
   if (out < low || out > high)
-    wrong(column,
-          std::string("is not a ") + what + ": it is outside " + std::to_string(low) + ".." + std::to_string(high));
+    wrong(column, is_not(what) + ": it is outside " + std::to_string(low) + ".." + std::to_string(high));
   return out;
 }
 
 float Table::real(int column, const char* what) const {
   float out = 0;
-  if (!parse(fields_[column], out)) wrong(column, std::string("is not a ") + what + ", which is a finite number");
+  if (!parse(fields_[column], out)) wrong(column, is_not(what) + ", which is a finite number");
   return out;
 }
 

@@ -28,6 +28,11 @@ Model build(const ModelOptions& o, Convolution convolution) {
 
 Model attention_model(const ModelOptions& o, const char* score, const Mask& mask, bool scaled, bool residual) {
   const auto masks = o.mask.empty() ? std::vector<HeadMask>{} : head_masks_named(o.mask);
+  // A layer may have fewer heads than another, and leaves the other masks out.
+  const int heads = o.layers > 1 ? std::max(o.heads, o.out_heads) : o.out_heads;
+  if (!masks.empty() && masks.back().last != kEveryHead && masks.back().last >= heads)
+    fail("the mask '" + o.mask + "' names head " + std::to_string(masks.back().last) + ", and there are heads 0 to " +
+         std::to_string(heads - 1));
   const Keys keys = keys_named(o.keys);
   return build(o, [=](Offset out, bool last) {
     return attend({.out = out,

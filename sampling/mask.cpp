@@ -41,7 +41,7 @@ void each_line(const std::filesystem::path& file, Visit visit) {
   std::istringstream lines(read_file(file));
   int number = 0;
   for (std::string line; std::getline(lines, line);) {
-    ++number;
+    if (++number == 1 && line.starts_with("\xef\xbb\xbf")) line.erase(0, 3);
     line.erase(std::min(line.find('#'), line.size()));
     const std::size_t begin = line.find_first_not_of(" \t\r");
     if (begin == std::string::npos) continue;

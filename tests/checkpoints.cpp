@@ -220,6 +220,40 @@ TEST_CASE("a training that is interrupted and resumed ends in the same bits") {
     }
 }
 
+TEST_CASE("a curve that lost lines is refused, and may be taken away") {
+  Scratch folder;
+  const Dataset data = karate();
+  const Model model = gcn({.classes = 2});
+  TrainOptions o{.epochs = 6, .seed = 3};
+  o.checkpoints = {.folder = folder.path, .name = "run", .every = 2, .resume = true};
+  const Report whole = train(model, data, {.epochs = 6, .seed = 3});
+  const auto curve = folder.path / "run-3.jsonl";
+  auto interrupt = [&] {
+    fs::remove(curve), fs::remove(checkpoint_path(o.checkpoints, 3));
+    std::atomic<bool> stop{false};
+    o.interrupted = &stop;
+    o.on_epoch = [&](const Epoch& e) { stop = e.epoch == 4; };
+    CHECK_THROWS_AS(train(model, data, o), Interrupted);
+    o.interrupted = nullptr, o.on_epoch = nullptr;
+    return read_file(curve);
+  };
+  const std::string lines = interrupt();
+  REQUIRE(std::count(lines.begin(), lines.end(), '\n') == 4);
+  for (auto [bytes, left] : {std::pair{lines.size() - 1, 3}, {std::size_t{5}, 0}, {lines.find('\n') + 1, 1}}) {
+    write_file(curve, lines.substr(0, bytes));
+    const std::string said = message([&] { train(model, data, o); });
+    CHECK(said.find("run-3.jsonl: ends after " + std::to_string(left) + " of 4 epochs; without the file") !=
+          std::string::npos);
+  }
+  write_file(curve, lines);
+  same_bits(train(model, data, o).runs[0], whole.runs[0]);
+  CHECK(read_file(curve).starts_with(lines));
+  interrupt();
+  fs::remove(curve);
+  same_bits(train(model, data, o).runs[0], whole.runs[0]);
+  CHECK(read_file(curve).starts_with("{\"epoch\":5,"));
+}
+
 TEST_CASE("a checkpoint of something else is refused, and nothing is overwritten") {
   Scratch folder;
   const Dataset data = karate();

@@ -21,16 +21,21 @@ struct Engine {  // what runs the kernels
                      const AttentionGradient<float>&)>
       backward;
 };
-const Engine kEmulated{"emulated", attention_warp_emulated, attention_gradient_warp_emulated};
+const Engine kEmulated{"emulated",
+                       [](const auto& x, auto y, auto& state) {
+                         attention_on(*emulated_machine(), x.score ? place_in_scores(*x.score) : 0, x, y, state);
+                       },
+                       [](const auto& x, auto y, auto dy, const auto& state, const auto& g) {
+                         attention_gradient_on(*emulated_machine(), x.score ? place_in_scores(*x.score) : 0, x, y, dy,
+                                               state, g);
+                       }};
 const Engine kDevice{"device", attention_device, attention_gradient_device};
 const Engine kTempered{"emulated",
                        [](const auto& x, auto y, auto& state) {
-                         EmulatedMachine<std::tuple<Tempered>> machine;
-                         attention_on(machine, 0, x, y, state);
+                         attention_on(*emulated_machine_tempered(), 0, x, y, state);
                        },
                        [](const auto& x, auto y, auto dy, const auto& state, const auto& g) {
-                         EmulatedMachine<std::tuple<Tempered>> machine;
-                         attention_gradient_on(machine, 0, x, y, dy, state, g);
+                         attention_gradient_on(*emulated_machine_tempered(), 0, x, y, dy, state, g);
                        }};
 
 struct Results {
@@ -349,8 +354,8 @@ TEST_CASE("weighted sums over a pattern's rows") {
   auto seed = fresh_seed();
   CAPTURE(seed);
   Random random(seed);
-  EmulatedMachine<> emulated;
-  std::vector<Machine*> machines{&emulated};
+  const auto emulated = emulated_machine();
+  std::vector<Machine*> machines{emulated.get()};
   if (device_available()) machines.push_back(&cuda_machine());
   for (Machine* machine : machines)
     for (Mask mask : {Mask::list, Mask::rectangular, Mask::empty, Mask::hub})

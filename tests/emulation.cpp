@@ -1,17 +1,12 @@
 #include "tests/emulation.h"
 
-#include "kernels/device_attention.h"
+#include "tests/support.h"
 
-namespace heed {
+namespace heed::test {
 
-void attention_warp_emulated(const Attention<float>& x, View<float> y, AttentionState<float>& state) {
-  EmulatedMachine<> machine;
-  attention_on(machine, x.score ? place_in_scores(*x.score) : 0, x, y, state);
-}
-void attention_gradient_warp_emulated(const Attention<float>& x, View<const float> y, View<const float> dy,
-                                      const AttentionState<float>& state, const AttentionGradient<float>& g) {
-  EmulatedMachine<> machine;
-  attention_gradient_on(machine, x.score ? place_in_scores(*x.score) : 0, x, y, dy, state, g);
+std::unique_ptr<Machine> emulated_machine() { return std::make_unique<EmulatedMachine<>>(); }
+std::unique_ptr<Machine> emulated_machine_tempered() {
+  return std::make_unique<EmulatedMachine<std::tuple<Tempered>>>();
 }
 
-}  // namespace heed
+}  // namespace heed::test

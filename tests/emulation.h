@@ -1,13 +1,13 @@
-// The GPU's kernels for the menu's scores, run by the CPU, 32 lanes in turn: as attention_device of kernels/device.h,
-// but slow. Throws Error where lanes race.
+// Machines that run the GPU's kernels on the CPU, 32 lanes in turn, slowly. They throw Error where lanes race.
 #pragma once
 
-#include "kernels/attention.h"
+#include <memory>
 
-namespace heed {
+#include "kernels/machine.h"
 
-void attention_warp_emulated(const Attention<float>& x, View<float> y, AttentionState<float>& state);
-void attention_gradient_warp_emulated(const Attention<float>& x, View<const float> y, View<const float> dy,
-                                      const AttentionState<float>& state, const AttentionGradient<float>& g);
+namespace heed::test {
 
-}  // namespace heed
+std::unique_ptr<Machine> emulated_machine();           // with the scores of the menu
+std::unique_ptr<Machine> emulated_machine_tempered();  // with a user's list of scores: Tempered of support.h
+
+}  // namespace heed::test

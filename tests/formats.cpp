@@ -299,7 +299,7 @@ TEST_SUITE("datasets") {
   TEST_CASE("Matrix Market: kinds, symmetry, and what is wrong is named") {
     auto graph = [](const std::string& text) { return FileMap{{"graph.mtx", text}}; };
     const std::string head = "%%MatrixMarket matrix coordinate ";
-    Dataset d = read("matrix-market", graph(head + "integer symmetric\n% x\n3 3 2\n2 1 5\n3 3 1\n"));
+    Dataset d = read("matrix-market", graph("\xef\xbb\xbf" + head + "integer symmetric\n% x\n3 3 2\n2 1 5\n3 3 1\n"));
     CHECK(d.graph.edges() == 3);
     CHECK(d.graph.weights == std::vector<float>{5, 5, 1});
     d = read("matrix-market", graph(head + "pattern general\n3 3 1\n2 1\n"));
@@ -323,7 +323,7 @@ TEST_SUITE("datasets") {
     bad(graph(head + "pattern general\n2 2 1\n1 3\n"), "line 3, column 2: '3' is not a column: it is outside 1..2");
     bad(graph(head + "pattern general\n2 2 1\n0 1\n"), "line 3, column 1: '0' is not a row");
     bad(graph(head + "real general\n2 2 1\n1 1\n"), "line 3: 2 fields, but an entry has 3");
-    bad(graph(head + "real general\n2 2 1\n1 1 nan\n"), "'nan' is not a element");
+    bad(graph(head + "real general\n2 2 1\n1 1 nan\n"), "'nan' is not an element");
     bad(graph(head + "real general\n0 0 0\n"), "the graph is empty");
     FileMap files = graph(head + "pattern general\n2 2 1\n1 2\n");
     files["labels.mtx"] = "%%MatrixMarket matrix array integer general\n2 1\n0\n0.5\n";

@@ -1132,6 +1132,8 @@ TEST_CASE("shapes that do not fit are named") {
         "attend: there are masks for 3 heads, not for 4");
   CHECK(message([&] { gat({.classes = 2, .mask = "0-3: local"}); }) ==
         "attend: there are masks for 4 heads, not for 8");
+  CHECK(message([&] { gat({.classes = 2, .mask = "0-3: local; 4-8: self"}); }) ==
+        "the mask '0-3: local; 4-8: self' names head 8, and there are heads 0 to 7");
   CHECK(message([&] { network(attend({.out = 2, .mask = before()}), features); }).find("before needs a time") == 0);
   CHECK(message([&] { virtual_nodes(-1, dense(2)); }) == "virtual nodes: there cannot be -1");
   CHECK(message([&] { gat({.classes = 0}); }) == "a model needs at least 1 class and 1 layer");

@@ -530,7 +530,7 @@ TEST_CASE("masks: draws of every step are permutations, anew at each, whose tran
 TEST_CASE("masks: files of pairs and times, and what is wrong with them") {
   Scratch files;
   Graph graph = graph_from_edges(4, {});
-  auto good = files.write("good", "# query key\n0 1\n\n 3\t2 # why\r\n0 1\n0 3");
+  auto good = files.write("good", "\xef\xbb\xbf# query key\n0 1\n\n 3\t2 # why\r\n0 1\n0 3");
   CHECK(pairs_of(*pairs(good).pattern(graph)->by_query.list) == Pairs{{0, 1}, {0, 3}, {3, 2}});
   auto wrong = [&](const std::string& text, bool times = false) {
     auto path = files.write("bad", text);

@@ -100,10 +100,15 @@ class Curve {
   Curve& operator=(const Curve&) = delete;
   ~Curve() { close(file_); }
 
-  void keep(int lines) {  // the first ones
+  void keep(int lines) {  // the first ones; a curve that was taken away begins anew
     const std::string old = read_file(path_);
     std::size_t end = 0;
-    for (int n = 0; n < lines && end < old.size(); ++n) end = std::min(old.find('\n', end), old.size() - 1) + 1;
+    for (int n = 0; n < lines && !old.empty(); ++n) {
+      end = old.find('\n', end) + 1;
+      if (end == 0)
+        fail(path_ + ": ends after " + std::to_string(n) + " of " + std::to_string(lines) +
+             " epochs; without the file, the curve begins where the training goes on");
+    }
     if (ftruncate(file_, static_cast<off_t>(end)) != 0) refuse();
   }
   void add(const Epoch& e) {
