@@ -522,17 +522,26 @@ T mean(const T* a, Offset width) {
   return sum_of<T>(width, [=](Offset t) { return Vec<T, 8>::load(a + t); }) / static_cast<T>(width);
 }
 template <class T>
-T inverse_norm(const T* x, Offset width) {
-  const T norm = std::sqrt(dot(x, x, width));
+T inverse_root(T square) {
+  const T norm = std::sqrt(square);
   return norm > 0 ? T(1) / norm : T(0);
 }
-// What is constant but for rounding becomes 0.
+// Returns the sum of squares of what is left. What is constant but for rounding becomes 0.
 template <class T>
-void less_mean(const T* x, T* to, Offset width) {
-  const T middle = mean(x, width);
-  T most = 0;
-  for (Offset t = 0; t < width; ++t) most = std::max(most, std::abs(to[t] = x[t] - middle));
-  if (most <= 8 * std::numeric_limits<T>::epsilon() * std::abs(middle)) std::fill_n(to, width, T(0));
+T less_mean(const T* x, T* to, Offset width) {
+  using V = Vec<T, 8>;
+  const T middle = mean(x, width), least = 8 * std::numeric_limits<T>::epsilon() * std::abs(middle);
+  V square = T(0), larger = T(0);
+  write<T>(to, width, [&](Offset t) {
+    const V rest = V::load(x + t) - V(middle);
+    const V live = keep_first(rest, static_cast<int>(std::min<Offset>(8, width - t)));
+    square = square + live * live;
+    larger = select(fn::abs(live) > V(least), V(1), larger);
+    return rest;
+  });
+  if (fold(larger) > 0 || std::isnan(middle)) return fold(square);
+  std::fill_n(to, width, T(0));
+  return 0;
 }
 
 }  // namespace
@@ -542,7 +551,7 @@ Var<T> unit(const Columns<T>& x, int heads) {
   return each_head<false, true>(
       "unit", x, heads,
       [](const T* from, T* to, Offset width) {
-        const T scale = inverse_norm(from, width);
+        const T scale = inverse_root(dot(from, from, width));
         write<T>(to, width, [=](Offset t) { return Vec<T, 8>::load(from + t) * Vec<T, 8>(scale); });
         return scale;
       },
@@ -576,8 +585,7 @@ Var<T> centre_unit(const Columns<T>& x, int heads) {
   return each_head<true, true>(
       "centre and unit", x, heads,
       [](const T* from, T* to, Offset width) {
-        less_mean(from, to, width);
-        const T scale = inverse_norm(to, width);
+        const T scale = inverse_root(less_mean(from, to, width));
         write<T>(to, width, [=](Offset t) { return Vec<T, 8>::load(to + t) * Vec<T, 8>(scale); });
         return scale;
       },
