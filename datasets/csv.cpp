@@ -221,6 +221,9 @@ Edges read_edges(const Files& files, const std::string& name, const std::optiona
   }
   if (out.list.empty() && header.size() > 2) out.channels = static_cast<int>(header.size()) - 2 - (weight >= 2);
   out.claimed = table.claim("nodes", 0);
+  const auto found = static_cast<Offset>(out.list.size());
+  if (const Offset edges = table.claim("edges", 0); !header.empty() && found < edges)
+    fail(files.place(name) + ": ends after " + std::to_string(found) + " of " + std::to_string(edges) + " edges");
   return out;
 }
 
@@ -299,7 +302,7 @@ void write_csv(const Dataset& d, const fs::path& folder) {
       fail("the tables of csv cannot hold a split without nodes, which split " + std::to_string(s) + " is");
   {
     Lines lines(folder / "edges.csv");
-    lines.text() += "from,to";
+    lines.text() += "# Nodes: " + std::to_string(d.nodes()) + " Edges: " + std::to_string(d.graph.edges()) + "\nfrom,to";
     if (!d.graph.weights.empty()) lines.text() += ",weight";
     for (int c = 0; c < d.graph.channels; ++c) lines.text() += ",feature_" + std::to_string(c);
     lines.text() += "\n";

@@ -12,7 +12,8 @@
 //              are. -1 or nothing: unknown. One column: in the order of the nodes.
 //   splits     "split,node,part", part: train, valid or test
 //
-// Comments may claim what no line says: "# Nodes: 34", "# Classes: 7", "# Channels: 1433".
+// Comments may claim what no line says: "# Nodes: 34", "# Classes: 7", "# Channels: 1433"; and, in a list of edges
+// with a header, "# Edges: 78", so that one that was cut is refused.
 #pragma once
 
 #include "datasets/dataset.h"

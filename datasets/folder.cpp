@@ -70,6 +70,8 @@ Dataset read_folder(const Files& files) {
   auto array = [&](const std::string& name) { return parse_npy(files.read(name), files.place(name)); };
   Csr adjacency = read_csr(array("offsets.npy"), array("ids.npy"), nodes, nodes);
   const Offset edges = adjacency.edges();
+  if (json.contains("edges") && number("edges", 0, std::numeric_limits<Offset>::max()) != edges)
+    fail(page + ": claims " + json["edges"].dump() + " edges; the arrays hold " + std::to_string(edges));
   out.graph.adjacency = std::make_shared<Csr>(std::move(adjacency));
   if (files.has("weights.npy")) out.graph.weights = read_floats(array("weights.npy"), {edges});
   if (files.has("edge_features.npy")) {

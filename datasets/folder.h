@@ -2,6 +2,7 @@
 // read as fast as the disk gives it.
 //
 //   dataset.json        {"format": "heed dataset", "version": 1, "name": "cora", "nodes": 2708, "classes": 7}
+//                       and, for a check, "edges": 10556
 //   offsets.npy         int64, nodes + 1: row i of the adjacency is ids[offsets[i]..offsets[i + 1])
 //   ids.npy             int32, edges, rising within a row: the nodes whose messages a node receives
 //   weights.npy         float32, edges; not there: all 1

@@ -136,6 +136,10 @@ TEST_SUITE("datasets") {
       part[name] = bytes.substr(0, bytes.size() / 2);
       CHECK(has(why("heed", part), name));
     }
+    const std::string key = "\"edges\": ";
+    REQUIRE(has(whole["dataset.json"], key));
+    whole["dataset.json"].insert(whole["dataset.json"].find(key) + key.size(), "1");
+    CHECK(has(why("heed", whole), "edges; the arrays hold"));
   }
 
   TEST_CASE("tables: edge lists, features, labels and what is wrong with them") {
@@ -192,6 +196,7 @@ TEST_SUITE("datasets") {
     bad("edges.csv", "0,1\n1,2,3\n", "line 2: 3 fields, but the first line has 2");
     bad("edges.csv", "0,1\r1,2\r", "line 1: lines end in LF or CR LF, not in CR alone");
     bad("edges.csv", "", "edges.csv: is empty");
+    bad("edges.csv", "# Edges: 3\nfrom,to\n0,1\n1,2\n", "edges.csv: ends after 2 of 3 edges");
     bad("edges.csv", "0\n", "line 1: an edge is two nodes");
     bad("edges.csv", "0,1,nan\n", "line 1, column 3: 'nan' is not a weight");
     bad("edges.csv", "0,1,1e39\n", "line 1, column 3: '1e39' is not a weight");
