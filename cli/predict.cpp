@@ -1,6 +1,7 @@
 // heed predict: what a trained model says of every node, on the data it was trained on or on others.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <oneapi/tbb/global_control.h>
 #include <CLI/CLI.hpp>
 
 #include <charconv>
@@ -13,6 +14,7 @@
 #include "cli/progress.h"
 #include "datasets/dataset.h"
 #include "datasets/npz.h"
+#include "datasets/splits.h"
 #include "graph/files.h"
 #include "train/checkpoint.h"
 
@@ -89,7 +91,21 @@ void run(const Options& o) {
   }
   for (auto& s : o.given.settings()) settings.push_back(std::move(s));
   const Recipe recipe = resolve(settings);
-  const Dataset data = load_dataset(recipe, o.given.source, false);
+  std::optional<tbb::global_control> limit;
+  if (const int n = recipe.train.threads; n > 0)
+    limit.emplace(tbb::global_control::max_allowed_parallelism, static_cast<std::size_t>(n));
+  Recipe without = recipe;
+  without.splits = "public";
+  Dataset data = load_dataset(without, o.given.source, false);
+  if (recipe.splits != "public") {
+    const auto seed = recipe.data_seed < 0 ? recipe.train.seed : static_cast<std::uint64_t>(recipe.data_seed);
+    try {
+      data.splits = make_splits(data, recipe.splits, seed);
+    } catch (const Error&) {  // other data may lack the nodes for the splits of the training
+      if (std::ranges::any_of(o.given.settings(), [](const Setting& s) { return s.name == "splits"; })) throw;
+      data.splits.clear();
+    }
+  }
   // Whoever asks may not know the labels, so the number of classes is that of the training.
   Id classes = data.classes;
   if (auto at = weights.metadata.find("heed.classes"); at != weights.metadata.end()) {

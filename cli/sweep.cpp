@@ -636,7 +636,8 @@ void run(const Options& o) {
       std::vector<Setting> settings = t.settings;
       settings.push_back({"seed", std::to_string(t.seeds[0]), ""});
       settings.push_back({"runs", std::to_string(t.seeds.size()), ""});
-      const bool row = t.seeds.back() - t.seeds.front() + 1 == t.seeds.size();
+      bool row = true;
+      for (std::size_t r = 1; r < t.seeds.size(); ++r) row = row && t.seeds[r] == t.seeds[r - 1] + 1;
       if (row) out += shell(words_of(settings)) + "\n";
       for (std::size_t r = 0; r < t.seeds.size() && !row; ++r) out += shell(words_of(settings_of(t, r))) + "\n";
     }

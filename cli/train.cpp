@@ -102,7 +102,6 @@ std::vector<Job> jobs_of(const Options& o) {
         copy->features = features_for(r, *plain);
         normalised = copy;
       }
-      make_model(r, plain->classes);
       Checkpoints& c = r.train.checkpoints;
       if (o.save) c.folder = *o.save;
       c.name = file_name(plain->name) + "-" + model;
@@ -110,6 +109,7 @@ std::vector<Job> jobs_of(const Options& o) {
       c.every = o.every, c.resume = o.resume;
       c.config = [r, data = plain](std::uint64_t seed) { return config_of_run(r, seed, *data); };
       check(*plain, r.train);
+      make_model(r, plain->classes);
       out.push_back({r, r.normalise ? normalised : plain});
     }
   }

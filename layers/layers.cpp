@@ -195,7 +195,8 @@ Model attend(Attend o) {
       }
       std::function<Matrix<T>()> weights;
       groups.push_back(attention(part, sight, o.score, o.normaliser, static_cast<int>(count), o.dropout, &weights));
-      scope.show_attention(first, static_cast<int>(count), mask, sight, std::move(weights));
+      const bool changes = u.tape || mask.needs().step || o.keys.needs().step;
+      scope.show_attention(first, static_cast<int>(count), mask, sight, std::move(weights), changes);
     }
     Var<T> y = groups.size() == 1 ? groups[0] : concat(groups);
     if (!o.concat && o.heads > 1) y = mean_heads(y, o.heads);

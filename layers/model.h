@@ -44,6 +44,7 @@ struct Shared {   // what all scopes of a network share
     std::string mask;
     std::shared_ptr<const Sight> sight;
     std::function<Matrix<T>()> weights;
+    bool changes;
   };
   Tape<T> tape;
   std::deque<Parameter<T>> parameters;
@@ -90,10 +91,11 @@ class Scope {  // what a layer sees while it is recorded
   std::shared_ptr<const Pattern> pattern(const Mask& mask);
   // The pairs of a mask on this scope's graph.
   PairSet pairs(const Mask& mask) const { return mask.pairs(context(mask.needs(), false)); }
-  // Lets the network tell the weights of the attention at this place, heads first, first + 1, ...
+  // Lets the network tell the weights of the attention at this place, heads first, first + 1, ... `changes`: who is
+  // seen does, from step to step.
   void show_attention(int first, int heads, const Mask& mask, std::shared_ptr<const Sight> sight,
-                      std::function<Matrix<T>()> weights) {
-    shared_->looks.push_back({prefix_, world_, first, heads, mask.text(), std::move(sight), std::move(weights)});
+                      std::function<Matrix<T>()> weights, bool changes) {
+    shared_->looks.push_back({prefix_, world_, first, heads, mask.text(), std::move(sight), std::move(weights), changes});
   }
   // The mask, of keys alone; made once, or at each step where one of them reads the step.
   std::shared_ptr<const Sight> sight(const Mask& mask, const Keys& keys = all_keys());
@@ -148,7 +150,8 @@ class Network {
   Offset parameter_count() const;                    // learned numbers
   // The weights that the attend at a place ("layers.0"; "" where the model is one) gave in the last forward, with their
   // dropout if that was in training: edges x heads, in the order of `edges`, of each of which node `to` is the query
-  // and `from` the key; 0 where it is not seen. Throws Error where there is no attend, or its mask is no list.
+  // and `from` the key; 0 where it is not seen. Throws Error where there is no attend, or its mask is no list,
+  // or there was no forward.
   Matrix<T> attention_weights(const std::string& place, std::span<const Edge> edges) const;
   // Throws Error where an attend's mask, on this graph, leaves all nodes without a key: nothing could be learned there.
   void expect_keys() const;

@@ -454,6 +454,13 @@ void write(T* to, Offset width, auto vector_at) {
     store_first(vector_at(t), static_cast<int>(std::min<Offset>(8, width - t)), to + t);
 }
 
+// run(width), a constant of the code where it is a usual one, so that a head's vectors stay in registers.
+void with_width(Offset width, auto run) {
+  if (width == 8) return run(std::integral_constant<Offset, 8>{});
+  if (width == 16) return run(std::integral_constant<Offset, 16>{});
+  run(width);
+}
+
 // An operation on each head's channels alone: forward(x, y, width), whose result is kept for that head of that row, and
 // backward(kept, y, dy, width, put), which does not look at x again. Devices know the combinations of two steps.
 template <bool centres, bool units, class T, class Forward, class Backward>
@@ -473,9 +480,11 @@ Var<T> each_head(const char* name, const Columns<T>& x, int heads, Forward forwa
                 bodies::Prepare<centres, units>{X, heads, static_cast<int>(width), y.value().view(), kept->view()},
                 X.rows * heads);
         parallel_pieces(X.rows, row_grain(total), [&](Offset begin, Offset end) {
-          for (Offset i = begin; i < end; ++i)
-            for (int h = 0; h < heads; ++h)
-              (*kept)(i, h) = forward(X.row(i) + h * width, y.value().row(i) + h * width, width);
+          with_width(width, [&](auto count) {
+            for (Offset i = begin; i < end; ++i)
+              for (int h = 0; h < heads; ++h)
+                (*kept)(i, h) = forward(X.row(i) + h * count, y.value().row(i) + h * count, count);
+          });
         });
       },
       [=] {
@@ -489,16 +498,18 @@ Var<T> each_head(const char* name, const Columns<T>& x, int heads, Forward forwa
                                                                    static_cast<int>(width), dx},
                                dY.rows * heads);
         parallel_pieces(dY.rows, row_grain(total), [&](Offset begin, Offset end) {
-          for (Offset i = begin; i < end; ++i)
-            for (int h = 0; h < heads; ++h) {
-              const Offset c = h * width;
-              backward((*kept)(i, h), y.value().row(i) + c, dY.row(i) + c, width,
-                       [=, to = dx.to.row(i) + c, add = dx.add](auto vector_at) {
-                         write<T>(to, width, [=](Offset t) {
-                           return add ? Vec<T, 8>::load(to + t) + vector_at(t) : vector_at(t);
+          with_width(width, [&](auto count) {
+            for (Offset i = begin; i < end; ++i)
+              for (int h = 0; h < heads; ++h) {
+                const Offset c = h * count;
+                backward((*kept)(i, h), y.value().row(i) + c, dY.row(i) + c, count,
+                         [=, to = dx.to.row(i) + c, add = dx.add](auto vector_at) {
+                           write<T>(to, count, [=](Offset t) {
+                             return add ? Vec<T, 8>::load(to + t) + vector_at(t) : vector_at(t);
+                           });
                          });
-                       });
-            }
+              }
+          });
         });
       },
       name);
@@ -1555,6 +1566,8 @@ Var<T> attention(const AttentionVars<T>& given, std::shared_ptr<const Sight> sig
   if (weights)
     *weights = [=] {
       const Pattern& pattern = *kept->sight->pattern;
+      if (kept->state.tau.empty() && pattern.queries() > 0)
+        fail("attention weights are those of the last forward, and there was none yet: network.tape().forward()");
       Matrix<T> out(pattern.is_listed() ? pattern.edges() : 0, heads);
       if (tape->device) {  // from copies on the host
         Attention<T> here = call();

@@ -319,7 +319,7 @@ const std::vector<NamedMask>& named_masks() {
          a.expect(0, 0);
          return self();
        }},
-      {{"local", "local(k)", "j at 1 to k hops from i (1 without k); O(pairs)"},
+      {{"local", "local(k)", "j by a path of 1 to k edges from i (1 without k), i itself by one that returns; O(pairs)"},
        [](const Arguments& a) {
          a.expect(0, 1);
          return local(a.count() > 0 ? a.whole(0, 1, kMost) : 1);
@@ -420,9 +420,12 @@ std::vector<HeadMask> head_masks_named(const std::string& text) {
   if (start == std::string::npos || text[start] < '0' || text[start] > '9') return {{0, kEveryHead, mask_named(text)}};
   std::vector<HeadMask> out;
   for (std::size_t begin = 0; begin <= text.size();) {
-    std::size_t end = begin;  // at the next ';' outside of parentheses
-    for (int depth = 0; end < text.size() && (text[end] != ';' || depth > 0); ++end)
-      depth += text[end] == '(' ? 1 : text[end] == ')' ? -1 : 0;
+    std::size_t end = begin;  // at the next ';' outside of parentheses and quotations
+    bool quoted = false;
+    for (int depth = 0; end < text.size() && (text[end] != ';' || depth > 0 || quoted); ++end) {
+      if (text[end] == '"') quoted = !quoted;
+      if (!quoted) depth += text[end] == '(' ? 1 : text[end] == ')' ? -1 : 0;
+    }
     const std::size_t digit = std::min(text.find_first_not_of(" \t", begin), end);
     const std::size_t colon = std::min(text.find(':', digit), end);
     auto complain = [&](const std::string& what) { fail("column " + std::to_string(digit + 1) + ": " + what); };

@@ -89,7 +89,8 @@ class Mask {
 
 // Lists. A rule that counts its keys has fewer where there are fewer nodes. Numbers below 1 throw Error.
 Mask self();                                    // a node sees itself
-Mask local(int k = 1);                          // the nodes at 1 to k hops; own self loops are hops
+Mask local(int k = 1);                          // the nodes by a path of 1 to k edges; the node itself, too,
+                                                // by one that returns: a self loop or, k > 1, there and back
 Mask heavier(double w);                         // the neighbours by edges of a weight above w (none: 1)
 Mask hubs(int m, bool by_pagerank = false);     // the m nodes of highest degree (keys in their row), or rank
 Mask knn(int k);                                // most_similar (similar.h) of the features

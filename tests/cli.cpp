@@ -307,6 +307,20 @@ TEST_CASE("missing and broken files are named") {
   refused("train cora --data " + folder.path.string() + " --quiet", "os");
 }
 
+TEST_CASE("a model predicts on data that the splits of its training do not fit") {
+  Scratch files;
+  const std::string base = files.path.string();
+  fs::create_directories(base + "/new");
+  files.write("new/edges.csv", "0,33\n1,2\n");
+  REQUIRE(run("train karate --epochs 3 --seed 5 --quiet --splits per-class:3/4/5 --save " + base + "/runs").code == 0);
+  const std::string on_new = "predict " + base + "/new --weights " + base + "/runs/karate-gat-5.safetensors";
+  const Result said = run(on_new);
+  CHECK(said.code == 0);
+  CHECK(std::count(said.out.begin(), said.out.end(), '\n') == 35);
+  refused(on_new + " --splits per-class:3/4/5", "are left for");
+  refused("train " + base + "/new --splits fraction:0.5/0.2/0.3", "no node has a label");
+}
+
 TEST_CASE("a saved run predicts what it predicted, and its configuration repeats it") {
   Scratch folder;
   const std::string base = folder.path.string(), model = base + "/a/karate-gatv2-3.safetensors";
@@ -797,6 +811,10 @@ TEST_CASE("what is wrong with a sweep is said before its first run") {
   CHECK(list_of.out ==
         "heed train karate '--mask=local | self' --seed=1 --runs=3\n"
         "heed train karate --mask=all --seed=1 --runs=3\n");
+  folder.write("s.toml", "dataset = \"karate\"\nseed = [1, 5, 3]\n");
+  const std::string each = run("sweep " + file + " --list").out;
+  CHECK(std::count(each.begin(), each.end(), '\n') == 3);
+  CHECK(has(each, "--seed=5"));
 }
 
 TEST_SUITE_END();

@@ -1116,6 +1116,10 @@ TEST_CASE("shapes that do not fit are named") {
           made.attention_weights("2", {});
         }) == "unknown place of an attend '2'; did you mean 1?");
   CHECK(message([&] {
+          Network<float> made(attend({.out = 2}), graph, features, 1);
+          made.attention_weights("", std::vector<Edge>{{0, 1}});
+        }).find("there was none yet") != std::string::npos);
+  CHECK(message([&] {
           Network<float> made(attend({.out = 2, .mask = all()}), graph, features, 1);
           made.tape().forward();
           made.attention_weights("", {});

@@ -621,6 +621,8 @@ TEST_CASE("masks and keys by name: their text comes back, and errors name the co
   CHECK((heads[2].first == 5 && heads[2].last == 7 && heads[2].mask.text() == "expander(8)"));
   CHECK(head_masks_named("local")[0].last == kEveryHead);
   CHECK(head_masks_named("0: pairs(a;b:c); 1: self").size() == 2);
+  CHECK(head_masks_named("0: pairs(\"a(b;c\"); 1: self").size() == 2);
+  CHECK(head_masks_named("0: pairs(\"a)b;c\"); 1: self").size() == 2);
   auto wrong_heads = [](const std::string& text) { return message([&] { head_masks_named(text); }); };
   CHECK(wrong_heads("0-3: local; 5: self") == "column 13: the next head without a mask is 4, not 5");
   CHECK(wrong_heads("0-3: local; 3: self") == "column 13: the next head without a mask is 4, not 3");

@@ -306,6 +306,14 @@ Sweep parse_sweep(const std::string& text, const std::string& file) {
       }
     }
   }
+  for (const Trial& t : out.trials) {
+    const auto first = std::find_if(out.trials.begin(), out.trials.end(),
+                                    [&](const Trial& other) { return other.dataset == t.dataset; });
+    const auto name = [](const Trial& x) { return metric_names()[static_cast<std::size_t>(x.recipe.train.metric)]; };
+    if (name(*first) != name(t))
+      fail(file + ": on " + t.dataset + " '" + first->design + "' is judged by " + name(*first) + ", '" + t.design +
+           "' by " + name(t) + "; a dataset has one metric");
+  }
   if (all.baseline != nullptr) {
     try {
       out.baseline = out.designs[choose("design", all.baseline->value, out.designs)];
@@ -560,9 +568,7 @@ PairedTest paired_t(std::span<const double> differences, double test_share) {
   const bool equal = std::adjacent_find(differences.begin(), differences.end(), std::not_equal_to<>()) ==
                      differences.end();  // their mean may be off by a rounding
   if (equal) {
-    const double one = differences[0];
-    out.t = one == 0 ? 0 : std::copysign(std::numeric_limits<double>::infinity(), one);
-    out.p = one == 0;
+    if (differences[0] == 0) out.t = 0, out.p = 1;
     return out;
   }
   out.t = d.mean / (d.deviation * std::sqrt(1.0 / d.count + test_share));
@@ -624,12 +630,13 @@ std::vector<SweepRow> rows_of(const Sweep& sweep, const Outcomes& outcomes) {
       if (base != nullptr && base != row && t.data == sweep.trials[base->trial].data) {
         const Trial& b = sweep.trials[base->trial];
         std::map<int, std::vector<double>> by_split;
-        for (std::size_t r = 0; r < std::min(t.seeds.size(), b.seeds.size()); ++r) {
-          const auto &mine = outcomes[row->trial][r], &its = outcomes[base->trial][r];
-          const bool paired = t.seeds[r] == b.seeds[r] && split_of(t, r) == split_of(b, r) && mine && its;
-          if (paired && mine->error.empty() && its->error.empty())
-            by_split[split_of(t, r)].push_back(mine->test - its->test);
-        }
+        for (std::size_t r = 0; r < t.seeds.size(); ++r)
+          for (std::size_t other = 0; other < b.seeds.size(); ++other) {
+            const auto &mine = outcomes[row->trial][r], &its = outcomes[base->trial][other];
+            const bool paired = t.seeds[r] == b.seeds[other] && split_of(t, r) == split_of(b, other) && mine && its;
+            if (paired && mine->error.empty() && its->error.empty())
+              by_split[split_of(t, r)].push_back(mine->test - its->test);
+          }
         std::vector<double> differences;
         for (const auto& [split, d] : by_split)
           if (by_split.size() == 1)

@@ -133,8 +133,8 @@ Spread spread(std::span<const double> values);
 // splits without common nodes, differences are independent, and the variance of their mean is s^2 / n: test_share 0.
 // Over splits that were drawn from the same nodes they are not, and this would find differences that are not there;
 // there it is s^2 (1/n + n_test / n_train), the corrected resampled t test of Nadeau & Bengio (Machine Learning 52,
-// 2003, section 3.2): test_share is n_test / n_train. p is NaN for fewer than two differences; where all of them are
-// equal it is 1 if they are 0, else 0.
+// 2003, section 3.2): test_share is n_test / n_train. p is NaN for fewer than two differences, and where all of them
+// are equal and not 0: so few runs, or test nodes, say nothing of the spread. It is 1 where all are 0.
 struct PairedTest {
   int pairs = 0;
   double difference = 0, t = 0, p = 0;

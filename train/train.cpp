@@ -382,9 +382,10 @@ void check(const Dataset& data, const TrainOptions& o) {
   if (!(o.momentum >= 0 && o.momentum < 1)) fail("the momentum must be at least 0 and below 1");
   if (!(o.schedule.factor > 0 && o.schedule.factor <= 1)) fail("the schedule's factor must be above 0 and at most 1");
   if (!(o.label_smoothing >= 0 && o.label_smoothing < 1)) fail("label smoothing must be at least 0 and below 1");
+  if (data.classes == 0) fail("dataset '" + data.name + "': no node has a label, and so there is nothing to learn");
   if (data.classes < 2)
     fail("dataset '" + data.name + "': training needs at least 2 classes, not " + std::to_string(data.classes));
-  if (o.seed > static_cast<std::uint64_t>(INT64_MAX) - static_cast<std::uint64_t>(o.runs))
+  if (o.seed > static_cast<std::uint64_t>(INT64_MAX) - static_cast<std::uint64_t>(o.runs - 1))
     fail("the seed of the last run is above " + std::to_string(INT64_MAX));
   if (data.splits.empty())
     fail("dataset '" + data.name +
