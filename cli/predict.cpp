@@ -14,7 +14,6 @@
 #include "cli/progress.h"
 #include "datasets/dataset.h"
 #include "datasets/npz.h"
-#include "datasets/splits.h"
 #include "graph/files.h"
 #include "train/checkpoint.h"
 
@@ -97,14 +96,12 @@ void run(const Options& o) {
   Recipe without = recipe;
   without.splits = "public";
   Dataset data = load_dataset(without, o.given.source, false);
-  if (recipe.splits != "public") {
-    const auto seed = recipe.data_seed < 0 ? recipe.train.seed : static_cast<std::uint64_t>(recipe.data_seed);
-    try {
-      data.splits = make_splits(data, recipe.splits, seed);
-    } catch (const Error&) {  // other data may lack the nodes for the splits of the training
-      if (std::ranges::any_of(o.given.settings(), [](const Setting& s) { return s.name == "splits"; })) throw;
-      data.splits.clear();
-    }
+  try {
+    draw_splits(recipe, data);
+  } catch (const Error& e) {  // other data may lack the nodes for the splits of the training
+    if (std::ranges::any_of(o.given.settings(), [](const Setting& s) { return s.name == "splits"; })) throw;
+    note(fmt::format("heed: not judged on the splits of the training: {}\n", e.what()));
+    data.splits.clear();
   }
   // Whoever asks may not know the labels, so the number of classes is that of the training.
   Id classes = data.classes;

@@ -317,6 +317,7 @@ TEST_CASE("a model predicts on data that the splits of its training do not fit")
   const Result said = run(on_new);
   CHECK(said.code == 0);
   CHECK(std::count(said.out.begin(), said.out.end(), '\n') == 35);
+  CHECK(has(said.err, "not judged on the splits of the training: "));
   refused(on_new + " --splits per-class:3/4/5", "are left for");
   refused("train " + base + "/new --splits fraction:0.5/0.2/0.3", "no node has a label");
 }

@@ -299,6 +299,25 @@ TEST_CASE("a mask under which nobody sees anybody is refused, alone or of some h
   CHECK(wrong("0: self; 1: local", 2) == "");
 }
 
+TEST_CASE("keys that change are not judged by those of the first step") {
+  std::vector<Edge> path;  // of the last nodes, which are not among the first keys
+  for (Id i = 10; i + 1 < 20; ++i) path.push_back({i, i + 1}), path.push_back({i + 1, i});
+  Dataset data{.name = "path", .labels = {}, .splits = {}};
+  data.graph = graph_from_edges(20, path);
+  data.features.dense = Matrix<float>(20, 20);
+  for (Id i = 0; i < 20; ++i) data.features.dense(i, i) = 1, data.labels.push_back(i % 2);
+  data.classes = 2;
+  data.splits = {{.train = {10, 11, 12, 13}, .valid = {14, 15}, .test = {16, 17}}};
+  auto said = [&](const char* keys, std::uint64_t seed) {
+    return message([&] {
+      train(attend({.out = 2, .mask = local(), .keys = keys_named(keys)}), data, {.epochs = 2, .seed = seed});
+    });
+  };
+  CHECK(said("every(20)", 1).find("among the keys that were chosen") != std::string::npos);
+  CHECK(said("learned(0.5)", 1) == "");
+  for (std::uint64_t seed = 1; seed <= 10; ++seed) CHECK(said("random(0.05, step)", seed) == "");
+}
+
 TEST_CASE("options out of range and datasets without a split are refused") {
   Dataset data = karate();
   CHECK(message_of(data, {.epochs = 2}) == "");

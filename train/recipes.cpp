@@ -128,6 +128,10 @@ constexpr int kMost = 1'000'000'000;
 constexpr int kWidest = 65536;
 constexpr int kMostVirtual = 1000;  // each has a channel of its own, and pairs with all nodes
 
+std::uint64_t seed_of_data(const Recipe& r) {
+  return r.data_seed < 0 ? r.train.seed : static_cast<std::uint64_t>(r.data_seed);
+}
+
 }  // namespace
 
 std::int64_t whole(const std::string& text, std::int64_t low, std::int64_t high) {
@@ -302,10 +306,14 @@ Recipe resolve(const std::vector<Setting>& settings) {
 }
 
 Dataset load(const Recipe& r, LoadOptions options) {
-  options.seed = r.data_seed < 0 ? r.train.seed : static_cast<std::uint64_t>(r.data_seed);
+  options.seed = seed_of_data(r);
   Dataset out = load(r.dataset, options);
-  if (r.splits != "public") out.splits = make_splits(out, r.splits, options.seed);
+  draw_splits(r, out);
   return out;
+}
+
+void draw_splits(const Recipe& r, Dataset& data) {
+  if (r.splits != "public") data.splits = make_splits(data, r.splits, seed_of_data(r));
 }
 
 Model make_model(const Recipe& r, Id classes) {

@@ -58,6 +58,8 @@ Recipe resolve(const std::vector<Setting>& settings);
 
 // The dataset of a recipe, with its splits. Throws as load() and make_splits() do.
 Dataset load(const Recipe& recipe, LoadOptions options = {});
+// The recipe's splits, where they are not the dataset's own. Throws as make_splits() does.
+void draw_splits(const Recipe& recipe, Dataset& data);
 
 // The model of a recipe. Throws Error where heads and channels do not fit.
 Model make_model(const Recipe& recipe, Id classes);
