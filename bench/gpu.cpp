@@ -1,6 +1,7 @@
 // heed bench gpu: the fused operator on a GPU, forward and forward + backward (of q, k, v and the learned vector), held
 // against the CPU's before it is timed by the device's clock; beside it the bytes that it must move, as a share of what
-// a copy on the device moves in that time. Where gathers hit the cache the share may be above 1.
+// a copy on the device moves in that time. Where gathers hit the cache the share may be above 1. With rows stored as
+// bfloat16 the CPU gets the rounded numbers, too, and the time is with their rounding.
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
@@ -11,6 +12,7 @@
 #include "cli/command.h"
 #include "datasets/npz.h"
 #include "graph/files.h"
+#include "kernels/bf16.h"
 #include "kernels/device.h"
 #include "kernels/device_attention.h"
 
@@ -20,7 +22,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 struct Options {
-  std::string scores = "gat,gatv2,scaled_dot", normaliser = "softmax", graph = "rmat", shapes = "4x16", data;
+  std::string scores = "gat,gatv2,scaled_dot", normaliser = "softmax", graph = "rmat", shapes = "4x16", storage = "fp32", data;
   Id nodes = 100'000;
   Offset edges = 2'000'000;
   int repeat = 15;
@@ -68,14 +70,16 @@ class Bench {
     for (int r = 0; r < 7; ++r)
       times.push_back(there_.milliseconds([&] { there_.copy(to.data(), from.data(), std::size_t{1} << 30); }) / 1e3);
     copy_gbs_ = 2.0 * (1 << 30) / times_of(times).ms * 1e-6;
-    rows_.push_back({"score", "shape", "pass", "ms", "spread", "GB/s", "share of copy", "MB", "error"});
+    rows_.push_back({"kernel", "score", "shape", "pass", "ms", "spread", "GB/s", "share of copy", "MB", "error"});
   }
 
   void graph(const Graph& graph) {
     pattern_ = Pattern::listed(graph.adjacency);
     for (Shape shape : shapes_of(o_.shapes)) weigh(shape);
     for (const std::string& name : cli::names_in(o_.scores))
-      for (Shape shape : shapes_of(o_.shapes)) run(score_named(name), shape);
+      for (Shape shape : shapes_of(o_.shapes))
+        for (const std::string& storage : cli::names_in(o_.storage))
+          run(score_named(name), shape, storage_named(storage) == Storage::bf16);
   }
   void print() const {
     if (o_.json) return cli::print(all_.dump(1) + "\n");
@@ -118,7 +122,7 @@ class Bench {
     add("spmm", "weighted sum", shape, "forward", work, edges * (8 + row) + nodes * row, 0, error, error <= 1e-5);
   }
 
-  void run(const Score& score, Shape shape) {
+  void run(const Score& score, Shape shape, bool bf16) {
     const Normaliser& normaliser = normaliser_named(o_.normaliser);
     const Offset n = pattern_->queries(), width = shape.heads * shape.channels;
     const Offset score_width = score.contracts ? shape.heads : width;
@@ -132,6 +136,10 @@ class Bench {
       each->y.resize(n, width), each->dv.resize(n, width);
       each->dq.resize(n, score_width), each->dk.resize(n, score_width);
     }
+    if (bf16)
+      for (Matrix<float>* m : {&here.v, &here.dy, &here.q, &here.k})
+        if (!score.contracts || m == &here.v || m == &here.dy)
+          for (float& x : *m) x = from_bf16(to_bf16(x));
     Arrays there{there_too(here.q),
                  there_too(here.k),
                  there_too(here.v),
@@ -144,7 +152,8 @@ class Bench {
                  there_too(here.da),
                  {}};
     const int place = place_in_scores(score);
-    const auto call = there.call(*pattern_, score, normaliser, shape.heads);
+    auto call = there.call(*pattern_, score, normaliser, shape.heads);
+    call.bf16 = bf16;
     const auto sinks = there.sinks();
     auto forward = [&] { attention_there(there_, place, call, there.y.view(), there.state); };
     auto backward = [&] {
@@ -173,15 +182,20 @@ class Bench {
 
     const double edges = static_cast<double>(pattern_->edges()), nodes = static_cast<double>(n);
     const double row = 4.0 * static_cast<double>(width), score_row = 4.0 * static_cast<double>(score_width);
-    const double pair = one_table ? row : row + score_row, numbers = 4.0 * shape.heads;
-    const double moved = edges * (4 + pair) + nodes * (score_row + row + numbers);
+    const double short_row = bf16 ? row / 2 : row, short_score = bf16 && !score.contracts ? score_row / 2 : score_row;
+    const double pair = one_table ? short_row : short_row + short_score, numbers = 4.0 * shape.heads;
+    // What is rounded is read once more, and written.
+    const double rounds = !bf16 ? 0 : 1.5 * nodes * (row + (score.contracts ? 0 : (one_table ? 1 : 2) * score_row));
+    const double moved = rounds + edges * (4 + pair) + nodes * (score_row + row + numbers);
     const double back = edges * (4 + pair) + nodes * (2 * score_row + row + 2 * numbers) +  // rows of queries
-                        edges * (4 + row + score_row + 2 * numbers) + nodes * (2 * row + 2 * score_row) +  // of keys
-                        2 * nodes * row;                                                                   // delta
-    add("attention", score.name, shape, "forward", forward, moved, added, value, verified);
+                        edges * (4 + short_row + short_score + 2 * numbers) +               // of keys
+                        nodes * (2 * row + 2 * score_row) + 2 * nodes * row +               // delta
+                        (bf16 ? 1.5 * nodes * row : 0);
+    const char* kernel = bf16 ? "attention, bf16" : "attention";
+    add(kernel, score.name, shape, "forward", forward, moved, added, value, verified);
     add(
-        "attention", score.name, shape, "forward + backward", [&] { forward(), backward(); }, moved + back, added,
-        gradient, verified);
+        kernel, score.name, shape, "forward + backward", [&] { forward(), backward(); }, moved + back, added, gradient,
+        verified);
   }
 
   void add(const char* kernel, const std::string& score, Shape shape, const char* pass,
@@ -211,7 +225,7 @@ class Bench {
                     {"verified", verified},
                     {"error", error},
                     {"added_mb", added}});
-    rows_.push_back({score, fmt::format("{}x{}", shape.heads, shape.channels), pass, fmt::format("{:.3f}", t.ms),
+    rows_.push_back({kernel, score, fmt::format("{}x{}", shape.heads, shape.channels), pass, fmt::format("{:.3f}", t.ms),
                      fmt::format("{:.0f}%", 100 * t.spread), fmt::format("{:.0f}", speed), fmt::format("{:.2f}", share),
                      fmt::format("{:.0f}", added), fmt::format("{:.1e}{}", error, verified ? "" : " WRONG")});
   }
@@ -250,6 +264,7 @@ void add_gpu(CLI::App& bench) {
   c->add_option("--nodes", o->nodes, "Of a generated graph")->check(cli::whole_number(2, 1 << 30));
   c->add_option("--edges", o->edges, "Of a generated graph, directed")->check(cli::whole_number(1, 1'000'000'000'000));
   c->add_option("--shapes", o->shapes, "Heads x channels of a head, as in 4x16,8x32");
+  c->add_option("--storage", o->storage, "Of gathered rows: fp32, bf16, or both with a comma");
   c->add_option("--repeat", o->repeat, "Timed repetitions; the median counts")->check(cli::whole_number(1, 100000));
   c->add_option("--seed", o->seed, "Of the graph and the numbers");
   cli::add_data(*c, o->data);

@@ -635,6 +635,7 @@ void check(const Attention<T>& x, View<const std::type_identity_t<T>> y, View<co
 template <class T>
 void attention(const Attention<T>& x, View<T> y, AttentionState<T>& state) {
   check<T>(x, y);
+  if (x.bf16) fail("attention: rows are stored as bfloat16 on a GPU alone");
   state.tau.resize(y.rows, x.heads);
   if (rows_are_one(x)) {
     const Attention<T> one = one_row(x, state);
@@ -927,6 +928,7 @@ template <class T>
 void attention_gradient(const Attention<T>& x, View<const T> y, View<const T> dy, AttentionState<T>& state,
                         const AttentionGradient<T>& g) {
   check(x, y, dy, state.tau, g);
+  if (x.bf16) fail("attention: rows are stored as bfloat16 on a GPU alone");
   if (rows_are_one(x)) {
     const Attention<T> one = one_row(x, state);
     T *const one_y = state.shared.row(0), *const one_dy = state.shared.row(1);

@@ -17,11 +17,12 @@ struct Shares {  // a warp's shared memory
   Id ids[kWarp];
 };
 
-template <warp::Body body>
-inline constexpr int kWarps = body == warp::Body::lanes ? 16 : 24;  // that fit a multiprocessor, by their registers
+template <warp::Pass pass, warp::Body body>  // that fit a multiprocessor, by their registers
+inline constexpr int kWarps = body == warp::Body::lanes ? (pass == warp::Pass::row ? 15 : 16)
+                                                        : (pass == warp::Pass::column ? 22 : 24);
 
 template <warp::Pass pass, warp::Body body, class S>
-__global__ void __launch_bounds__(kWarp, kWarps<body>)
+__global__ void __launch_bounds__(kWarp, kWarps<pass, body>)
     kernel(const __grid_constant__ warp::Call call, const __grid_constant__ S score) {
   __shared__ Shares own;
   DeviceWarp lanes;

@@ -11,6 +11,9 @@
 // for the keys.
 #pragma once
 
+#include <array>
+#include <cstdint>
+
 #include "kernels/matrix.h"
 #include "kernels/pattern.h"
 #include "kernels/random.h"
@@ -33,6 +36,11 @@ struct Attention {
   View<const T> bias;  // edges x heads; may be none
   View<const T> ev;    // edges x heads*width: added to the value; may be none
   Dropout dropout;     // of the attention weights
+  // On a GPU: q, k, v and dy are rounded to bfloat16 first, and passes over edges gather rows of half the size; sums are
+  // of floats, and y and all gradients are floats. Where a score has one channel a head, q and k stay as they are. Calls
+  // that need kernels for any width (topk, thresholds that are solved for, features of edges, a head of more than 128
+  // channels) read floats all the same.
+  bool bf16 = false;
 };
 // Edges are numbered as in pattern->by_query.list, so e, bias and ev need a listed pattern.
 
@@ -51,6 +59,7 @@ struct AttentionState {
   bool backward = true;                // to be set before forward: whether backward will follow, which uses `above`
   Matrix<T> parts;                     // partial results of hub rows
   Matrix<T> sums;                      // per block: da and dp
+  std::array<Matrix<std::uint16_t>, 4> narrow;  // q, k, v and dy as bfloat16 numbers, where the call asks for them
   std::vector<AttentionState> groups;  // of a call with so many heads that it runs as several
   // Where all rows are the same: the pattern of one, and its y and dy.
   std::shared_ptr<const Pattern> one;

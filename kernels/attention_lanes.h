@@ -4,7 +4,7 @@
 // in the same order in every pass; the sums over edges meet at the end of a row. Every side of the warp has a running
 // maximum of its own until then. What most calls do without (filters, biases, dropout, a learned temperature, any
 // normaliser but softmax, rows that are not aligned) costs instructions even when it is not there: kernels are compiled
-// with it and without.
+// with it and without, and without it for rows of either storage.
 #pragma once
 
 #include "kernels/attention_warp.h"
@@ -25,6 +25,14 @@ HEED_WARP_FN Spot spot(const Call& x, int lane) {
   return {head, within & (x.group - 1), lane / edge_lanes(x), head < x.heads};
 }
 
+// How rows are read: as the array says, or known to be 16 bytes a lane, or 8 of bfloat16 numbers.
+enum class Load { any, wide, half };
+template <Body body>
+inline constexpr bool is_plain = body == Body::plain_lanes || body == Body::half_lanes;
+template <Body body>
+inline constexpr Load load_of =
+    body == Body::plain_lanes ? Load::wide : body == Body::half_lanes ? Load::half : Load::any;
+
 // What a call asks for; `plain` ones for softmax and nothing else.
 template <bool plain>
 struct Rules {
@@ -41,13 +49,28 @@ struct Rules {
   HEED_WARP_FN bool tempered() const { return !plain && x.tempered; }
 };
 
-// The lane's channels of row i; 0 where there is none. `put(t, value)` takes channel t. wide: the rows are known to be.
-template <bool wide, class Put>
+// The lane's channels of row i; 0 where there is none. `put(t, value)` takes channel t.
+template <Load load, class Put>
 HEED_WARP_FN void read_row(const Strided<const float>& from, Id i, Spot at, int width, Put put) {
   const int c = at.member * kVector;
+  if (load == Load::half || (load == Load::any && from.half)) {
+    const std::uint16_t* row = from.half_row(i) + at.head * width + c;
+#ifdef __CUDACC__
+    if (load == Load::half || from.wide) {
+      uint2 value = make_uint2(0, 0);
+      if (at.live && c < width) value = __ldg(reinterpret_cast<const uint2*>(row));
+      put(0, from_bf16(value.x)), put(1, from_bf16(value.x >> 16)), put(2, from_bf16(value.y));
+      put(3, from_bf16(value.y >> 16));
+      return;
+    }
+#endif
+    HEED_UNROLL
+    for (int t = 0; t < kVector; ++t) put(t, at.live && c + t < width ? from_bf16(read(row + t)) : 0.0f);
+    return;
+  }
   const float* row = from.row(i) + at.head * width + c;
 #ifdef __CUDACC__
-  if (wide || from.wide) {
+  if (load == Load::wide || from.wide) {
     float4 value = make_float4(0, 0, 0, 0);
     if (at.live && c < width) value = __ldg(reinterpret_cast<const float4*>(row));
     put(0, value.x), put(1, value.y), put(2, value.z), put(3, value.w);
@@ -58,12 +81,12 @@ HEED_WARP_FN void read_row(const Strided<const float>& from, Id i, Spot at, int 
   for (int t = 0; t < kVector; ++t) put(t, at.live && c + t < width ? read(row + t) : 0.0f);
 }
 // As read_row, of q, k or their like: of a score with one channel a head all lanes have that one, as channel 0.
-template <bool wide, class S, class Put>
+template <Load load, class S, class Put>
 HEED_WARP_FN void read_score_row(const Call& x, const Strided<const float>& from, Id i, Spot at, Put put) {
   if constexpr (contracts_of<S>)
     put(0, at.live ? read(from.row(i) + at.head) : 0.0f);
   else
-    read_row<wide>(from, i, at, x.score_width, put);
+    read_row<load>(from, i, at, x.score_width, put);
 }
 // What the lane's head has learned, before a block's first row.
 template <class S, class Warp, class Vector>
@@ -71,7 +94,7 @@ HEED_WARP_FN void read_learned(Warp& warp, const Call& x, bool tempered, Vector&
   warp.lanes([&](int lane) {
     const Spot at = spot(x, lane);
     if constexpr (reads_vector<S>)
-      read_score_row<false, S>(x, x.a, 0, at, [&](int c, float value) { a[c][lane] = value; });
+      read_score_row<Load::any, S>(x, x.a, 0, at, [&](int c, float value) { a[c][lane] = value; });
     p[lane] = learned_of<S>(x, tempered, at.live ? at.head : 0);
   });
 }
@@ -231,10 +254,12 @@ HEED_WARP_FN void weigh_slots(Warp& warp, const Memory<Warp>& memory, const Call
   });
 }
 
-template <bool plain, class S, class Warp>
+template <Body body, class S, class Warp>
 HEED_WARP_FN void forward_contracted(Warp& warp, const Memory<Warp>& memory, const Call& x, const S& score, Offset t) {
   constexpr bool kinked = requires { score.slope_below(); };
   constexpr int together = kWeighedEdges;
+  constexpr bool plain = is_plain<body>;
+  constexpr Load load = load_of<body>;
   const Rules<plain> rules{x};
   const auto normaliser = rules.normaliser();
   const Block block = x.rows.blocks[t];
@@ -249,7 +274,7 @@ HEED_WARP_FN void forward_contracted(Warp& warp, const Memory<Warp>& memory, con
         HEED_UNROLL
         for (int c = 0; c < kVector; ++c) y[c][lane] = above[c][lane] = 0;
       });
-    weigh_slots<plain>(warp, memory, x, score, i, n, state);
+    weigh_slots<is_plain<body>>(warp, memory, x, score, i, n, state);
     warp.sync();
     if (!first)
       warp.lanes([&](int lane) {
@@ -265,7 +290,7 @@ HEED_WARP_FN void forward_contracted(Warp& warp, const Memory<Warp>& memory, con
         HEED_UNROLL
         for (int u = 0; u < together; ++u) {
           const int edge = begin + u * sides + at.side, there = edge < n ? edge : n - 1;
-          read_row<plain>(x.v, memory.ids.get(lane, there), at, x.width, [&](int c, float value) { v[u][c] = value; });
+          read_row<load>(x.v, memory.ids.get(lane, there), at, x.width, [&](int c, float value) { v[u][c] = value; });
           const bool in = edge < n && at.live;
           w[u] = in ? memory.s.get(lane, (edge << x.head_bits) + at.head) : 0.0f;
           over[u] = kinked && in && x.raised ? memory.dw.get(lane, (edge << x.head_bits) + at.head) : 0.0f;
@@ -315,10 +340,12 @@ HEED_WARP_FN void forward_contracted(Warp& warp, const Memory<Warp>& memory, con
   });
 }
 
-template <bool plain, class S, class Warp>
+template <Body body, class S, class Warp>
 HEED_WARP_FN void forward_lanes(Warp& warp, const Memory<Warp>& memory, const Call& x, const S& score, Offset t) {
   constexpr int together = kForwardEdges, channels = score_channels<S>;
   const float none = -__builtin_inff();
+  constexpr bool plain = is_plain<body>;
+  constexpr Load load = load_of<body>;
   const Rules<plain> rules{x};
   const auto normaliser = rules.normaliser();
   const Block block = x.rows.blocks[t];
@@ -330,7 +357,7 @@ HEED_WARP_FN void forward_lanes(Warp& warp, const Memory<Warp>& memory, const Ca
   each_chunk(warp, memory, x, block, kWarp, rules.biased(), [&](Id i, int n, bool first, bool last) {
     if (first)
       warp.lanes([&](int lane) {
-        read_score_row<plain, S>(x, x.q, i, spot(x, lane), [&](int c, float value) { q[c][lane] = value; });
+        read_score_row<load, S>(x, x.q, i, spot(x, lane), [&](int c, float value) { q[c][lane] = value; });
         HEED_UNROLL
         for (int c = 0; c < kVector; ++c) y[c][lane] = 0;
         shift[lane] = none, total[lane] = 0;
@@ -344,12 +371,12 @@ HEED_WARP_FN void forward_lanes(Warp& warp, const Memory<Warp>& memory, const Ca
         for (int u = 0; u < together; ++u) {
           const int edge = begin + u * sides + at.side;
           const Id j = memory.ids.get(lane, edge < n ? edge : n - 1);
-          read_score_row<plain, S>(x, x.k, j, at, [&](int c, float value) { k[u][c] = value; });
+          read_score_row<load, S>(x, x.k, j, at, [&](int c, float value) { k[u][c] = value; });
           if (x.one_table) {
             HEED_UNROLL
             for (int c = 0; c < kVector; ++c) v[u][c][lane] = k[u][c < channels ? c : 0];
           } else {
-            read_row<plain>(x.v, j, at, x.width, [&](int c, float value) { v[u][c][lane] = value; });
+            read_row<load>(x.v, j, at, x.width, [&](int c, float value) { v[u][c][lane] = value; });
           }
         }
         HEED_UNROLL
@@ -428,9 +455,11 @@ HEED_WARP_FN void forward_lanes(Warp& warp, const Memory<Warp>& memory, const Ca
 
 // Both directions of backward. Rows are queries (dq, dbias, and the block's sums of da and dp; on the way, tau and
 // delta side by side in x.both) or keys (dk and dv, one behind the other in a segment's row of x.parts).
-template <bool own_is_query, bool plain, class S, class Warp>
+template <bool own_is_query, Body body, class S, class Warp>
 HEED_WARP_FN void backward_lanes(Warp& warp, const Memory<Warp>& memory, const Call& x, const S& score, Offset t) {
   constexpr int together = kBackwardEdges, channels = score_channels<S>, scalars = scalars_of<S>;
+  constexpr bool plain = is_plain<body>;
+  constexpr Load load = load_of<body>;
   const Rules<plain> rules{x};
   const Block block = x.rows.blocks[t];
   const bool whole = block.part < 0;
@@ -452,8 +481,8 @@ HEED_WARP_FN void backward_lanes(Warp& warp, const Memory<Warp>& memory, const C
     if (first) {
       warp.lanes([&](int lane) {
         const Spot at = spot(x, lane);
-        read_score_row<plain, S>(x, own_scores, r, at, [&](int c, float value) { own[c][lane] = value; });
-        read_row<plain>(own_values, r, at, x.width, [&](int c, float value) { mine[c][lane] = value; });
+        read_score_row<load, S>(x, own_scores, r, at, [&](int c, float value) { own[c][lane] = value; });
+        read_row<load>(own_values, r, at, x.width, [&](int c, float value) { mine[c][lane] = value; });
         HEED_UNROLL
         for (int c = 0; c < channels; ++c) down[c][lane] = 0;
         HEED_UNROLL
@@ -462,7 +491,7 @@ HEED_WARP_FN void backward_lanes(Warp& warp, const Memory<Warp>& memory, const C
           tau[lane] = at.live ? x.tau.row(r)[at.head] : 0.0f;
           delta[lane] = 0;
           if (x.delta_follows)
-            read_row<false>(Strided<const float>{x.y.data, x.y.stride, x.y.wide}, r, at, x.width,
+            read_row<Load::any>(Strided<const float>{x.y.data, x.y.stride, x.y.wide}, r, at, x.width,
                             [&](int c, float value) { delta[lane] += mine[c][lane] * value; });
         }
       });
@@ -488,12 +517,12 @@ HEED_WARP_FN void backward_lanes(Warp& warp, const Memory<Warp>& memory, const C
         for (int u = 0; u < together; ++u) {
           const int edge = begin + u * sides + at.side;
           const Id j = memory.ids.get(lane, edge < n ? edge : n - 1);
-          read_score_row<plain, S>(x, other_scores, j, at, [&](int c, float value) { other[u][c][lane] = value; });
+          read_score_row<load, S>(x, other_scores, j, at, [&](int c, float value) { other[u][c][lane] = value; });
           if (own_is_query && x.one_table) {
             HEED_UNROLL
             for (int c = 0; c < kVector; ++c) theirs[u][c][lane] = other[u][c < channels ? c : 0][lane];
           } else {
-            read_row<plain>(other_values, j, at, x.width, [&](int c, float value) { theirs[u][c][lane] = value; });
+            read_row<load>(other_values, j, at, x.width, [&](int c, float value) { theirs[u][c][lane] = value; });
           }
           if constexpr (own_is_query) {
             taus[u][lane] = tau[lane], deltas[u][lane] = delta[lane];
@@ -619,12 +648,16 @@ HEED_WARP_FN void delta_lanes(Warp& warp, const Call& x, Offset t) {
       sums[0][lane] = sums[1][lane] = 0;
       if (begin + at.side >= end) return;
       const Id i = static_cast<Id>(begin + at.side);
-      float dy[kVector];
-      read_row<false>(x.dy, i, at, x.width, [&](int c, float value) { dy[c] = value; });
-      read_row<false>(constant(x.y), i, at, x.width, [&](int c, float value) { sums[0][lane] += dy[c] * value; });
+      float dy[kVector], y[kVector], raised[kVector];
+      read_row<Load::any>(x.dy, i, at, x.width, [&](int c, float value) { dy[c] = value; });
+      read_row<Load::any>(constant(x.y), i, at, x.width, [&](int c, float value) { y[c] = value; });
       if (x.raised)
-        read_row<false>(constant(x.raised), i, at, x.width,
-                        [&](int c, float value) { sums[1][lane] += dy[c] * value; });
+        read_row<Load::any>(constant(x.raised), i, at, x.width, [&](int c, float value) { raised[c] = value; });
+      HEED_UNROLL
+      for (int c = 0; c < kVector; ++c) {
+        sums[0][lane] += dy[c] * y[c];
+        if (x.raised) sums[1][lane] += dy[c] * raised[c];
+      }
     });
     warp.sum(sums, 1, x.group);
     warp.lanes([&](int lane) {
@@ -666,7 +699,7 @@ HEED_WARP_FN void weigh_lanes(Warp& warp, const Memory<Warp>& memory, const Call
         HEED_UNROLL
         for (int u = 0; u < together; ++u) {
           const int edge = begin + u * sides + at.side, there = edge < n ? edge : n - 1;
-          read_row<wide>(x.v, memory.ids.get(lane, there), at, x.width, [&](int c, float value) { v[u][c] = value; });
+          read_row<wide ? Load::wide : Load::any>(x.v, memory.ids.get(lane, there), at, x.width, [&](int c, float value) { v[u][c] = value; });
           w[u] = edge >= n ? 0.0f : x.weights ? memory.s.get(lane, edge) : 1.0f;
         }
         HEED_UNROLL
@@ -693,19 +726,51 @@ HEED_WARP_FN void weigh_lanes(Warp& warp, const Memory<Warp>& memory, const Call
   });
 }
 
+// The numbers of x.v as bfloat16, kNarrow of them an item: x.queries rows of x.width.
+inline constexpr int kNarrow = 1024;
+template <class Warp>
+HEED_WARP_FN void narrow(Warp& warp, const Call& x, Offset t) {
+  const auto width = static_cast<std::uint32_t>(x.width);
+  const Offset count = x.queries * Offset{x.width};
+  for (int step = 0; step < kNarrow; step += kWarp * kVector)
+    warp.lanes([&](int lane) {
+      const Offset first = t * kNarrow + step + lane * kVector;
+      if (first >= count) return;
+      Offset i = 0;
+      int c = 0;
+      if (count <= 0xffffffff) {  // division is dear, of 64 bits more so
+        i = static_cast<std::uint32_t>(first) / width, c = static_cast<int>(static_cast<std::uint32_t>(first) % width);
+      } else {
+        i = first / width, c = static_cast<int>(first % width);
+      }
+#ifdef __CUDACC__
+      if (x.v.wide) {
+        const float4 value = __ldg(reinterpret_cast<const float4*>(x.v.row(i) + c));
+        *reinterpret_cast<uint2*>(x.narrow.row(i) + c) =
+            make_uint2(to_bf16(value.x) | static_cast<std::uint32_t>(to_bf16(value.y)) << 16,
+                       to_bf16(value.z) | static_cast<std::uint32_t>(to_bf16(value.w)) << 16);
+        return;
+      }
+#endif
+      for (int e = 0; e < kVector && first + e < count; ++e) {
+        x.narrow.row(i)[c] = to_bf16(read(x.v.row(i) + c));
+        if (++c == x.width) c = 0, ++i;
+      }
+    });
+}
+
 // Work item t of a pass.
 template <Pass pass, Body body, class S, class Warp>
 HEED_WARP_FN void run(Warp& warp, const Memory<Warp>& memory, const Call& x, const S& score, Offset t) {
   if constexpr (body != Body::any_width) {
-    constexpr bool plain = body == Body::plain_lanes;
     if constexpr (pass == Pass::delta) delta_lanes(warp, x, t);
-    if constexpr (pass == Pass::weigh) weigh_lanes<plain>(warp, memory, x, t);
+    if constexpr (pass == Pass::weigh) weigh_lanes<body == Body::plain_lanes>(warp, memory, x, t);
     if constexpr (pass == Pass::forward && contracts_of<S>)
-      forward_contracted<plain>(warp, memory, x, score, t);
+      forward_contracted<body>(warp, memory, x, score, t);
     else if constexpr (pass == Pass::forward)
-      forward_lanes<plain>(warp, memory, x, score, t);
-    if constexpr (pass == Pass::row) backward_lanes<true, plain>(warp, memory, x, score, t);
-    if constexpr (pass == Pass::column) backward_lanes<false, plain>(warp, memory, x, score, t);
+      forward_lanes<body>(warp, memory, x, score, t);
+    if constexpr (pass == Pass::row) backward_lanes<true, body>(warp, memory, x, score, t);
+    if constexpr (pass == Pass::column) backward_lanes<false, body>(warp, memory, x, score, t);
     return;
   }
   if constexpr (pass == Pass::threshold) threshold(warp, memory, x, score, t);
@@ -720,6 +785,7 @@ HEED_WARP_FN void run(Warp& warp, const Memory<Warp>& memory, const Call& x, con
     merge_sums(warp, x, x.dk, x.heads * x.score_width, x.dv, x.heads * x.width, t);
   if constexpr (pass == Pass::reduce) reduce(warp, x, t);
   if constexpr (pass == Pass::learned) learned(warp, x, t);
+  if constexpr (pass == Pass::narrow) narrow(warp, x, t);
 }
 
 }  // namespace heed::warp

@@ -12,6 +12,7 @@
 #include <tuple>
 #include <utility>
 
+#include "kernels/bf16.h"
 #include "kernels/filter.h"
 #include "kernels/jet.h"
 #include "kernels/normalisers.h"
@@ -32,9 +33,13 @@ template <class T>
 struct Strided {  // rows of an array; row i begins at data + i * stride
   T* data = nullptr;
   int stride = 0;
-  bool wide = false;  // each head of a row begins at a multiple of 16 bytes and is as long
+  bool wide = false;  // each head of a row begins at a multiple of 4 numbers' size and is as long
+  bool half = false;  // the numbers are bfloat16, as half_row has them
   HEED_FN T* row(Offset i) const { return data + i * stride; }
   HEED_FN T* row(Id i) const { return data + Offset{i} * stride; }  // one multiplication of 32 bits
+  HEED_FN const std::uint16_t* half_row(Id i) const {
+    return reinterpret_cast<const std::uint16_t*>(data) + Offset{i} * stride;
+  }
   HEED_FN explicit operator bool() const { return data != nullptr; }
 };
 struct Into {  // where a gradient goes
@@ -157,7 +162,8 @@ struct AnyNormaliser {
 };
 
 // Which bodies run: for any width, or those of attention_lanes.h, where a row's heads fit the lanes of a warp.
-enum class Body { any_width, lanes, plain_lanes };  // the last for what most calls ask for
+// The last two are for what most calls ask for, with rows of floats or of bfloat16 numbers.
+enum class Body { any_width, lanes, plain_lanes, half_lanes };
 
 // What a pass reads and writes; arrays are shaped as in attention.h. Heads are at most kMaxHeads.
 struct Call {
@@ -194,6 +200,7 @@ struct Call {
   Into dq, dk, dv, da, dp, de, dbias, dev;
   const float* weights = nullptr;  // of a weighted sum of rows of v, into dq: one an edge; null: 1
   const float *row_scale = nullptr, *column_bias = nullptr;
+  Strided<std::uint16_t> narrow;  // where the rows of v go as bfloat16 numbers
   Offset queries = 0;
   Strided<float> parts;       // partial results of segments
   Strided<float> part_state;  // 3*heads: shift, total and raised_share of each segment
@@ -230,7 +237,8 @@ enum class Pass {
   merge_column,
   reduce,
   learned,
-  weigh
+  weigh,
+  narrow
 };
 
 template <class Warp>
@@ -550,33 +558,66 @@ HEED_WARP_FN void forward(Warp& warp, const Memory<Warp>& memory, const Call& x,
 
 HEED_WARP_FN Offset tiles(Offset channels) { return (channels + kWarp - 1) / kWarp; }
 
+// Of 32 columns of an item each, the item and the column of a lane.
+struct Column {
+  Offset item;
+  int c;
+};
+HEED_WARP_FN Column column_of(Offset t, int channels, int lane) {
+  const auto wide = static_cast<std::uint32_t>(tiles(channels));
+  if (t > 0xffffffff) return {t / wide, static_cast<int>(t % wide) * kWarp + lane};
+  const auto small = static_cast<std::uint32_t>(t);  // division is dear, of 64 bits more so
+  return {small / wide, static_cast<int>(small % wide) * kWarp + lane};
+}
+inline constexpr int kMerged = 8;  // rows that are fetched side by side
+// fetch(u, row) for up to kMerged rows from `first` on, the last one again where there are fewer.
+template <class Fetch>
+HEED_WARP_FN void fetch_rows(Offset first, Offset end, Fetch fetch) {
+  HEED_UNROLL
+  for (int u = 0; u < kMerged; ++u) fetch(u, first + u < end ? first + u : end - 1);
+}
+HEED_WARP_FN float column_sum(const Strided<float>& x, Offset begin, Offset end, int c) {
+  float sum = 0;
+  for (Offset first = begin; first < end; first += kMerged) {
+    float values[kMerged];
+    fetch_rows(first, end, [&](int u, Offset row) { values[u] = x.row(row)[c]; });
+    HEED_UNROLL
+    for (int u = 0; u < kMerged; ++u)
+      if (first + u < end) sum += values[u];
+  }
+  return sum;
+}
+
 // A hub's segments become its row: a warp for 32 channels of a hub, segments in rising order.
 HEED_WARP_FN void merge_channel(const Call& x, const Hub& hub, int c) {
   const float none = -__builtin_inff();
   const int head = c / x.width;
+  const bool shifts = x.normaliser.shifts();
   float shift = none, total = 0, sum = 0, above = 0, share = 0;
-  if (x.normaliser.shifts()) {
-    HEED_AHEAD
-    for (Offset part = hub.first; part < hub.first + hub.count; ++part) {
-      float other = x.part_state.row(part)[head];
-      shift = other > shift ? other : shift;
+  for (Offset first = hub.first, end = hub.first + hub.count; first < end; first += kMerged) {
+    float tops[kMerged], totals[kMerged], sums[kMerged], aboves[kMerged], shares[kMerged];
+    fetch_rows(first, end, [&](int u, Offset part) {
+      const float* state = x.part_state.row(part);
+      tops[u] = state[head], totals[u] = state[x.heads + head], sums[u] = x.parts.row(part)[c];
+      aboves[u] = x.raised ? x.part_raised.row(part)[c] : 0.0f;
+      shares[u] = x.raised ? state[2 * x.heads + head] : 0.0f;
+    });
+    float most = shift;
+    HEED_UNROLL
+    for (int u = 0; u < kMerged; ++u)
+      if (first + u < end && tops[u] > most) most = tops[u];
+    const float before = !shifts ? 1.0f : shift > none ? fn::exp(shift - most) : 0.0f;
+    total *= before, sum *= before, above *= before, share *= before;
+    shift = most;
+    HEED_UNROLL
+    for (int u = 0; u < kMerged; ++u) {
+      if (first + u >= end) continue;
+      const float rescale = !shifts ? 1.0f : tops[u] > none ? fn::exp(tops[u] - shift) : 0.0f;
+      total += totals[u] * rescale, sum += sums[u] * rescale;
+      above += aboves[u] * rescale, share += shares[u] * rescale;
     }
   }
-  HEED_AHEAD
-  for (Offset part = hub.first; part < hub.first + hub.count; ++part) {
-    float rescale = 1;
-    if (x.normaliser.shifts()) {
-      float own = x.part_state.row(part)[head];
-      rescale = own > none ? fn::exp(own - shift) : 0.0f;
-    }
-    total += x.part_state.row(part)[x.heads + head] * rescale;
-    sum += x.parts.row(part)[c] * rescale;
-    if (x.raised) {
-      above += x.part_raised.row(part)[c] * rescale;
-      share += x.part_state.row(part)[2 * x.heads + head] * rescale;
-    }
-  }
-  if (x.normaliser.solves()) shift = x.part_state.row(hub.first)[head];
+  if (!shifts) shift = x.normaliser.solves() ? x.part_state.row(hub.first)[head] : none;
   const Closed<float> end = x.normaliser.close(shift, total);
   x.y.row(hub.row)[c] = sum * end.factor;
   if (x.raised) x.raised.row(hub.row)[c] = above * end.factor;
@@ -587,11 +628,9 @@ HEED_WARP_FN void merge_channel(const Call& x, const Hub& hub, int c) {
 template <class Warp>
 HEED_WARP_FN void merge_forward(Warp& warp, const Call& x, Offset t) {
   const int channels = x.heads * x.width;
-  const Hub hub = x.rows.hubs[t / tiles(channels)];
   warp.lanes([&](int lane) {
-    const int c = static_cast<int>(t % tiles(channels)) * kWarp + lane;
-    if (c >= channels) return;
-    merge_channel(x, hub, c);
+    const Column at = column_of(t, channels, lane);
+    if (at.c < channels) merge_channel(x, x.rows.hubs[at.item], at.c);
   });
 }
 
@@ -1039,15 +1078,13 @@ template <class Warp>
 HEED_WARP_FN void merge_sums(Warp& warp, const Call& x, const Into& first, int first_cols, const Into& second,
                              int second_cols, Offset t) {
   const int channels = first_cols + second_cols;
-  const Hub hub = x.rows.hubs[t / tiles(channels)];
   warp.lanes([&](int lane) {
-    const int c = static_cast<int>(t % tiles(channels)) * kWarp + lane;
+    const auto [item, c] = column_of(t, channels, lane);
     if (c >= channels) return;
     const Into& into = c < first_cols ? first : second;
     if (!into) return;
-    float sum = 0;
-    HEED_AHEAD
-    for (Offset part = hub.first; part < hub.first + hub.count; ++part) sum += x.parts.row(part)[c];
+    const Hub hub = x.rows.hubs[item];
+    const float sum = column_sum(x.parts, hub.first, hub.first + hub.count, c);
     put(into.to.row(hub.row) + (c < first_cols ? c : c - first_cols), sum, into.add);
   });
 }
@@ -1055,15 +1092,11 @@ HEED_WARP_FN void merge_sums(Warp& warp, const Call& x, const Into& first, int f
 // Each kReduceRows rows of x.sums become one row of x.reduced: a warp for 32 columns of one such run.
 template <class Warp>
 HEED_WARP_FN void reduce(Warp& warp, const Call& x, Offset t) {
-  const Offset run = t / tiles(x.sum_cols), begin = run * kReduceRows;
-  const Offset end = begin + kReduceRows < x.sum_rows ? begin + kReduceRows : x.sum_rows;
   warp.lanes([&](int lane) {
-    const int c = static_cast<int>(t % tiles(x.sum_cols)) * kWarp + lane;
-    if (c >= x.sum_cols) return;
-    float sum = 0;
-    HEED_AHEAD
-    for (Offset i = begin; i < end; ++i) sum += x.sums.row(i)[c];
-    x.reduced.row(run)[c] = sum;
+    const auto [run, c] = column_of(t, x.sum_cols, lane);
+    const Offset begin = run * kReduceRows;
+    const Offset end = begin + kReduceRows < x.sum_rows ? begin + kReduceRows : x.sum_rows;
+    if (c < x.sum_cols) x.reduced.row(run)[c] = column_sum(x.sums, begin, end, c);
   });
 }
 

@@ -164,6 +164,7 @@ class Operator {
     for (auto* m : {&state.tau, &state.tau_delta, &state.least, &state.parts, &state.sums, &state.above})
       m->move_to(&machine);
     state.last.move_to(&machine);
+    for (auto& m : state.narrow) m.move_to(&machine);
     call_.heads = x.heads;
     call_.score_width = static_cast<int>(x.q.cols / x.heads);
     call_.width = static_cast<int>(x.v.cols / x.heads);
@@ -189,6 +190,7 @@ class Operator {
     } else {
       const bool plain = call_.normaliser.index == 0 && !x.bias && !x.score->filter && !call_.drops && !call_.tempered;
       call_.body = plain ? warp::Body::plain_lanes : warp::Body::lanes;
+      narrows_ = x.bf16;
     }
     call_.group = fit_.group;
     call_.one_table =
@@ -196,6 +198,7 @@ class Operator {
   }
 
   void forward(View<float> y) {
+    narrow_operands(true);
     state_.tau.resize(y.rows, x_.heads);
     call_.y = rows(y), call_.tau = rows(state_.tau.view());
     if (call_.topk > 0) {
@@ -226,7 +229,8 @@ class Operator {
 
   void backward(View<const float> y, View<const float> dy, const AttentionGradient<float>& g) {
     call_.y = rows(View<float>{const_cast<float*>(y.data), y.rows, y.cols, y.stride});  // which is read
-    call_.tau = rows(state_.tau.view()), call_.dy = rows(dy);
+    narrow_operands(false);
+    call_.tau = rows(state_.tau.view()), call_.dy = narrows_ ? narrow(3, dy, true) : rows(dy);
     if (call_.topk > 0) call_.least = rows(state_.least.view()), call_.last = rows(state_.last.view());
     const bool measures = x_.normaliser->measures;
     const DevicePatterns::Direction* whole = measures ? &bring_whole() : nullptr;
@@ -289,6 +293,30 @@ class Operator {
   static Offset reduced(Offset rows) { return (rows + warp::kReduceRows - 1) / warp::kReduceRows; }
   static Offset padded(Offset columns) { return (columns + warp::kVector - 1) / warp::kVector * warp::kVector; }
 
+  // The rows of x as bfloat16 numbers: made `anew`, or where there are none yet.
+  Strided<const float> narrow(std::size_t which, View<const float> x, bool anew) {
+    Matrix<std::uint16_t>& to = state_.narrow[which];
+    if (anew || to.rows() != x.rows || to.cols() != padded(x.cols)) {
+      to.resize(x.rows, padded(x.cols));
+      Call call;
+      call.v = rows(x), call.queries = x.rows, call.width = static_cast<int>(x.cols);
+      call.v.wide = reinterpret_cast<std::uintptr_t>(x.data) % (warp::kVector * sizeof(float)) == 0 &&
+                    x.stride % warp::kVector == 0 && x.cols % warp::kVector == 0;
+      call.narrow = rows(to.view());
+      run(Pass::narrow, call, (x.rows * x.cols + warp::kNarrow - 1) / warp::kNarrow);
+    }
+    Strided<const float> out{reinterpret_cast<const float*>(to.data()), static_cast<int>(to.cols())};
+    out.half = true;
+    return out;
+  }
+  void narrow_operands(bool anew) {
+    if (!narrows_) return;
+    call_.v = narrow(2, x_.v, anew);
+    if (x_.score->contracts) return;
+    call_.q = narrow(0, x_.q, anew);
+    call_.k = call_.one_table ? call_.v : narrow(1, x_.k, anew);
+  }
+
   // Whether dq follows from sums over the keys with scores over 0 (Call::raised).
   bool one_pass() const {
     return x_.score->kinked && call_.body != warp::Body::any_width && call_.normaliser.index == 0 && !x_.bias &&
@@ -330,12 +358,7 @@ class Operator {
         call.head_bits = std::bit_width(static_cast<unsigned>(call.heads - 1));
         call.drop_group = x_.heads > warp::kMaxHeads ? outer : -1;
         call.drop_head = first - outer;
-        auto skip = [&](int width, auto&... arrays) {
-          ((arrays.data += arrays ? first * Offset{width} : 0), ...);
-          ((arrays.wide = reinterpret_cast<std::uintptr_t>(arrays.data) % (warp::kVector * sizeof(float)) == 0 &&
-                          arrays.stride % warp::kVector == 0 && width % warp::kVector == 0),
-           ...);
-        };
+        auto skip = [&](int width, auto&... arrays) { (skip_columns(arrays, first * Offset{width}, width), ...); };
         skip(call.score_width, call.q, call.k, call.a, call.e, call.dq.to, call.dk.to, call.da.to, call.de.to);
         skip(call.width, call.v, call.ev, call.y, call.dy, call.dv.to, call.dev.to, call.raised);
         skip(1, call.raised_share, call.p, call.bias, call.tau, call.least, call.last, call.dp.to, call.dbias.to);
@@ -344,10 +367,19 @@ class Operator {
         if (call.body == warp::Body::plain_lanes &&
             !(aligned(call.v, call.dy) && (x_.score->contracts || aligned(call.q, call.k))))
           call.body = warp::Body::lanes;
+        if (call.body == warp::Body::plain_lanes && narrows_) call.body = warp::Body::half_lanes;
         body(call);
       }
   }
 
+  // Past the first `count` numbers of each row, of which a head has `width`.
+  template <class T>
+  static void skip_columns(Strided<T>& x, Offset count, int width) {
+    const std::size_t size = x.half ? sizeof(std::uint16_t) : sizeof(T);
+    const std::uintptr_t at = reinterpret_cast<std::uintptr_t>(x.data) + (x ? static_cast<std::size_t>(count) * size : 0);
+    x.data = reinterpret_cast<T*>(at);
+    x.wide = at % (warp::kVector * size) == 0 && x.stride % warp::kVector == 0 && width % warp::kVector == 0;
+  }
   template <class T>
   static Strided<T> rows(View<T> x) {
     if (x.stride > std::numeric_limits<int>::max()) fail("attention: rows are too long for the GPU");
@@ -361,6 +393,7 @@ class Operator {
   int score_;
   const DevicePatterns::Direction& queries_;
   Fit fit_{};
+  bool narrows_ = false;
   Call call_;
 };
 

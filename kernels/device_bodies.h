@@ -452,31 +452,47 @@ struct Reduce {
   static constexpr int kThreads = 256;
   using Number = typename Job::Number;
   Job job;
-  int columns, levels;  // 2^levels lanes
+  int columns, lanes;  // kThreads together
   Number* parts;
   unsigned* tickets;
   struct Shared {
     Number sums[kThreads];
     bool last;
   };
-  struct Local {};
+  struct Local {
+    Where at;
+    Offset c;
+    bool there;
+  };
+  static constexpr int kFan = 16;  // sums that are added in one step
 
-  HEED_FN int steps(Offset block) const { return job.where(block).parts > 1 ? 2 * levels + 5 : levels + 2; }
-  HEED_FN void step(int s, Offset block, int thread, Shared& shared, Local&) const {
-    const int lanes = 1 << levels, lane = thread / columns;
-    const Where at = job.where(block);
-    const Offset c = at.column + thread % columns;
-    const bool there = c < job.width;
+  HEED_FN int levels() const { return lanes > kFan ? 2 : lanes > 1 ? 1 : 0; }
+  HEED_FN int steps(Offset block) const {
+    return job.where(block).parts > 1 ? 2 * levels() + 5 : levels() + 2;
+  }
+  HEED_FN void step(int s, Offset block, int thread, Shared& shared, Local& local) const {
+    const int lane = thread / columns, levels = this->levels();
     Number& mine = shared.sums[thread];
     auto tree = [&](int level) {
-      if (lane < lanes >> level) mine += shared.sums[thread + (lanes >> level) * columns];
+      const int before = level == 1 ? lanes : lanes / kFan, after = before > kFan ? before / kFan : 1;
+      if (lane >= after) return;
+      Number sum = 0;
+      HEED_AHEAD
+      for (int from = 0; from < before; from += after) sum += shared.sums[thread + from * columns];
+      mine = sum;
     };
     if (s == 0) {
-      mine = there ? job.sum(block, lane, lanes, c) : Number(0);
+      local.at = job.where(block);
+      local.c = local.at.column + thread % columns, local.there = local.c < job.width;
+    }
+    const Where& at = local.at;
+    const Offset c = local.c;
+    if (s == 0) {
+      mine = local.there ? job.sum(block, lane, lanes, c) : Number(0);
     } else if (s <= levels) {
       tree(s);
     } else if (s == levels + 1) {
-      if (lane > 0 || !there) return;
+      if (lane > 0 || !local.there) return;
       if (at.parts == 1) return job.put(block, c, mine);
       parts[(at.first + at.part) * job.width + c] = mine;
       publish();
@@ -488,12 +504,12 @@ struct Reduce {
       return;
     } else if (s == levels + 3) {
       Number sum = 0;
-      if (there)
+      if (local.there)
         for (Offset p = lane; p < at.parts; p += lanes) sum += fresh(parts + (at.first + p) * job.width + c);
       mine = sum;
     } else if (s <= 2 * levels + 3) {
       tree(s - levels - 3);
-    } else if (lane == 0 && there) {
+    } else if (lane == 0 && local.there) {
       job.put(block, c, mine);
     }
   }
@@ -507,11 +523,11 @@ struct OverRows {
   Offset rows, width, tiles, piece, pieces;
   int columns;
   HEED_FN Where where(Offset block) const {
-    const Offset tile = block % tiles;
-    return {tile * columns, block / tiles, pieces, 0, tile};
+    const auto [part, tile] = cell(block, tiles);
+    return {tile * columns, part, pieces, 0, tile};
   }
   HEED_FN Number sum(Offset block, int lane, int lanes, Offset c) const {
-    const Offset begin = block / tiles * piece, end = begin + piece < rows ? begin + piece : rows;
+    const Offset begin = cell(block, tiles).i * piece, end = begin + piece < rows ? begin + piece : rows;
     Number out = 0;
     HEED_AHEAD
     for (Offset i = begin + lane; i < end; i += lanes) out += term.at(i, c);
@@ -537,6 +553,7 @@ struct Side {
   }
   HEED_FN Offset cols() const { return count > 0 ? end[count - 1] : 0; }
   HEED_FN float at(Offset i, Offset j) const {
+    if (count == 1) return s[0] * data[0][i * stride[0] + j];
     int m = 0;
     Offset begin = 0;
     while (m + 1 < count && j >= end[m]) begin = end[m++];
@@ -660,9 +677,9 @@ struct Factor {  // tables, or their transpose; row `ones` is 1 all along
 };
 
 // c (+)= s (a b + bias), with the sum over k in pieces.
-template <int kTileRows, int kTileCols, int kRows, int kCols>  // of a block, and of a thread
+template <int kTileRows, int kTileCols, int kRows, int kCols, int kAhead>  // of a block, and of a thread; of k in a step
 struct Product {
-  static constexpr int kAcross = kTileCols / kCols, kThreads = kTileRows / kRows * kAcross, kDepth = 16;
+  static constexpr int kAcross = kTileCols / kCols, kThreads = kTileRows / kRows * kAcross, kDepth = kAhead;
   Factor a, b;  // m x k, k x n
   Offset m, n, k;
   IntoSide c;
@@ -675,16 +692,15 @@ struct Product {
   };
   struct Local {
     float sums[kRows][kCols];
+    Offset tile, part, row, col, begin, end;
   };
   HEED_FN Offset tiles_across() const { return (n + kTileCols - 1) / kTileCols; }
   HEED_FN Offset tiles() const { return (m + kTileRows - 1) / kTileRows * tiles_across(); }
-  HEED_FN Offset begin(Offset block) const { return block / tiles() * piece; }
-  HEED_FN Offset end(Offset block) const {
-    const Offset at = begin(block) + piece;
-    return at < k ? at : k;
+  HEED_FN int steps(Offset block) const {
+    const Offset begin = cell(block, tiles()).i * piece, end = begin + piece < k ? begin + piece : k;
+    return depths(begin, end) + (pieces > 1 ? 3 : 1);
   }
-  HEED_FN int depths(Offset block) const { return static_cast<int>((end(block) - begin(block) + kDepth - 1) / kDepth); }
-  HEED_FN int steps(Offset block) const { return depths(block) + (pieces > 1 ? 3 : 1); }
+  HEED_FN static int depths(Offset begin, Offset end) { return static_cast<int>((end - begin + kDepth - 1) / kDepth); }
 
   // Neighbouring threads read what lies together.
   template <int kWide, class Load>
@@ -697,18 +713,21 @@ struct Product {
     }
   }
   HEED_FN void step(int s, Offset block, int thread, Shared& shared, Local& local) const {
-    const Offset tile = block % tiles(), row = tile / tiles_across() * kTileRows,
-                 col = tile % tiles_across() * kTileCols;
-    const int depth = depths(block), across = thread % kAcross, down = thread / kAcross * kRows;
     if (s == 0) {
+      const auto [part, tile] = cell(block, tiles());
+      const auto [down, across] = cell(tile, tiles_across());
+      local.part = part, local.tile = tile, local.row = down * kTileRows, local.col = across * kTileCols;
+      local.begin = part * piece, local.end = local.begin + piece < k ? local.begin + piece : k;
       HEED_UNROLL
       for (int r = 0; r < kRows; ++r) {
         HEED_UNROLL
         for (int q = 0; q < kCols; ++q) local.sums[r][q] = 0;
       }
     }
+    const Offset tile = local.tile, row = local.row, col = local.col;
+    const int depth = depths(local.begin, local.end), across = thread % kAcross, down = thread / kAcross * kRows;
     if (s < depth) {
-      const Offset first = begin(block) + Offset{s} * kDepth, stop = end(block);
+      const Offset first = local.begin + Offset{s} * kDepth, stop = local.end;
       auto& to = shared;
       load<kTileRows>(thread, !a.transposed, [&](int i, int t) {
         to.a[s & 1][t][i] = row + i < m && first + t < stop ? a.at(row + i, first + t) : 0.0f;
@@ -749,7 +768,7 @@ struct Product {
         if (i >= m || j >= n) continue;
         float* part = parts + i * n + j;
         if (s == depth && pieces > 1) {
-          part[block / tiles() * m * n] = local.sums[r][q];
+          part[local.part * m * n] = local.sums[r][q];
           continue;
         }
         float sum = local.sums[r][q];
@@ -764,8 +783,28 @@ struct Product {
     if (s == depth && pieces > 1) publish();
   }
 };
-using WideProduct = Product<64, 64, 4, 4>;
-using NarrowProduct = Product<64, 8, 2, 1>;
+using WideProduct = Product<64, 64, 4, 4, 16>;
+using NarrowProduct = Product<64, 16, 2, 2, 64>;
+
+// visit(c, x_ic) for the columns c of row i, of which several are fetched side by side.
+template <class Visit>
+HEED_FN void each_column(const In& x, Offset i, Visit visit) {
+  constexpr int kTogether = 8;
+  const float* row = x.row(i);
+  for (Offset first = 0; first < x.cols; first += kTogether) {
+    float values[kTogether];
+    HEED_UNROLL
+    for (int u = 0; u < kTogether; ++u) values[u] = first + u < x.cols ? row[first + u] : 0.0f;
+    HEED_UNROLL
+    for (int u = 0; u < kTogether; ++u)
+      if (first + u < x.cols) visit(first + u, values[u]);
+  }
+}
+HEED_FN float greatest(const In& x, Offset i) {
+  float top = -__builtin_inff();
+  each_column(x, i, [&](Offset c, float v) { top = c == 0 || v > top ? v : top; });
+  return top;
+}
 
 // Losses. target[i]: the label of row i, or -1 where it takes no part.
 
@@ -781,9 +820,9 @@ struct LossOfRow {
     return (is ? hit : 0.0f) + smoothing / 2;
   }
   HEED_FN float log_total(Offset i) const {
-    float top = x(i, 0), total = 0;
-    for (Offset c = 1; c < x.cols; ++c) top = fmaxf(top, x(i, c));
-    for (Offset c = 0; c < x.cols; ++c) total += expf(x(i, c) - top);
+    const float top = greatest(x, i);
+    float total = 0;
+    each_column(x, i, [&](Offset, float v) { total += expf(v - top); });
     return top + logf(total);
   }
   HEED_FN float spread() const { return smoothing / static_cast<float>(x.cols); }
@@ -792,29 +831,30 @@ struct LossOfRow {
     if (label < 0) return 0;
     float loss = 0;
     if (binary) {
-      for (Offset c = 0; c < x.cols; ++c) {  // log(1 + e^x) - t x
-        const float v = x(i, c);
+      each_column(x, i, [&](Offset c, float v) {  // log(1 + e^x) - t x
         loss += fmaxf(v, 0.0f) + log1pf(expf(-fabsf(v))) - binary_target(label, c) * v;
-      }
+      });
       return weight[label] * loss;
     }
     const float total = log_total(i);
     loss = hit * weight[label] * (total - x(i, label));
     if (smoothing > 0)
-      for (Offset c = 0; c < x.cols; ++c) loss += spread() * weight[c] * (total - x(i, c));
+      each_column(x, i, [&](Offset c, float v) { loss += spread() * weight[c] * (total - v); });
     return loss;
   }
   template <class Put>
   HEED_FN void gradient(Offset i, float d, Put put) const {
     const Id label = target[i];
     if (binary) {
-      for (Offset c = 0; c < x.cols; ++c)
-        put(c, d * weight[label] * (1 / (1 + expf(-x(i, c))) - binary_target(label, c)));
+      each_column(x, i, [&](Offset c, float v) {
+        put(c, d * weight[label] * (1 / (1 + expf(-v)) - binary_target(label, c)));
+      });
       return;
     }
     const float total = log_total(i), mass = hit * weight[label];
-    for (Offset c = 0; c < x.cols; ++c)
-      put(c, d * ((mass + spread_all) * expf(x(i, c) - total) - spread() * weight[c] - (c == label ? mass : 0.0f)));
+    each_column(x, i, [&](Offset c, float v) {
+      put(c, d * ((mass + spread_all) * expf(v - total) - spread() * weight[c] - (c == label ? mass : 0.0f)));
+    });
   }
 };
 struct LossSum {
@@ -848,25 +888,27 @@ struct EvaluationSum {
   double* out;          // loss and hits of validation, hits of test, logits' rows not finite, train loss, `bad`
 
   static constexpr Offset kNumbers = 6, kColumns = 4;
-  HEED_FN double softplus(double v) const { return fmax(v, 0.0) + log1p(exp(-fabs(v))); }
-  HEED_FN double loss(Id i) const {
+  static constexpr bool kApart = true;  // what a column takes differs from the others
+  HEED_FN float softplus(float v) const { return fmaxf(v, 0.0f) + log1pf(expf(-fabsf(v))); }
+  HEED_FN float loss(Id i) const {
     const Id label = labels[i];
+    float total = 0;
     if (binary) {
       if (x.cols == 1) return softplus(label == 1 ? -x(i, 0) : x(i, 0));
-      double sum = 0;
-      for (Offset c = 0; c < x.cols; ++c) sum += softplus(c == label ? -x(i, c) : x(i, c));
-      return sum / static_cast<double>(x.cols);
+      each_column(x, i, [&](Offset c, float v) { total += softplus(c == label ? -v : v); });
+      return total / static_cast<float>(x.cols);
     }
-    float top = x(i, 0);
-    for (Offset c = 1; c < x.cols; ++c) top = x(i, c) > top ? x(i, c) : top;
-    double total = 0;
-    for (Offset c = 0; c < x.cols; ++c) total += exp(static_cast<double>(x(i, c)) - top);
-    return top + log(total) - x(i, label);
+    const float top = greatest(x, i);
+    each_column(x, i, [&](Offset, float v) { total += expf(v - top); });
+    return top + logf(total) - x(i, label);
   }
   HEED_FN double right(Id i) const {
-    Offset best = 0;
     if (x.cols == 1) return (x(i, 0) > 0) == (labels[i] == 1);
-    for (Offset c = 1; c < x.cols; ++c) best = x(i, c) > x(i, best) ? c : best;
+    Offset best = 0;
+    float top = 0;
+    each_column(x, i, [&](Offset c, float v) {
+      if (c == 0 || v > top) best = c, top = v;
+    });
     return best == labels[i];
   }
   HEED_FN double at(Offset t, Offset c) const {
@@ -875,7 +917,7 @@ struct EvaluationSum {
     if (c == 2) return t < tests ? right(test[t]) : 0;
     if (t >= x.rows) return 0;
     bool finite = true;
-    for (Offset j = 0; j < x.cols; ++j) finite = finite && fabsf(x(t, j)) <= 3.402823466e38f;
+    each_column(x, t, [&](Offset, float v) { finite = finite && fabsf(v) <= 3.402823466e38f; });
     return !finite;
   }
   HEED_FN void put(Offset c, double total) const {
@@ -1015,8 +1057,7 @@ inline int side_by_side(Offset width, Offset most) {  // threads, a power of 2
 template <class Job>
 Reduce<Job> reduction(const Job& job) {
   Reduce<Job> out{job};
-  out.columns = job.columns;
-  out.levels = std::countr_zero(static_cast<unsigned>(Reduce<Job>::kThreads / job.columns));
+  out.columns = job.columns, out.lanes = Reduce<Job>::kThreads / job.columns;
   return out;
 }
 
@@ -1026,10 +1067,10 @@ void sum_rows(DeviceOps& device, const Term& term, Offset rows, Offset width, Of
   constexpr Offset kMostPieces = 1024;
   using Number = typename Term::Number;
   OverRows<Term> job{term, rows, width};
-  job.columns = side_by_side(width, 32);
+  job.columns = requires { Term::kApart; } ? 1 : side_by_side(width, 32);
   job.tiles = (width + job.columns - 1) / job.columns;
   auto body = reduction(job);
-  const Offset lanes = Offset{1} << body.levels;
+  const Offset lanes = body.lanes;
   body.job.piece = std::max(each * lanes, (rows + kMostPieces - 1) / kMostPieces);
   body.job.pieces = std::max<Offset>(1, (rows + body.job.piece - 1) / body.job.piece);
   if (body.job.pieces > 1) {

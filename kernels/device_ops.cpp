@@ -13,6 +13,15 @@ const std::vector<std::string>& device_names() {
 
 Device device_named(const std::string& name) { return static_cast<Device>(choose("device", name, device_names())); }
 
+const std::vector<std::string>& storage_names() {
+  static const std::vector<std::string> names{"fp32", "bf16"};
+  return names;
+}
+
+Storage storage_named(const std::string& name) {
+  return static_cast<Storage>(choose("storage", name, storage_names()));
+}
+
 DeviceOps::DeviceOps() : waiting_(std::make_unique<bodies::Chain>()) {}
 DeviceOps::~DeviceOps() = default;
 

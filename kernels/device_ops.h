@@ -19,6 +19,10 @@ enum class Device { cpu, cuda };
 const std::vector<std::string>& device_names();
 Device device_named(const std::string& name);  // throws Error with the nearest names
 
+enum class Storage { fp32, bf16 };  // of the rows that attention gathers (Attention::bf16)
+const std::vector<std::string>& storage_names();
+Storage storage_named(const std::string& name);  // throws Error with the nearest names
+
 struct WeightedRows {  // of a sparse product; arrays of numbers are the device's
   const Rows* rows;
   const float* weights = nullptr;             // one an entry, by way of `edge` where that is given; null: 1

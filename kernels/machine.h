@@ -61,6 +61,8 @@ void with_pass(warp::Pass pass, Body body) {
       return body.template operator()<learned>();
     case weigh:
       return body.template operator()<weigh>();
+    case narrow:
+      return body.template operator()<narrow>();
   }
 }
 // Passes that read the score; the others are the same for all.
@@ -75,6 +77,7 @@ void with_body(warp::Body body, F f) {
   if constexpr (pass == forward || pass == row || pass == column) {
     if (body == warp::Body::lanes) return f.template operator()<warp::Body::lanes>();
     if (body == warp::Body::plain_lanes) return f.template operator()<warp::Body::plain_lanes>();
+    if (body == warp::Body::half_lanes) return f.template operator()<warp::Body::half_lanes>();
   }
   if constexpr (pass == weigh) {
     if (body == warp::Body::plain_lanes) return f.template operator()<warp::Body::plain_lanes>();

@@ -7,6 +7,7 @@
 #include <numeric>
 #include <string>
 
+#include "kernels/bf16.h"
 #include "kernels/dense.h"
 #include "kernels/parallel.h"
 #include "kernels/stages.h"
@@ -1543,9 +1544,11 @@ Var<T> attention(const AttentionVars<T>& given, std::shared_ptr<const Sight> sig
   Var<T> y = tape->result(x.q.rows(), x.v.cols(), kept->operands.inputs());
   const std::uint64_t stream = tape->next_stream();
   auto call = [=] {
-    return kept->operands.call(*kept->sight->pattern, kept->score, kept->normaliser, heads,
-                               {tape->training ? static_cast<float>(dropout) : 0.0f, tape->dropout_key(stream),
-                                tape->device && tape->training ? tape->keys_at() + stream : nullptr});
+    auto out = kept->operands.call(*kept->sight->pattern, kept->score, kept->normaliser, heads,
+                                   {tape->training ? static_cast<float>(dropout) : 0.0f, tape->dropout_key(stream),
+                                    tape->device && tape->training ? tape->keys_at() + stream : nullptr});
+    out.bf16 = tape->bf16;
+    return out;
   };
   tape->record(
       y,
@@ -1571,12 +1574,17 @@ Var<T> attention(const AttentionVars<T>& given, std::shared_ptr<const Sight> sig
       Matrix<T> out(pattern.is_listed() ? pattern.edges() : 0, heads);
       if (tape->device) {  // from copies on the host
         Attention<T> here = call();
+        const bool rounds = std::exchange(here.bf16, false) && !kept->state.narrow[0].empty();
         std::deque<Matrix<T>> copies;
-        auto fetch = [&](View<const T>& to, const Columns<T>& from) {
-          if (from) to = std::as_const(copies.emplace_back(from.of.value())).view().columns(from.first, from.count);
+        auto fetch = [&](View<const T>& to, const Columns<T>& from, bool rounded = false) {
+          if (!from) return;
+          Matrix<T>& copy = copies.emplace_back(from.of.value());
+          if (rounded)
+            for (T& x : copy) x = from_bf16(to_bf16(static_cast<float>(x)));
+          to = std::as_const(copy).view().columns(from.first, from.count);
         };
         const AttentionVars<T>& from = kept->operands.x;
-        fetch(here.q, from.q), fetch(here.k, from.k), fetch(here.v, from.v), fetch(here.a, from.a);
+        fetch(here.q, from.q, rounds), fetch(here.k, from.k, rounds), fetch(here.v, from.v), fetch(here.a, from.a);
         fetch(here.p, from.p), fetch(here.e, from.e), fetch(here.bias, from.bias), fetch(here.ev, from.ev);
         AttentionState<T> state;
         state.tau = kept->state.tau, state.least = kept->state.least, state.last = kept->state.last;

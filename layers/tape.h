@@ -90,6 +90,7 @@ class Tape {
 
   // Where the tape runs; null: on the CPU. To be set before anything is recorded.
   DeviceOps* device = nullptr;
+  bool bf16 = false;  // on a device, attention gathers rows of bfloat16 numbers (Attention::bf16)
   // Whether each step does the same to the same memory, so that a device may replay it. An operation that reads values
   // on the host, or whose lists change, says that it does not.
   bool repeats = true;

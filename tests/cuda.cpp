@@ -2,6 +2,7 @@
 // kernels' bodies run in an emulated warp always, which also refuses races between lanes, and on a device where one is.
 #include <functional>
 
+#include "kernels/bf16.h"
 #include "kernels/device.h"
 #include "kernels/device_attention.h"
 #include "kernels/make_score.h"
@@ -57,13 +58,14 @@ struct Case {  // one call with everything it reads
   int heads;
   Matrix<float> q, k, v, a, p, e, bias, ev, dy;
   Dropout dropout;
+  bool bf16 = false;
   bool add = false;  // gradients are added to what is there
   std::string wanted = "dq dk dv da dp de dbias dev";
 
   Attention<float> call() const {
     auto view = [](const Matrix<float>& x) { return x.empty() ? View<const float>{} : x.view(); };
     return {pattern.get(), &score,  &normaliser, heads,      q.view(), k.view(), v.view(),
-            view(a),       view(p), view(e),     view(bias), view(ev), dropout};
+            view(a),       view(p), view(e),     view(bias), view(ev), dropout,  bf16};
   }
   AttentionGradient<float> sinks(Results& to) const {
     auto sink = [&](const char* name, Matrix<float>& d, const Matrix<float>& value) {
@@ -74,6 +76,15 @@ struct Case {  // one call with everything it reads
     };
     return {sink("dq", to.dq, q), sink("dk", to.dk, k), sink("dv", to.dv, v),          sink("da", to.da, a),
             sink("dp", to.dp, p), sink("de", to.de, e), sink("dbias", to.dbias, bias), sink("dev", to.dev, ev)};
+  }
+  Case rounded() const {  // as the kernels store it with bf16; those for any width do not
+    Case out = *this;
+    out.bf16 = false;
+    if (score.filter.topk > 0 || normaliser.solves || normaliser.measures) return out;
+    for (auto* x : {&out.v, &out.dy, &out.q, &out.k})
+      if (!score.contracts || x == &out.v || x == &out.dy)
+        for (float& each : *x) each = from_bf16(to_bf16(each));
+    return out;
   }
   Results on_cpu() const {
     Results out;
@@ -223,7 +234,7 @@ void compare(const Case& c, const Engine& engine, double& worst_value, double& w
   CAPTURE(c.q.cols());
   CAPTURE(c.v.cols());
   CAPTURE(c.dropout.rate);
-  const Results expected = c.on_cpu(), found = c.on(engine);
+  const Results expected = (c.bf16 ? c.rounded() : c).on_cpu(), found = c.on(engine);
   const Results again = engine.name == "device" || c.heads == 3 ? c.on(engine) : found;
   Results::each([&](const std::string& name, auto member, double most) {
     CAPTURE(name);
@@ -344,10 +355,68 @@ TEST_CASE("each kernel once on the device") {  // few enough for a sanitizer
     run(nullptr, Mask::without, 8, 0);      // another normaliser, intervals
     run("entmax15", Mask::features, 5, 0);  // any width: thresholds, measures, features of edges
     run("softmax", Mask::drawn, 70, 0.4f);
+    auto c = make_case(score, normaliser_named("softmax"), Mask::list, 3, 8, 8, random);
+    c.bf16 = true;
+    compare(c, kDevice, value, gradient);
   }
   auto c = make_case(score_named("gatv2"), normaliser_named("softmax"), Mask::hub, 4, 8, 8, random);
   compare(c, kDevice, value, gradient);  // merges of segments
   MESSAGE(cases << " cases, worst value error " << value << ", worst gradient error " << gradient);
+}
+
+// What is stored as bfloat16 is rounded and then treated as any float: so the CPU finds the same from rounded operands.
+TEST_CASE("rows stored as bfloat16") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  double worst_value = 0, worst_gradient = 0, off_value = 0, off_gradient = 0;
+  for (const Engine& engine : {kEmulated, kDevice}) {
+    if (engine.name == "device" && !device_available()) continue;
+    for (const Score& score : scores_of_the_gpu())
+      for (Mask mask : {Mask::list, Mask::without, Mask::rectangular, Mask::hub})
+        for (int width : {5, 8, 70}) {
+          if (mask == Mask::hub && (width != 8 || random.below(4) > 0) && engine.name == "emulated") continue;
+          const bool plain = width == 8 && random.below(2) > 0;
+          const Normaliser& normaliser = normaliser_named(score.nonnegative ? "sum" : plain ? "softmax" : "sigmoid");
+          auto c = make_case(score, normaliser, mask, 3, width, width, random);
+          if (!plain) c.dropout = {0.4f, random.next()};
+          const Results floats = c.on_cpu(), rounded = c.rounded().on_cpu();
+          Results::each([&](const std::string& name, auto member, double most) {
+            double& off = most < 5e-5 ? off_value : off_gradient;
+            off = std::max(off, error_of(c, name, rounded.*member, floats.*member, most));
+          });
+          c.bf16 = true;
+          const Results found = c.on(engine), again = c.on(engine);
+          CAPTURE(engine.name);
+          CAPTURE(score.name);
+          CAPTURE(normaliser.name);
+          CAPTURE(static_cast<int>(mask));
+          CAPTURE(width);
+          CAPTURE(plain);
+          Results::each([&](const std::string& name, auto member, double most) {
+            CAPTURE(name);
+            const double error = error_of(c, name, found.*member, rounded.*member, most);
+            CHECK(error <= most);
+            CHECK(found.*member == again.*member);
+            double& worst = most < 5e-5 ? worst_value : worst_gradient;
+            worst = std::max(worst, error);
+          });
+        }
+  }
+  CHECK(off_value <= 1e-2);
+  CHECK(to_bf16(1.00390625f) == 0x3f80);  // ties to even
+  CHECK(to_bf16(1.01171875f) == 0x3f82);
+  CHECK(std::isnan(from_bf16(to_bf16(std::numeric_limits<float>::signaling_NaN()))));
+  CHECK(from_bf16(to_bf16(-std::numeric_limits<float>::infinity())) == -std::numeric_limits<float>::infinity());
+  MESSAGE("beside rounded operands: worst value error " << worst_value << ", worst gradient error " << worst_gradient
+                                                        << "; beside floats: " << off_value << ", " << off_gradient
+                                                        << "; seed " << seed);
+  auto c = make_case(score_named("dot"), normaliser_named("softmax"), Mask::list, 2, 4, 4, random);
+  auto call = c.call();
+  call.bf16 = true;
+  AttentionState<float> state;
+  Matrix<float> y(c.q.rows(), c.v.cols());
+  CHECK(message([&] { attention(call, y.view(), state); }) == "attention: rows are stored as bfloat16 on a GPU alone");
 }
 
 TEST_CASE("weighted sums over a pattern's rows") {

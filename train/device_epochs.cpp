@@ -43,7 +43,7 @@ void DeviceEpochs::work() {
                                   .train_loss = loss_.value().data(),
                                   .bad = optimiser_.bad(),
                                   .out = numbers_.data()};
-  bodies::sum_rows(device_, sum, std::max({logits.rows, valid_.size(), test_.size()}), sum.kColumns, 2);
+  bodies::sum_rows(device_, sum, std::max({logits.rows, valid_.size(), test_.size()}), sum.kColumns, 1);
 }
 
 DeviceEpochs::Result DeviceEpochs::run(int epoch, double factor) {

@@ -156,6 +156,7 @@ class Training {
                                                                                                  split_.train,
                                                                                                  data.labels, options);
     network_.tape().profile = o.profile;
+    network_.tape().bf16 = device && o.storage == Storage::bf16;
     optimiser_.emplace(
         network_.parameters(),
         OptimiserOptions{.rule = o.optimiser, .rate = o.rate, .decay = o.decay, .momentum = o.momentum, .clip = o.clip},
@@ -372,6 +373,8 @@ void check(const Dataset& data, const TrainOptions& o) {
   if (o.profile && o.runs != 1) fail("a profile needs a single run, not " + std::to_string(o.runs));
   if (o.profile && (o.device != Device::cpu || o.device_ops))
     fail("a profile tells of the CPU alone; use --device cpu");
+  if (o.storage != Storage::fp32 && o.device == Device::cpu && !o.device_ops)
+    fail("rows are stored as bf16 on a GPU alone; use --device cuda, or --storage fp32");
   at_least("patience", o.patience, 0);
   at_least("weight decay", o.decay, 0);
   at_least("clip", o.clip, 0);

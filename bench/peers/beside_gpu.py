@@ -36,6 +36,7 @@ def main():
         found = [(w, peers.get((row["nodes"], row["edges"], shape, w, row["pass"]))) for w in works]
         for work, peer in [f for f in found if f[1]] or [(row["score"], None)]:
             ms, note = (peer["ms"], peer.get("note", "")) if peer else (None, "")
+            work += ", heed bf16" if row["kernel"].endswith("bf16") else ""
             table.append((str(row["nodes"]), str(row["edges"]), shape, work, row["pass"], f"{row['ms']:.3f}",
                           f"{ms:.3f}" if ms else note.split(";")[0][:24], f"{ms / row['ms']:.1f}" if ms else "",
                           f"{row['added_mb']:.0f}", f"{peer['peak_mb']:.0f}" if ms and peer["peak_mb"] is not None else "",
