@@ -4,6 +4,7 @@
 #include "datasets/dataset.h"
 #include "graph/graph.h"
 #include "kernels/attention.h"
+#include "kernels/device.h"
 #include "kernels/formula.h"
 #include "kernels/gradient_check.h"
 #include "kernels/make_score.h"

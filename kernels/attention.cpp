@@ -636,6 +636,7 @@ template <class T>
 void attention(const Attention<T>& x, View<T> y, AttentionState<T>& state) {
   check<T>(x, y);
   if (x.bf16) fail("attention: rows are stored as bfloat16 on a GPU alone");
+  if (x.pattern->by_query.redrawn) fail("attention: patterns are redrawn on a GPU alone");
   state.tau.resize(y.rows, x.heads);
   if (rows_are_one(x)) {
     const Attention<T> one = one_row(x, state);

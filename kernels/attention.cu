@@ -1,8 +1,5 @@
-// The CUDA kernels of the fused attention operator: the bodies of attention_warp.h, one for each score of the menu and
-// pass, launched with a warp per work item. A thread block is one warp: items differ in length, and warps that end
-// early make room for others.
-#include "kernels/cuda_calls.h"
-#include "kernels/machine.h"
+// The CUDA machine of the fused attention operator, and the kernels of the menu's scores.
+#include "kernels/attention_kernels.h"
 
 namespace heed {
 
@@ -10,26 +7,6 @@ bool device_available();  // as in device.h, whose vector types are for the CPU'
 std::string device_name();
 
 namespace {
-
-struct Shares {  // a warp's shared memory
-  float s[warp::kSlots], dw[warp::kSlots], factors[2 * warp::kMaxHeads];
-  Offset edges[kWarp];
-  Id ids[kWarp];
-};
-
-template <warp::Pass pass, warp::Body body>  // that fit a multiprocessor, by their registers
-inline constexpr int kWarps = body == warp::Body::lanes ? (pass == warp::Pass::row ? 15 : 16)
-                                                        : (pass == warp::Pass::column ? 22 : 24);
-
-template <warp::Pass pass, warp::Body body, class S>
-__global__ void __launch_bounds__(kWarp, kWarps<pass, body>)
-    kernel(const __grid_constant__ warp::Call call, const __grid_constant__ S score) {
-  __shared__ Shares own;
-  DeviceWarp lanes;
-  follow();
-  warp::Memory<DeviceWarp> memory{{own.s}, {own.dw}, {own.factors}, {own.ids}, {own.edges}};
-  warp::run<pass, body>(lanes, memory, call, score, Offset{blockIdx.x});
-}
 
 class CudaMachine : public Machine {
  public:
@@ -74,17 +51,10 @@ class CudaMachine : public Machine {
     return static_cast<std::size_t>(bytes);
   }
   void run(warp::Pass pass, int score, const void* self, const warp::Call& call, Offset warps) override {
-    with_pass(pass, [&]<warp::Pass chosen>() {
-      auto launch_with = [&](const auto& s) {
-        with_body<chosen>(call.body, [&]<warp::Body body>() {
-          launch(stream_, follows_, kernel<chosen, body, std::remove_cvref_t<decltype(s)>>, warps, kWarp, call, s);
-        });
-      };
-      if constexpr (reads_score(chosen))
-        with_score<Scores>(score, self, launch_with);
-      else
-        launch_with(Zero{});
-    });
+    constexpr int menu = std::tuple_size_v<Scores>;
+    if (!reads_score(pass)) return run_pass(stream_, follows_, pass, Zero{}, call, warps);
+    if (score >= menu) return own_kernels().at(score - menu).run(stream_, follows_, pass, self, call, warps);
+    with_score<Scores>(score, self, [&](const auto& s) { run_pass(stream_, follows_, pass, s, call, warps); });
   }
 
  private:

@@ -1,5 +1,5 @@
-// The fused attention operator with the channels of all heads in the registers of a warp's lanes. A lane has 4
-// neighbouring channels of one head; as many lanes as a row has share an edge, and the warp takes several edges side by
+// The fused attention operator with the channels of all heads in the registers of a warp's lanes. A lane has 8
+// neighbouring channels of one head (of fewer lanes fewer exponentials are taken, and fewer sums exchanged); as many lanes as a row has share an edge, and the warp takes several edges side by
 // side, each gather being whole rows in 16 bytes a lane. Sums over a head's channels are exchanged between its lanes,
 // in the same order in every pass; the sums over edges meet at the end of a row. Every side of the warp has a running
 // maximum of its own until then. What most calls do without (filters, biases, dropout, a learned temperature, any
@@ -11,9 +11,10 @@
 
 namespace heed::warp {
 
-inline constexpr int kVector = 4;  // channels of a lane
+inline constexpr int kVector = 8;  // channels of a lane
+inline constexpr int kLoad = 4;    // channels that are fetched as one, where rows are wide
 // Edges that a side of the warp has under way: more hide the memory's latency, and take registers.
-inline constexpr int kForwardEdges = 2, kBackwardEdges = 2, kWeighedEdges = 4;
+inline constexpr int kForwardEdges = 1, kBackwardEdges = 1, kWeighedEdges = 2;
 
 struct Spot {  // of a lane
   int head, member, side;
@@ -56,11 +57,20 @@ HEED_WARP_FN void read_row(const Strided<const float>& from, Id i, Spot at, int 
   if (load == Load::half || (load == Load::any && from.half)) {
     const std::uint16_t* row = from.half_row(i) + at.head * width + c;
 #ifdef __CUDACC__
-    if (load == Load::half || from.wide) {
-      uint2 value = make_uint2(0, 0);
-      if (at.live && c < width) value = __ldg(reinterpret_cast<const uint2*>(row));
-      put(0, from_bf16(value.x)), put(1, from_bf16(value.x >> 16)), put(2, from_bf16(value.y));
-      put(3, from_bf16(value.y >> 16));
+    auto two = [&](int t, std::uint32_t bits) { put(t, from_bf16(bits)), put(t + 1, from_bf16(bits >> 16)); };
+    if (load == Load::half) {
+      uint4 value = make_uint4(0, 0, 0, 0);
+      if (at.live && c < width) value = __ldg(reinterpret_cast<const uint4*>(row));
+      two(0, value.x), two(2, value.y), two(4, value.z), two(6, value.w);
+      return;
+    }
+    if (from.wide) {
+      HEED_UNROLL
+      for (int t = 0; t < kVector; t += kLoad) {
+        uint2 value = make_uint2(0, 0);
+        if (at.live && c + t < width) value = __ldg(reinterpret_cast<const uint2*>(row + t));
+        two(t, value.x), two(t + 2, value.y);
+      }
       return;
     }
 #endif
@@ -71,9 +81,12 @@ HEED_WARP_FN void read_row(const Strided<const float>& from, Id i, Spot at, int 
   const float* row = from.row(i) + at.head * width + c;
 #ifdef __CUDACC__
   if (load == Load::wide || from.wide) {
-    float4 value = make_float4(0, 0, 0, 0);
-    if (at.live && c < width) value = __ldg(reinterpret_cast<const float4*>(row));
-    put(0, value.x), put(1, value.y), put(2, value.z), put(3, value.w);
+    HEED_UNROLL
+    for (int t = 0; t < kVector; t += kLoad) {
+      float4 value = make_float4(0, 0, 0, 0);
+      if (at.live && c + t < width) value = __ldg(reinterpret_cast<const float4*>(row + t));
+      put(t, value.x), put(t + 1, value.y), put(t + 2, value.z), put(t + 3, value.w);
+    }
     return;
   }
 #endif
@@ -105,14 +118,17 @@ HEED_WARP_FN void write_row(const Strided<float>& to, Offset i, Spot at, int wid
   float* row = to.row(i) + at.head * width + c;
 #ifdef __CUDACC__
   if (to.wide) {
-    if (c >= width) return;
-    float4 value = make_float4(get(0), get(1), get(2), get(3));
-    auto* place = reinterpret_cast<float4*>(row);
-    if (add) {
-      const float4 old = *place;
-      value = make_float4(old.x + value.x, old.y + value.y, old.z + value.z, old.w + value.w);
+    HEED_UNROLL
+    for (int t = 0; t < kVector; t += kLoad) {
+      if (c + t >= width) return;
+      float4 value = make_float4(get(t), get(t + 1), get(t + 2), get(t + 3));
+      auto* place = reinterpret_cast<float4*>(row + t);
+      if (add) {
+        const float4 old = *place;
+        value = make_float4(old.x + value.x, old.y + value.y, old.z + value.z, old.w + value.w);
+      }
+      *place = value;
     }
-    *place = value;
     return;
   }
 #endif
@@ -137,7 +153,7 @@ HEED_WARP_FN float score_part(const Call& x, const S& score, Spot at, Own own, O
   float part = 0;
   HEED_UNROLL
   for (int t = 0; t < kVector; ++t)
-    if (at.member * kVector + (wide ? 0 : t) < x.score_width) part += one(t);
+    if (at.member * kVector + (wide ? t / kLoad * kLoad : t) < x.score_width) part += one(t);
   return part;
 }
 
@@ -265,7 +281,7 @@ HEED_WARP_FN void forward_contracted(Warp& warp, const Memory<Warp>& memory, con
   const Block block = x.rows.blocks[t];
   const bool whole = block.part < 0;
   const int sides = kWarp / edge_lanes(x);
-  PerLane<Warp, float> y[kVector], above[kVector];
+  PerLane<Warp, float> y[kVector], above[kVector], v[together][kVector];
   PerLane<Warp, Totals> state;
   each_chunk(warp, memory, x, block, x.chunk(), rules.biased(), [&](Id i, int n, bool first, bool last) {
     if (first)
@@ -274,6 +290,19 @@ HEED_WARP_FN void forward_contracted(Warp& warp, const Memory<Warp>& memory, con
         HEED_UNROLL
         for (int c = 0; c < kVector; ++c) y[c][lane] = above[c][lane] = 0;
       });
+    // The first rows of v are on their way while weights are worked out.
+    auto fetch = [&](int begin) {
+      warp.lanes([&](int lane) {
+        const Spot at = spot(x, lane);
+        HEED_UNROLL
+        for (int u = 0; u < together; ++u) {
+          const int edge = begin + u * sides + at.side, there = edge < n ? edge : n - 1;
+          read_row<load>(x.v, memory.ids.get(lane, there), at, x.width,
+                         [&](int c, float value) { v[u][c][lane] = value; });
+        }
+      });
+    };
+    if (n > 0) fetch(0);
     weigh_slots<is_plain<body>>(warp, memory, x, score, i, n, state);
     warp.sync();
     if (!first)
@@ -283,27 +312,24 @@ HEED_WARP_FN void forward_contracted(Warp& warp, const Memory<Warp>& memory, con
         HEED_UNROLL
         for (int c = 0; c < kVector; ++c) y[c][lane] *= rescale, above[c][lane] *= rescale;
       });
-    for (int begin = 0; begin < n; begin += together * sides)
+    for (int begin = 0; begin < n; begin += together * sides) {
+      if (begin > 0) fetch(begin);
       warp.lanes([&](int lane) {
         const Spot at = spot(x, lane);
-        float w[together], over[together], v[together][kVector];
         HEED_UNROLL
         for (int u = 0; u < together; ++u) {
-          const int edge = begin + u * sides + at.side, there = edge < n ? edge : n - 1;
-          read_row<load>(x.v, memory.ids.get(lane, there), at, x.width, [&](int c, float value) { v[u][c] = value; });
+          const int edge = begin + u * sides + at.side;
           const bool in = edge < n && at.live;
-          w[u] = in ? memory.s.get(lane, (edge << x.head_bits) + at.head) : 0.0f;
-          over[u] = kinked && in && x.raised ? memory.dw.get(lane, (edge << x.head_bits) + at.head) : 0.0f;
-        }
-        HEED_UNROLL
-        for (int u = 0; u < together; ++u) {
+          const float w = in ? memory.s.get(lane, (edge << x.head_bits) + at.head) : 0.0f;
+          const float over = kinked && in && x.raised ? memory.dw.get(lane, (edge << x.head_bits) + at.head) : 0.0f;
           HEED_UNROLL
           for (int c = 0; c < kVector; ++c) {
-            y[c][lane] += w[u] * v[u][c];
-            if constexpr (kinked) above[c][lane] += over[u] * v[u][c];
+            y[c][lane] += w * v[u][c][lane];
+            if constexpr (kinked) above[c][lane] += over * v[u][c][lane];
           }
         }
       });
+    }
     if (!last) return;
     if (sides > 1) {
       warp.sum(y, edge_lanes(x), kWarp);
@@ -608,7 +634,7 @@ HEED_WARP_FN void backward_lanes(Warp& warp, const Memory<Warp>& memory, const C
         Strided<float> to = x.dv.to;
         if (!whole) {
           const int behind = x.heads * x.score_width;
-          to = {x.parts.data + behind, x.parts.stride, x.parts.wide && behind % kVector == 0};
+          to = {x.parts.data + behind, x.parts.stride, x.parts.wide && behind % kLoad == 0};
         }
         write_row(to, row, at, x.width, whole && x.dv.add, [&](int c) { return dv[c][lane]; });
       }
@@ -732,9 +758,9 @@ template <class Warp>
 HEED_WARP_FN void narrow(Warp& warp, const Call& x, Offset t) {
   const auto width = static_cast<std::uint32_t>(x.width);
   const Offset count = x.queries * Offset{x.width};
-  for (int step = 0; step < kNarrow; step += kWarp * kVector)
+  for (int step = 0; step < kNarrow; step += kWarp * kLoad)
     warp.lanes([&](int lane) {
-      const Offset first = t * kNarrow + step + lane * kVector;
+      const Offset first = t * kNarrow + step + lane * kLoad;
       if (first >= count) return;
       Offset i = 0;
       int c = 0;
@@ -752,7 +778,7 @@ HEED_WARP_FN void narrow(Warp& warp, const Call& x, Offset t) {
         return;
       }
 #endif
-      for (int e = 0; e < kVector && first + e < count; ++e) {
+      for (int e = 0; e < kLoad && first + e < count; ++e) {
         x.narrow.row(i)[c] = to_bf16(read(x.v.row(i) + c));
         if (++c == x.width) c = 0, ++i;
       }

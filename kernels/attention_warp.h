@@ -59,19 +59,21 @@ struct Seen {
   const Id* ids = nullptr;
   const Id* intervals = nullptr;       // [begin, end) pairs; null: a list
   Offset interval_stride = 0;          // 2, or 0 where all rows share one
-  const Permutation* draws = nullptr;  // the row's columns are theirs, or their inverses'; no list, no intervals
+  const Permutation* draws = nullptr;  // columns of the row beside its list: theirs, or their inverses'
   int drawn = 0;
   bool inverse = false;
+  const char* kept = nullptr;  // of each column, whether it counts; where `of_rows`, of each row
+  bool of_rows = false;
   const Offset* edges = nullptr;  // the number of the edge of each entry; null: the entry's own
   const Block* blocks = nullptr;  // the warps' work
   const Hub* hubs = nullptr;
 
-  HEED_FN Offset length(Offset i) const {
-    if (draws) return drawn;
-    if (intervals == nullptr) return offsets[i + 1] - offsets[i];
+  HEED_FN Offset fixed_length(Offset i) const {  // without what is drawn
+    if (intervals == nullptr) return offsets ? offsets[i + 1] - offsets[i] : 0;
     const Id* at = intervals + i * interval_stride;
     return at[1] - at[0];
   }
+  HEED_FN Offset length(Offset i) const { return fixed_length(i) + drawn; }
 };
 
 // f of the normaliser at a place in the menu. What is uniform in a warp is a switch at run time, lest kernels be
@@ -269,7 +271,7 @@ HEED_WARP_FN int group_of(int n) {
 
 // ---- the columns of a row -----------------------------------------------------------------------------------------
 
-HEED_WARP_FN bool left_out(const Seen& rows, Id i, Id j) {
+HEED_WARP_FN bool stands_in_list(const Seen& rows, Id i, Id j) {
   if (rows.offsets == nullptr) return false;
   Offset low = rows.offsets[i], high = rows.offsets[i + 1], end = high;
   while (low < high) {
@@ -282,49 +284,50 @@ HEED_WARP_FN bool left_out(const Seen& rows, Id i, Id j) {
   return low < end && read(rows.ids + low) == j;
 }
 
-// Columns at `count` positions of row i from `at` on, less those left out, into memory.ids; returns how many.
+// Columns at `count` positions of row i from `at` on, those that count, into memory.ids; returns how many.
 template <class Warp>
 HEED_WARP_FN int gather(Warp& warp, const Memory<Warp>& memory, const Seen& rows, Id i, Offset at, int count,
                         bool want_edges) {
-  int n = count;
-  if (rows.draws != nullptr) {  // of permutations that agree, the first one's
-    PerLane<Warp, bool> seen;
-    PerLane<Warp, Id> mine;
-    warp.lanes([&](int lane) {
-      auto draw = [&](Offset t) {
-        const Permutation p = rows.draws[t];
-        const auto from = static_cast<std::uint32_t>(i);
-        return static_cast<Id>(rows.inverse ? p.inverse(from) : p(from));
-      };
-      seen[lane] = lane < count;
-      if (lane >= count) return;
-      mine[lane] = draw(at + lane);
-      for (Offset t = 0; t < at + lane && seen[lane]; ++t) seen[lane] = draw(t) != mine[lane];
-    });
-    const std::uint32_t mask = warp.ballot(seen);
-    warp.lanes([&](int lane) {
-      if (seen[lane]) memory.ids.set(lane, rank_in(mask, lane), mine[lane]);
-    });
-    n = count_bits(mask);
-  } else if (rows.intervals == nullptr) {
+  if (rows.intervals == nullptr && rows.draws == nullptr && rows.kept == nullptr) {
     const Offset base = rows.offsets[i] + at;
     warp.lanes([&](int lane) {
       if (lane >= count) return;
       memory.ids.set(lane, lane, read(rows.ids + base + lane));
       if (want_edges) memory.edges.set(lane, lane, rows.edges ? read(rows.edges + base + lane) : base + lane);
     });
-  } else {
-    const Id first = static_cast<Id>(rows.intervals[i * rows.interval_stride] + at);
-    PerLane<Warp, bool> seen;
-    warp.lanes([&](int lane) { seen[lane] = lane < count && !left_out(rows, i, first + lane); });
-    const std::uint32_t mask = warp.ballot(seen);
-    warp.lanes([&](int lane) {
-      if (seen[lane]) memory.ids.set(lane, rank_in(mask, lane), first + lane);
-    });
-    n = count_bits(mask);
+    warp.sync();
+    return count;
   }
+  const Offset fixed = rows.fixed_length(i);
+  PerLane<Warp, bool> seen;
+  PerLane<Warp, Id> mine;
+  warp.lanes([&](int lane) {
+    const Offset place = at + lane;
+    seen[lane] = lane < count && !(rows.of_rows && rows.kept != nullptr && !read(rows.kept + i));
+    if (!seen[lane]) return;
+    if (place >= fixed) {  // of permutations that agree, the first one's, if it is not in the list
+      auto draw = [&](Offset t) {
+        const Permutation p = rows.draws[t];
+        const auto from = static_cast<std::uint32_t>(i);
+        return static_cast<Id>(rows.inverse ? p.inverse(from) : p(from));
+      };
+      mine[lane] = draw(place - fixed);
+      for (Offset t = 0; t < place - fixed && seen[lane]; ++t) seen[lane] = draw(t) != mine[lane];
+      seen[lane] = seen[lane] && !stands_in_list(rows, i, mine[lane]);
+    } else if (rows.intervals == nullptr) {
+      mine[lane] = read(rows.ids + rows.offsets[i] + place);
+    } else {
+      mine[lane] = static_cast<Id>(rows.intervals[i * rows.interval_stride] + place);
+      seen[lane] = !stands_in_list(rows, i, mine[lane]);
+    }
+    if (rows.kept != nullptr && !rows.of_rows) seen[lane] = seen[lane] && read(rows.kept + mine[lane]);
+  });
+  const std::uint32_t mask = warp.ballot(seen);
+  warp.lanes([&](int lane) {
+    if (seen[lane]) memory.ids.set(lane, rank_in(mask, lane), mine[lane]);
+  });
   warp.sync();
-  return n;
+  return count_bits(mask);
 }
 
 // ---- sums ---------------------------------------------------------------------------------------------------------

@@ -77,6 +77,7 @@ struct DevicePatterns {
     warp::Seen seen;
     Offset blocks = 0, hubs = 0, parts = 0;
     std::deque<Matrix<char>> lists;
+    std::shared_ptr<std::deque<Matrix<char>>> drawn;  // one for all that are cut from the same rows
   };
   std::list<Direction> all;
 };
@@ -86,13 +87,14 @@ namespace {
 constexpr std::size_t kPatterns = 128;
 
 bool same(const Rows& a, const Rows& b) {
-  return a.rows == b.rows && a.cols == b.cols && a.list == b.list && a.walk == b.walk && a.intervals == b.intervals;
+  return a.rows == b.rows && a.cols == b.cols && a.list == b.list && a.walk == b.walk && a.redrawn == b.redrawn &&
+         a.of_keys == b.of_keys && a.intervals == b.intervals;
 }
 
 template <class T>
-const T* bring_list(Machine& machine, DevicePatterns::Direction& to, const std::vector<T>& list) {
+const T* bring_list(Machine& machine, std::deque<Matrix<char>>& to, const std::vector<T>& list) {
   if (list.empty()) return nullptr;
-  Matrix<char>& there = to.lists.emplace_back(&machine);
+  Matrix<char>& there = to.emplace_back(&machine);
   there.resize(1, static_cast<Offset>(list.size() * sizeof(T)));
   machine.copy(there.data(), list.data(), list.size() * sizeof(T));
   return reinterpret_cast<const T*>(there.data());
@@ -108,28 +110,42 @@ const DevicePatterns::Direction& bring(Machine& machine, const Rows& rows, const
       all.splice(all.begin(), all, at);
       return all.front();
     }
-  DevicePatterns::Direction out{.from = {rows.rows, rows.cols, rows.list, rows.intervals, {}, 0, rows.walk},
+  DevicePatterns::Direction out{.from = {rows.rows, rows.cols, rows.list, rows.intervals, {}, 0, rows.walk,
+                                         rows.redrawn, rows.of_keys},
                                 .cuts = cuts,
                                 .numbered = edge != nullptr};
   warp::Seen& there = out.seen;
   const Plan plan(rows, cuts);
   out.blocks = static_cast<Offset>(plan.blocks.size()), out.hubs = static_cast<Offset>(plan.hubs.size());
   out.parts = plan.parts;
-  there.blocks = bring_list(machine, out, plan.blocks);
-  there.hubs = bring_list(machine, out, plan.hubs);
-  if (edge) there.edges = bring_list(machine, out, *edge);
+  there.blocks = bring_list(machine, out.lists, plan.blocks);
+  there.hubs = bring_list(machine, out.lists, plan.hubs);
+  if (edge) there.edges = bring_list(machine, out.lists, *edge);
   if (rows.walk) {
     const Draws* draws = rows.walk->draws();
     if (!draws) fail("attention: a mask that asks a predicate for each pair runs on the CPU alone");
-    there.draws = bring_list(machine, out, draws->permutations);
+    there.draws = bring_list(machine, out.lists, draws->permutations);
     there.drawn = static_cast<int>(draws->permutations.size()), there.inverse = draws->inverse;
   } else if (rows.list) {
-    there.offsets = bring_list(machine, out, rows.list->offsets), there.ids = bring_list(machine, out, rows.list->ids);
+    there.offsets = bring_list(machine, out.lists, rows.list->offsets), there.ids = bring_list(machine, out.lists, rows.list->ids);
   }
-  if (!rows.walk && !rows.listed()) {
+  if (rows.redrawn) {  // filled by DeviceOps::redraw
+    for (const auto& other : all)
+      if (same(other.from, rows))
+        out.drawn = other.drawn, there.draws = other.seen.draws, there.kept = other.seen.kept;
+    there.drawn = rows.redrawn->draws, there.inverse = there.of_rows = rows.of_keys;
+    if (!out.drawn) {
+      out.drawn = std::make_shared<std::deque<Matrix<char>>>();
+      const std::vector<Permutation> none(static_cast<std::size_t>(there.drawn), Permutation(1, 0));
+      there.draws = bring_list(machine, *out.drawn, none);
+      if (rows.redrawn->kept >= 0)
+        there.kept = bring_list(machine, *out.drawn, std::vector<char>(static_cast<std::size_t>(rows.rows), 1));
+    }
+  }
+  if (!rows.intervals.empty()) {
     std::vector<Id> ends;
     for (auto [begin, end] : rows.intervals) ends.insert(ends.end(), {begin, end});
-    there.intervals = bring_list(machine, out, ends);
+    there.intervals = bring_list(machine, out.lists, ends);
     there.interval_stride = rows.intervals.size() == 1 ? 0 : 2;
   }
   all.push_front(std::move(out));
@@ -221,7 +237,7 @@ class Operator {
         run(Pass::threshold, call, whole->blocks);
       }
       call.rows = queries.seen;
-      call.parts.wide = call.part_raised.wide = call.width % warp::kVector == 0;
+      call.parts.wide = call.part_raised.wide = call.width % warp::kLoad == 0;
       run(Pass::forward, call, queries.blocks);
       run(Pass::merge_forward, call, queries.hubs * warp::tiles(Offset{call.heads} * call.width));
     });
@@ -269,7 +285,7 @@ class Operator {
         run(Pass::delta, call, (call.queries + items - 1) / items);
       }
       call.parts = rows(state_.parts.view());
-      call.parts.wide = call.width % warp::kVector == 0 && call.score_width % warp::kVector == 0;
+      call.parts.wide = call.width % warp::kLoad == 0 && call.score_width % warp::kLoad == 0;
       if (queries) {
         call.rows = queries_.seen;
         if (learns) {
@@ -300,8 +316,8 @@ class Operator {
       to.resize(x.rows, padded(x.cols));
       Call call;
       call.v = rows(x), call.queries = x.rows, call.width = static_cast<int>(x.cols);
-      call.v.wide = reinterpret_cast<std::uintptr_t>(x.data) % (warp::kVector * sizeof(float)) == 0 &&
-                    x.stride % warp::kVector == 0 && x.cols % warp::kVector == 0;
+      call.v.wide = reinterpret_cast<std::uintptr_t>(x.data) % (warp::kLoad * sizeof(float)) == 0 &&
+                    x.stride % warp::kLoad == 0 && x.cols % warp::kLoad == 0;
       call.narrow = rows(to.view());
       run(Pass::narrow, call, (x.rows * x.cols + warp::kNarrow - 1) / warp::kNarrow);
     }
@@ -367,7 +383,11 @@ class Operator {
         if (call.body == warp::Body::plain_lanes &&
             !(aligned(call.v, call.dy) && (x_.score->contracts || aligned(call.q, call.k))))
           call.body = warp::Body::lanes;
-        if (call.body == warp::Body::plain_lanes && narrows_) call.body = warp::Body::half_lanes;
+        // Rows of bfloat16 numbers are fetched 8 at a time there.
+        if (call.body == warp::Body::plain_lanes && narrows_)
+          call.body = call.width % warp::kVector == 0 && (x_.score->contracts || call.score_width % warp::kVector == 0)
+                          ? warp::Body::half_lanes
+                          : warp::Body::lanes;
         body(call);
       }
   }
@@ -378,7 +398,7 @@ class Operator {
     const std::size_t size = x.half ? sizeof(std::uint16_t) : sizeof(T);
     const std::uintptr_t at = reinterpret_cast<std::uintptr_t>(x.data) + (x ? static_cast<std::size_t>(count) * size : 0);
     x.data = reinterpret_cast<T*>(at);
-    x.wide = at % (warp::kVector * size) == 0 && x.stride % warp::kVector == 0 && width % warp::kVector == 0;
+    x.wide = at % (warp::kLoad * size) == 0 && x.stride % warp::kLoad == 0 && width % warp::kLoad == 0;
   }
   template <class T>
   static Strided<T> rows(View<T> x) {
@@ -446,10 +466,28 @@ class Guests {
 
 }  // namespace
 
+namespace {
+std::vector<OwnKernels>& entered_kernels() {  // before main, too
+  static std::vector<OwnKernels> all;
+  return all;
+}
+}  // namespace
+void enter_own_kernels(const OwnKernels& kernels) { entered_kernels().push_back(kernels); }
+const std::vector<OwnKernels>& own_kernels() { return entered_kernels(); }
+
+DrawnThere drawn_there(Machine& machine, const Rows& rows) {
+  const warp::Seen& seen = bring(machine, rows).seen;
+  return {const_cast<Permutation*>(seen.draws), const_cast<char*>(seen.kept)};
+}
+
 int place_in_scores(const Score& mine) {
+  constexpr std::size_t count = std::tuple_size_v<Scores>;
   const auto& menu = score_menu();
-  for (std::size_t i = 0; i < std::tuple_size_v<Scores>; ++i)
+  for (std::size_t i = 0; i < count; ++i)
     if (menu[i].kind == mine.kind) return static_cast<int>(i);
+  const auto& own = own_kernels();
+  for (std::size_t i = 0; i < own.size(); ++i)
+    if (own[i].kind == mine.kind) return static_cast<int>(count + i);
   fail("attention: the score '" + mine.name + "' has no kernel for the GPU");
 }
 
@@ -486,8 +524,8 @@ void weighted_sum_there(Machine& machine, const WeightedRows& w, View<const floa
     call.weights = w.weights, call.row_scale = w.row_scale, call.scale = w.scale;
     call.column_bias = w.bias ? w.bias + first : nullptr;
     auto strided = [&](auto view) {
-      const bool wide = reinterpret_cast<std::uintptr_t>(view.data) % (warp::kVector * sizeof(float)) == 0 &&
-                        view.stride % warp::kVector == 0 && call.width % warp::kVector == 0;
+      const bool wide = reinterpret_cast<std::uintptr_t>(view.data) % (warp::kLoad * sizeof(float)) == 0 &&
+                        view.stride % warp::kLoad == 0 && call.width % warp::kLoad == 0;
       return Strided<std::remove_pointer_t<decltype(view.data)>>{view.data, static_cast<int>(view.stride), wide};
     };
     call.v = strided(x.columns(first, call.width));

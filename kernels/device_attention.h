@@ -9,7 +9,8 @@
 
 namespace heed {
 
-// The place among `Scores` of the struct that `mine` was made from. Throws Error where it is none of them.
+// The place among `Scores` of the struct that `mine` was made from, or behind them, of a user's own with kernels
+// (cuda_score.h). Throws Error where it is none of these.
 int place_in_scores(const Score& mine);
 
 // All views are of the machine's memory, and so are the state's matrices from then on. After the first call with a
@@ -19,6 +20,13 @@ void attention_there(Machine& machine, int score, const Attention<float>& x, Vie
                      AttentionState<float>& state);
 void attention_gradient_there(Machine& machine, int score, const Attention<float>& x, View<const float> y,
                               View<const float> dy, AttentionState<float>& state, const AttentionGradient<float>& g);
+
+// Where the machine has what is redrawn of a pattern's direction; null: nothing of that kind.
+struct DrawnThere {
+  Permutation* draws;
+  char* kept;
+};
+DrawnThere drawn_there(Machine& machine, const Rows& rows);
 
 // y (+)= scale (row_scale_i sum_j weight_ij x_j + bias) over the columns j of listed rows. `parts` is room that is kept
 // between calls.

@@ -449,7 +449,7 @@ struct Where {
 };
 template <class Job>
 struct Reduce {
-  static constexpr int kThreads = 256;
+  static constexpr int kThreads = 1024;
   using Number = typename Job::Number;
   Job job;
   int columns, lanes;  // kThreads together
@@ -466,7 +466,7 @@ struct Reduce {
   };
   static constexpr int kFan = 16;  // sums that are added in one step
 
-  HEED_FN int levels() const { return lanes > kFan ? 2 : lanes > 1 ? 1 : 0; }
+  HEED_FN int levels() const { return lanes > kFan * kFan ? 3 : lanes > kFan ? 2 : lanes > 1 ? 1 : 0; }
   HEED_FN int steps(Offset block) const {
     return job.where(block).parts > 1 ? 2 * levels() + 5 : levels() + 2;
   }
@@ -474,7 +474,9 @@ struct Reduce {
     const int lane = thread / columns, levels = this->levels();
     Number& mine = shared.sums[thread];
     auto tree = [&](int level) {
-      const int before = level == 1 ? lanes : lanes / kFan, after = before > kFan ? before / kFan : 1;
+      int before = lanes;
+      for (int l = 1; l < level; ++l) before /= kFan;
+      const int after = before > kFan ? before / kFan : 1;
       if (lane >= after) return;
       Number sum = 0;
       HEED_AHEAD
@@ -552,12 +554,12 @@ struct Side {
     ++count;
   }
   HEED_FN Offset cols() const { return count > 0 ? end[count - 1] : 0; }
-  HEED_FN float at(Offset i, Offset j) const {
-    if (count == 1) return s[0] * data[0][i * stride[0] + j];
+  HEED_FN const float* at(Offset i, Offset j, float& scale) const {
     int m = 0;
     Offset begin = 0;
     while (m + 1 < count && j >= end[m]) begin = end[m++];
-    return s[m] * data[m][i * stride[m] + j - begin];
+    scale = s[m];
+    return data[m] + i * stride[m] + j - begin;
   }
 };
 struct IntoSide {
@@ -670,9 +672,10 @@ struct Factor {  // tables, or their transpose; row `ones` is 1 all along
   Side side;
   bool transposed = false;
   Offset ones = -1;
-  HEED_FN float at(Offset i, Offset j) const {
-    if (i == ones) return 1;
-    return transposed ? side.at(j, i) : side.at(i, j);
+  HEED_FN const float* at(Offset i, Offset j, float& scale) const {  // null: 1
+    scale = 1;
+    if (i == ones) return nullptr;
+    return transposed ? side.at(j, i, scale) : side.at(i, j, scale);
   }
 };
 
@@ -702,15 +705,27 @@ struct Product {
   }
   HEED_FN static int depths(Offset begin, Offset end) { return static_cast<int>((end - begin + kDepth - 1) / kDepth); }
 
-  // Neighbouring threads read what lies together.
-  template <int kWide, class Load>
-  HEED_FN void load(int thread, bool along_k, Load at) const {
-    HEED_UNROLL
-    for (int e = 0; e < (kWide * kDepth + kThreads - 1) / kThreads; ++e) {
+  // Neighbouring threads read what lies together; all that a thread reads is on its way before the first is needed.
+  template <int kWide, class At, class Put>
+  HEED_FN void load(int thread, bool along_k, At at, Put put) const {
+    constexpr int kEach = (kWide * kDepth + kThreads - 1) / kThreads;
+    float values[kEach], scales[kEach];
+    auto place = [&](int e, auto use) {
       const int t = thread + e * kThreads;
-      if (t >= kWide * kDepth) break;
-      along_k ? at(t / kDepth, t % kDepth) : at(t % kWide, t / kWide);
-    }
+      if (t < kWide * kDepth) along_k ? use(t / kDepth, t % kDepth) : use(t % kWide, t / kWide);
+    };
+    HEED_UNROLL
+    for (int e = 0; e < kEach; ++e)
+      place(e, [&](int i, int t) { values[e] = at(i, t, scales[e]); });
+    HEED_UNROLL
+    for (int e = 0; e < kEach; ++e)
+      place(e, [&](int i, int t) { put(i, t, values[e] * scales[e]); });
+  }
+  HEED_FN static float fetch(const Factor& from, Offset i, Offset j, bool there, float& scale) {
+    scale = 1;
+    if (!there) return 0;
+    const float* at = from.at(i, j, scale);
+    return at ? *at : 1.0f;
   }
   HEED_FN void step(int s, Offset block, int thread, Shared& shared, Local& local) const {
     if (s == 0) {
@@ -729,12 +744,18 @@ struct Product {
     if (s < depth) {
       const Offset first = local.begin + Offset{s} * kDepth, stop = local.end;
       auto& to = shared;
-      load<kTileRows>(thread, !a.transposed, [&](int i, int t) {
-        to.a[s & 1][t][i] = row + i < m && first + t < stop ? a.at(row + i, first + t) : 0.0f;
-      });
-      load<kTileCols>(thread, b.transposed, [&](int j, int t) {
-        to.b[s & 1][t][j] = col + j < n && first + t < stop ? b.at(first + t, col + j) : 0.0f;
-      });
+      load<kTileRows>(
+          thread, !a.transposed,
+          [&](int i, int t, float& scale) {
+            return fetch(a, row + i, first + t, row + i < m && first + t < stop, scale);
+          },
+          [&](int i, int t, float value) { to.a[s & 1][t][i] = value; });
+      load<kTileCols>(
+          thread, b.transposed,
+          [&](int j, int t, float& scale) {
+            return fetch(b, first + t, col + j, col + j < n && first + t < stop, scale);
+          },
+          [&](int j, int t, float value) { to.b[s & 1][t][j] = value; });
     }
     if (s > 0 && s <= depth) {
       const int from = (s - 1) & 1;
@@ -998,7 +1019,28 @@ struct Put {
 struct Keys {
   std::uint64_t seed, step;
   std::uint64_t* keys;
-  HEED_FN void operator()(Offset t) const { keys[t] = mix(mix(mix(seed), step), static_cast<std::uint64_t>(t)); }
+  Offset count;  // and behind them the step
+  HEED_FN void operator()(Offset t) const {
+    keys[t] = t < count ? mix(mix(mix(seed), step), static_cast<std::uint64_t>(t)) : step;
+  }
+};
+// Of both directions of a pattern: the permutations of its draws, and which keys are kept.
+struct Redraw {
+  const std::uint64_t* step;
+  std::uint64_t mask_stream, keys_stream;
+  std::uint32_t n;
+  Offset draws;
+  Id count;
+  Permutation* permutations[2];
+  char* kept[2];  // null: all
+  HEED_FN void operator()(Offset t) const {
+    for (int side = 0; side < 2; ++side) {
+      if (t < draws) permutations[side][t] = mask_draw(n, mask_stream, *step, static_cast<int>(t));
+      if (t < n && kept[side])
+        kept[side][t] = keys_order(n, keys_stream, *step).inverse(static_cast<std::uint32_t>(t)) <
+                        static_cast<std::uint32_t>(count);
+    }
+  }
 };
 
 template <class... Terms>
@@ -1012,7 +1054,7 @@ using List = Joined<
                PrepareBack<false, true>, PrepareBack<true, false>, PrepareBack<true, true>>,
     std::tuple<Gate, GateBack, LayerNorm, LayerNormBack, BatchNorm, MomentsAtRest, BatchNormBack>,
     Sums<ColumnSum, ContractSum, LayerNormSum, MeanSum, VarianceSum, BatchNormSum, LossSum, EvaluationSum, NormSum>,
-    std::tuple<WideProduct, NarrowProduct, LossBack, Move, CopyAll, Put, Keys>>;
+    std::tuple<WideProduct, NarrowProduct, LossBack, Move, CopyAll, Put, Keys, Redraw>>;
 
 template <class Body>
 concept InBlocks = requires {
@@ -1071,7 +1113,8 @@ void sum_rows(DeviceOps& device, const Term& term, Offset rows, Offset width, Of
   job.tiles = (width + job.columns - 1) / job.columns;
   auto body = reduction(job);
   const Offset lanes = body.lanes;
-  body.job.piece = std::max(each * lanes, (rows + kMostPieces - 1) / kMostPieces);
+  constexpr Offset kAlone = 3;  // times that, one block is as soon done as several that must meet
+  body.job.piece = std::max({each * lanes, rows <= kAlone * each * lanes ? rows : 0, (rows + kMostPieces - 1) / kMostPieces});
   body.job.pieces = std::max<Offset>(1, (rows + body.job.piece - 1) / body.job.piece);
   if (body.job.pieces > 1) {
     body.parts = static_cast<Number*>(device.scratch(body.job.pieces * width * static_cast<Offset>(sizeof(Number))));

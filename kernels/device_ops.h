@@ -53,6 +53,8 @@ class DeviceOps : public Memory {
   virtual void attention(const Attention<float>& x, View<float> y, AttentionState<float>& state) = 0;
   virtual void attention_gradient(const Attention<float>& x, View<const float> y, View<const float> dy,
                                   AttentionState<float>& state, const AttentionGradient<float>& g) = 0;
+  // Draws what a pattern of Pattern::redrawn says, for the step that lies at `step` on the device.
+  virtual void redraw(const Pattern& pattern, const std::uint64_t* step) = 0;
 
   // Elementwise work over arrays of one length waits for more of its kind, up to a chain's length, and then costs one
   // kernel. Everything else that begins on the device flushes it before.

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <vector>
 
 #include "kernels/attention_lanes.h"
 #include "kernels/matrix.h"
@@ -31,6 +32,14 @@ class Machine : public Memory {
 std::unique_ptr<Machine> cuda_machine(void* stream);
 // One for the process, with a stream of its own.
 Machine& cuda_machine();
+
+// The kernels of a score that is not of the menu (cuda_score.h); its place is behind the menu's.
+struct OwnKernels {
+  const void* kind;  // as Score::kind
+  void (*run)(void* stream, bool follows, warp::Pass pass, const void* self, const warp::Call& call, Offset warps);
+};
+void enter_own_kernels(const OwnKernels& kernels);
+const std::vector<OwnKernels>& own_kernels();
 
 // Calls body.template operator()<pass>() for the pass of that name.
 template <class Body>

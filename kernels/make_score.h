@@ -13,14 +13,12 @@
 #include "kernels/scores.h"
 #include "kernels/stages.h"
 #include "kernels/tiles.h"
+#include "kernels/traits.h"
 #include "kernels/whole.h"
 
 namespace heed {
 
 namespace detail {
-
-template <class Struct>
-inline char kind_of = 0;  // its address stands for the struct
 
 template <class S>
 struct SumOf {

@@ -151,7 +151,23 @@ std::shared_ptr<Pattern> Pattern::mixed(Id keys, std::vector<Interval> intervals
   return p;
 }
 
-std::shared_ptr<Pattern> Pattern::drawn(Id n, int draws, std::uint64_t key) {
+std::shared_ptr<Pattern> Pattern::redrawn(Id n, std::shared_ptr<const Pattern> fixed, const Redrawn& what) {
+  if (what.draws < 0 || what.draws > kMostDraws)
+    fail("a row draws 0 to " + std::to_string(kMostDraws) + " keys, not " + std::to_string(what.draws));
+  if (fixed && (fixed->queries() != n || fixed->keys() != n || fixed->by_query.walk || fixed->by_query.redrawn ||
+                (what.draws > 0 && !fixed->is_listed())))
+    fail("what is drawn on a device goes beside a list of the same nodes, or keys are drawn of intervals");
+  auto p = std::make_shared<Pattern>();
+  const auto shared = std::make_shared<const Redrawn>(what);
+  for (Rows* r : {&p->by_query, &p->by_key}) {
+    if (fixed) *r = r == &p->by_query ? fixed->by_query : fixed->by_key;
+    r->rows = r->cols = n, r->redrawn = shared, r->of_keys = r == &p->by_key;
+    r->plan();
+  }
+  return p;
+}
+
+std::shared_ptr<Pattern> Pattern::drawn(Id n, int draws, std::uint64_t stream, std::uint64_t step) {
   if (draws < 0 || draws > kMostDraws)
     fail("a row draws 0 to " + std::to_string(kMostDraws) + " keys, not " + std::to_string(draws));
   auto p = std::make_shared<Pattern>();
@@ -159,7 +175,7 @@ std::shared_ptr<Pattern> Pattern::drawn(Id n, int draws, std::uint64_t key) {
     auto walk = std::make_shared<Drawn>();
     walk->inverse = r == &p->by_key;
     for (int t = 0; t < draws && n > 0; ++t)
-      walk->permutations.emplace_back(static_cast<std::uint32_t>(n), mix(key, static_cast<std::uint64_t>(t)));
+      walk->permutations.push_back(mask_draw(static_cast<std::uint32_t>(n), stream, step, t));
     *r = {.rows = n, .cols = n, .list = nullptr, .intervals = {}, .blocks = {}, .walk = std::move(walk)};
     r->plan();
   }
@@ -183,6 +199,10 @@ Selection::Selection(std::vector<Id> from, Id table) : ids(std::move(from)) {
 Offset Pattern::edges() const {
   if (by_query.listed()) return by_query.list->edges();
   Offset count = 0;
+  if (by_query.redrawn) {  // at most
+    for (Id i = 0; i < by_query.rows; ++i) count += by_query.length(i);
+    return count;
+  }
   if (by_query.walk) {
     constexpr Offset most = 64;
     Id columns[most];

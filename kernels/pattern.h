@@ -45,6 +45,16 @@ struct Walk {
   virtual const Draws* draws() const { return nullptr; }  // where this is what the walk is
 };
 
+// What a device draws anew in each step (DeviceOps::redraw), so that the host makes no list. The CPU does not: it gets a
+// new pattern instead.
+struct Redrawn {
+  // Row i holds, beside its list, pi_1(i), ..., pi_draws(i) for the permutations mask_draw(n, mask_stream, step, t).
+  int draws = 0;
+  std::uint64_t mask_stream = 0;
+  Id kept = -1;  // seen are the first so many keys in keys_order(n, keys_stream, step) alone; -1: all
+  std::uint64_t keys_stream = 0;
+};
+
 // One direction of a pattern.
 struct Rows {
   Id rows = 0, cols = 0;
@@ -53,14 +63,17 @@ struct Rows {
   std::vector<Block> blocks;
   Offset parts = 0;                            // of hub rows, in all
   std::shared_ptr<const Walk> walk = nullptr;  // in place of list and intervals
+  std::shared_ptr<const Redrawn> redrawn = nullptr;
+  bool of_keys = false;  // where there is one: which direction this is
 
-  bool listed() const { return intervals.empty() && !walk; }
+  bool listed() const { return intervals.empty() && !walk && !redrawn; }
   Interval interval(Id i) const { return intervals.size() == 1 ? intervals[0] : intervals[i]; }
   Offset length(Id i) const {  // positions to visit, left-out ones included
     if (walk) return walk->length(i);
-    if (listed()) return list->degree(i);
+    const Offset drawn = redrawn ? redrawn->draws : 0;
+    if (intervals.empty()) return drawn + (list ? list->degree(i) : 0);
     auto [begin, end] = interval(i);
-    return end - begin;
+    return drawn + end - begin;
   }
   void plan();  // fills blocks and parts
 };
@@ -88,15 +101,19 @@ class Pattern {
   // (may be null), which lie in no interval, beside them. A walk: nothing is listed, and `sees` is asked once a visit.
   static std::shared_ptr<Pattern> mixed(Id keys, std::vector<Interval> intervals, std::shared_ptr<const Csr> without,
                                         std::shared_ptr<const Csr> more, std::function<bool(Id, Id)> sees);
-  // Query i sees pi_1(i), ..., pi_draws(i) for keyed permutations pi of the n nodes (random.h); of those that coincide,
+  // Query i sees pi_1(i), ..., pi_draws(i) for the permutations pi of the n nodes that mask_draw of random.h gives; of those that coincide,
   // one. A key's queries are the inverse permutations'. A walk: neither lists nor sorting. At most kMostDraws.
-  static std::shared_ptr<Pattern> drawn(Id n, int draws, std::uint64_t key);
+  static std::shared_ptr<Pattern> drawn(Id n, int draws, std::uint64_t stream, std::uint64_t step = 0);
   static constexpr int kMostDraws = 256;
+  // For a device: the pairs of `fixed` (null: none; a list where there are draws) with what is drawn of n nodes.
+  static std::shared_ptr<Pattern> redrawn(Id n, std::shared_ptr<const Pattern> fixed, const Redrawn& what);
 
   Id queries() const { return by_query.rows; }
   Id keys() const { return by_key.rows; }
   bool is_listed() const { return by_query.listed(); }
-  Offset edges() const;  // pairs (query, key); counted, O(rows), for intervals, and O(positions) for a walk
+  // Pairs (query, key); counted, O(rows), for intervals, and O(positions) for a walk. Of what is redrawn, all that might
+  // be drawn.
+  Offset edges() const;
 
   // For a listed pattern: the position in by_query's list of each entry of by_key's. Made at the first call.
   const std::vector<Offset>& edge_of_entry() const;

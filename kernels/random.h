@@ -112,4 +112,13 @@ class Permutation {
   std::uint64_t key_;
 };
 
+// Of the nodes 0..n-1 in a step: the permutation number t of those that a mask draws, and the order of which key rules
+// keep the first.
+HEED_FN Permutation mask_draw(std::uint32_t n, std::uint64_t stream, std::uint64_t step, int t) {
+  return {n, mix(mix(stream, step), static_cast<std::uint64_t>(t))};
+}
+HEED_FN Permutation keys_order(std::uint32_t n, std::uint64_t stream, std::uint64_t step) {
+  return {n, mix(stream, step)};
+}
+
 }  // namespace heed

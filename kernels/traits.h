@@ -8,6 +8,11 @@
 
 namespace heed {
 
+namespace detail {
+template <class Struct>
+inline char kind_of = 0;  // its address stands for the struct
+}  // namespace detail
+
 template <class S>
 inline constexpr int scalars_of = [] {
   if constexpr (requires { S::scalars; })

@@ -56,6 +56,36 @@ std::shared_ptr<const Pattern> Scope<T>::pattern(const Mask& mask) {
   return sight(mask)->pattern;
 }
 
+// What a device can draw anew itself: of a mask that is, or holds in a union, one random(m, step) beside parts that stay,
+// and of keys random(share, step). Null: the host makes each step's pattern.
+template <class T>
+std::shared_ptr<const Pattern> Scope<T>::redrawn(const Mask& mask, const Keys& keys) const {
+  if (virtual_ > 0 || (keys.needs().step && !keys.redrawn_share()) || (!keys.needs().step && !keys.every_node())) return {};
+  const MaskContext c = context(mask.needs() | keys.needs(), true);
+  const Id n = c.graph.nodes();
+  Redrawn what;
+  if (keys.redrawn_share())
+    what.kept = share_of(*keys.redrawn_share(), n), what.keys_stream = random_keys_stream(c.seed);
+  std::optional<Mask> rest;
+  if (!mask.needs().step) {
+    rest = mask;
+  } else {
+    for (const Mask& part : mask.parts()) {
+      if (part.needs().step && (part.draws() == 0 || what.draws > 0)) return {};
+      if (part.needs().step)
+        what.draws = part.draws(), what.mask_stream = random_mask_stream(c.seed);
+      else
+        rest = rest ? *rest | part : part;
+    }
+  }
+  std::shared_ptr<const Pattern> fixed;
+  if (rest) {
+    fixed = rest->pattern(c);
+    if (fixed->query_order || fixed->key_order || fixed->by_query.walk || (what.draws > 0 && !fixed->is_listed())) return {};
+  }
+  return Pattern::redrawn(n, fixed, what);
+}
+
 template <class T>
 std::shared_ptr<const Sight> Scope<T>::sight(const Mask& mask, const Keys& keys) {
   auto& made = world_->sights[mask.key() + "\n" + keys.key() + "\n" + std::to_string(virtual_)];
@@ -68,6 +98,23 @@ std::shared_ptr<const Sight> Scope<T>::sight(const Mask& mask, const Keys& keys)
     const std::vector<Id> kept = scope.and_virtual(keys.nodes(c));
     return mask.pattern(c, &kept, scope.virtual_);
   };
+  if (const auto live = changes && tape().device ? redrawn(mask, keys) : nullptr) {
+    // Outside training it is the draw of step 0: a pattern of the host's where the keys are the graph's nodes.
+    const std::shared_ptr<const Pattern> rest = keys.every_node() ? make() : redrawn(mask, keys);
+    auto zero = std::make_shared<Matrix<std::uint64_t>>(tape().device);
+    zero->resize(1, 1), zero->fill(0);
+    now->pattern = rest;
+    tape().record(
+        tape().result(0, 0, {}),
+        [now, live, rest, zero, tape = &tape(), drawn = false]() mutable {
+          now->pattern = tape->training ? live : rest;
+          if (tape->training) return tape->device->redraw(*live, tape->step_at());
+          if (rest->by_query.redrawn && !drawn) tape->device->redraw(*rest, zero->data());
+          drawn = true;
+        },
+        nullptr, "mask");
+    return made = now;
+  }
   now->pattern = make();
   made = now;
   if (!changes) return made;

@@ -165,9 +165,10 @@ class Tape {
   // Works these out. forward() does so itself, unless it is captured: whoever runs a replay does it before.
   void begin_step() {
     if (keys_.empty()) keys_ = Matrix<std::uint64_t>(device);
-    keys_.resize(1, static_cast<Offset>(streams_) + 1);
-    bodies::run(*device, bodies::Keys{seed, step, keys_.data()}, keys_.cols());
+    keys_.resize(1, static_cast<Offset>(streams_) + 2);
+    bodies::run(*device, bodies::Keys{seed, step, keys_.data(), keys_.cols() - 1}, keys_.cols());
   }
+  const std::uint64_t* step_at() const { return keys_.data() + keys_.cols() - 1; }  // on a device, this step's number
 
   // All that is recorded, or only what is up to `last`.
   void forward(Var<T> last = {}) {

@@ -20,6 +20,10 @@ struct KeyRules {
     out.text_ = out.key_ = std::move(text), out.needs_ = needs, out.nodes_ = std::move(nodes);
     return out;
   }
+  static Keys redrawn(Keys keys, double share) {
+    keys.redrawn_ = share;
+    return keys;
+  }
   static Keys learned(std::string text, double share) {
     Keys out = make(std::move(text), {}, [](const MaskContext&) -> std::vector<Id> {
       fail("learned(share) is worked out by the layer that learns it");
@@ -71,6 +75,8 @@ std::vector<Id> farthest_nodes(const Csr& a, Id count) {
 }
 
 }  // namespace
+
+std::uint64_t random_keys_stream(std::uint64_t seed) { return mix(seed, 3); }
 
 Id share_of(double share, Id n) {
   return std::clamp<Id>(static_cast<Id>(std::ceil(share * static_cast<double>(n) - 1e-9)), std::min<Id>(n, 1), n);
@@ -126,15 +132,16 @@ Keys random_keys(double share, Draw draw) {
   const bool step = draw == Draw::every_step;
   std::string text = with_share("random", share);
   if (step) text.insert(text.size() - 1, ", step");
-  return KeyRules::make(text, {.seed = true, .step = step}, [share, step](const MaskContext& c) {
+  Keys keys = KeyRules::make(text, {.seed = true, .step = step}, [share, step](const MaskContext& c) {
     // The first nodes of a random order.
     const Id n = c.graph.nodes();
-    const Permutation order(static_cast<std::uint32_t>(n), mix(mix(c.seed, 3), step ? c.step : 0));
+    const Permutation order = keys_order(static_cast<std::uint32_t>(n), random_keys_stream(c.seed), step ? c.step : 0);
     std::vector<Id> out(static_cast<std::size_t>(share_of(share, n)));
     for (std::size_t t = 0; t < out.size(); ++t) out[t] = static_cast<Id>(order(static_cast<std::uint32_t>(t)));
     std::sort(out.begin(), out.end());
     return out;
   });
+  return step ? KeyRules::redrawn(std::move(keys), share) : keys;
 }
 
 Keys every(int step, int first) {

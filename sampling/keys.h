@@ -21,6 +21,7 @@ class Keys {
   const Needs& needs() const { return needs_; }
   bool every_node() const { return text_ == "all" && key_ == text_; }
   std::optional<double> learned_share() const { return learned_; }  // of learned(share)
+  std::optional<double> redrawn_share() const { return redrawn_; }  // of random(share, step)
 
   // Rising. Throws Error where something is missing that the rule needs, where it gives other than rising nodes, and
   // for learned(share).
@@ -38,7 +39,7 @@ class Keys {
   std::string text_, key_;
   Needs needs_;
   Rule nodes_;
-  std::optional<double> learned_;
+  std::optional<double> learned_, redrawn_;
 };
 
 // Of n nodes, a share keeps ceil(share n). Shares outside (0, 1] throw Error.
@@ -56,6 +57,7 @@ Keys farthest(double share);
 Keys learned(double share);
 
 Id share_of(double share, Id n);  // ceil(share n), but for rounding
+std::uint64_t random_keys_stream(std::uint64_t seed);  // of which random(share, step) takes keys_order (random.h)
 
 const std::vector<RuleEntry>& keys_menu();
 Keys keys_named(const std::string& text);  // as mask_named

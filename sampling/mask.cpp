@@ -100,14 +100,16 @@ std::uint64_t stream(const MaskContext& c, Stream kind) { return mix(mix(c.seed)
 
 }  // namespace
 
+std::uint64_t random_mask_stream(std::uint64_t seed) { return mix(mix(seed), kRandom); }
+
 // Rules of heed's own, whose text is their key.
 struct MaskRules {
   static Mask make(std::string text, Needs needs, Mask::Rule pairs) { return {text, text, needs, std::move(pairs)}; }
   static Mask list(std::string text, Needs needs, std::function<Csr(const MaskContext&)> pairs) {
     return make(std::move(text), needs, [pairs](const MaskContext& c) { return list_of(pairs(c)); });
   }
-  static Mask drawn(Mask mask, std::function<std::shared_ptr<const Pattern>(const MaskContext&)> whole) {
-    mask.whole_ = std::move(whole);
+  static Mask drawn(Mask mask, int draws, std::function<std::shared_ptr<const Pattern>(const MaskContext&)> whole) {
+    mask.draws_ = draws, mask.whole_ = std::move(whole);
     return mask;
   }
 };
@@ -255,7 +257,7 @@ Mask random(int m, Draw draw) {
   if (m > Pattern::kMostDraws)
     fail("random(m, step) draws at most " + std::to_string(Pattern::kMostDraws) + " keys, not " + std::to_string(m));
   auto drawn = [m](const MaskContext& c) {
-    return Pattern::drawn(c.graph.nodes(), m, mix(stream(c, kRandom), c.step));
+    return Pattern::drawn(c.graph.nodes(), m, random_mask_stream(c.seed), c.step);
   };
   return MaskRules::drawn(MaskRules::list(call("random", std::to_string(m) + ", step"), {.seed = true, .step = true},
                                           [m, drawn](const MaskContext& c) {
@@ -271,7 +273,7 @@ Mask random(int m, Draw draw) {
                                             }
                                             return out;
                                           }),
-                          drawn);
+                          m, drawn);
 }
 
 Mask all() {

@@ -60,6 +60,7 @@ class Mask {
   const std::string& key() const { return key_; }    // equal keys mean equal pairs in any context
   const Needs& needs() const { return needs_; }
   std::vector<Mask> parts() const;  // of a | b | c: a, b and c; of any other mask: itself
+  int draws() const { return draws_; }  // of random(m, step): m; of any other mask: 0
 
   // All throw Error where something is missing that the rule needs.
   PairSet pairs(const MaskContext& context) const;
@@ -84,8 +85,10 @@ class Mask {
   Needs needs_;
   Rule pairs_;
   std::function<std::shared_ptr<const Pattern>(const MaskContext&)> whole_;  // of the mask alone, without a list
+  int draws_ = 0;
   std::shared_ptr<const std::vector<Mask>> parts_;                           // of a union
 };
+std::uint64_t random_mask_stream(std::uint64_t seed);  // of which random(m, step) takes mask_draw (random.h)
 
 // Lists. A rule that counts its keys has fewer where there are fewer nodes. Numbers below 1 throw Error.
 Mask self();                                    // a node sees itself

@@ -5,8 +5,10 @@
 #include "kernels/bf16.h"
 #include "kernels/device.h"
 #include "kernels/device_attention.h"
+#include "kernels/device_bodies.h"
 #include "kernels/make_score.h"
 #include "tests/emulation.h"
+#include "tests/examples/own_score.h"
 #include "tests/scratch.h"
 #include "tests/support.h"
 
@@ -330,6 +332,7 @@ TEST_CASE("kernels on the device agree with the CPU, and repeat their bits") {
   }
   MESSAGE("device: " << device_name());
   compare_all(scores_of_the_gpu(), kDevice);
+  compare_all({make_score(Cauchy{})}, kDevice);  // of own_score.cu
 }
 
 TEST_CASE("each kernel once on the device") {  // few enough for a sanitizer
@@ -342,7 +345,9 @@ TEST_CASE("each kernel once on the device") {  // few enough for a sanitizer
   Random random(seed);
   double value = 0, gradient = 0;
   int cases = 0;
-  for (const Score& score : scores_of_the_gpu()) {
+  auto scores = scores_of_the_gpu();
+  scores.push_back(make_score(Cauchy{}));
+  for (const Score& score : scores) {
     const Normaliser& any = normaliser_named(score.nonnegative ? "sum" : "sigmoid");
     auto run = [&](const char* normaliser, Mask mask, int width, float rate) {
       auto c = make_case(score, normaliser ? normaliser_named(normaliser) : any, mask, 3, width, width, random);
@@ -417,6 +422,79 @@ TEST_CASE("rows stored as bfloat16") {
   AttentionState<float> state;
   Matrix<float> y(c.q.rows(), c.v.cols());
   CHECK(message([&] { attention(call, y.view(), state); }) == "attention: rows are stored as bfloat16 on a GPU alone");
+}
+
+TEST_CASE("what is drawn anew on a device: masks beside a list, and keys") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  const auto emulated = emulated_machine();
+  std::vector<Machine*> machines{emulated.get()};
+  if (device_available()) machines.push_back(&cuda_machine());
+  double value = 0, gradient = 0;
+  const Id n = 300;
+  auto list = [&](Csr csr) { return Pattern::listed(std::make_shared<Csr>(std::move(csr))); };
+  for (Machine* machine : machines)
+    for (int kind = 0; kind < 6; ++kind) {
+      CAPTURE(kind);
+      const std::shared_ptr<const Pattern> fixed =
+          kind == 0   ? nullptr
+          : kind == 4 ? Pattern::all(n, n, std::make_shared<Csr>(random_pattern(n, n, 9, random)))
+          : kind == 5 ? list(hubs(n, random))
+                      : list(random_pattern(n, n, 9, random));
+      Redrawn what{.draws = kind == 3 || kind == 4 ? 0 : 7, .mask_stream = random.next()};
+      if (kind >= 2) what.kept = 120, what.keys_stream = random.next();
+      const auto pattern = Pattern::redrawn(n, fixed, what);
+      for (std::uint64_t step : {0, 1, 5})
+        for (auto [score, normaliser] : {std::pair{"gatv2", "softmax"}, {"gat", "softmax"}, {"dot topk(2)", "softmax"},
+                                         {"scaled_dot", "entmax15"}, {"cosine", "sigmoid"}}) {
+          CAPTURE(step);
+          CAPTURE(std::string(score));
+          // The draws of this step, as DeviceOps::redraw makes them there.
+          for (const Rows* rows : {&pattern->by_query, &pattern->by_key}) {
+            const DrawnThere there = drawn_there(*machine, *rows);
+            std::vector<Permutation> draws(static_cast<std::size_t>(what.draws), Permutation(1, 0));
+            std::vector<char> kept(static_cast<std::size_t>(n));
+            const bool keeps = what.kept >= 0;
+            const bodies::Redraw body{&step, what.mask_stream, what.keys_stream, static_cast<std::uint32_t>(n),
+                                      what.draws, what.kept, {draws.data(), draws.data()},
+                                      {keeps ? kept.data() : nullptr, keeps ? kept.data() : nullptr}};
+            for (Offset t = 0; t < n; ++t) body(t);
+            machine->copy(there.draws, draws.data(), draws.size() * sizeof(Permutation));
+            if (keeps) machine->copy(there.kept, kept.data(), kept.size());
+          }
+          auto c = make_case(score_named(score), normaliser_named(normaliser), Mask::drawn, 3, 8, 8, random);
+          c.pattern = settled(*pattern, step);
+          for (auto* x : {&c.q, &c.k, &c.v, &c.dy}) *x = random_matrix<float>(n, x->cols(), random);
+          if (c.score.filter)
+            for (auto* x : {&c.q, &c.k})
+              for (float& each : *x) each = std::round(2 * each) / 2;
+          c.dropout = {step == 5 ? 0.4f : 0.0f, random.next()};
+          const Results expected = c.on_cpu();
+          const int place = place_in_scores(c.score);
+          c.pattern = pattern;
+          const Engine engine{"redrawn",
+                              [&](const auto& x, auto y, auto& state) { attention_on(*machine, place, x, y, state); },
+                              [&](const auto& x, auto y, auto dy, const auto& state, const auto& g) {
+                                attention_gradient_on(*machine, place, x, y, dy, state, g);
+                              }};
+          const Results found = c.on(engine);
+          Results::each([&](const std::string& name, auto member, double most) {
+            CAPTURE(name);
+            const double error = error_of(c, name, found.*member, expected.*member, most);
+            CHECK(error <= most);
+            (most < 5e-5 ? value : gradient) = std::max(most < 5e-5 ? value : gradient, error);
+          });
+        }
+    }
+  MESSAGE("redrawn: worst value error " << value << ", worst gradient error " << gradient << ", seed " << seed);
+  CHECK(message([&] { Pattern::redrawn(n, Pattern::all(n, n), {.draws = 3}); }).find("goes beside a list") !=
+        std::string::npos);
+  AttentionState<float> state;
+  auto c = make_case(score_named("dot"), normaliser_named("softmax"), Mask::drawn, 2, 4, 4, random);
+  c.pattern = Pattern::redrawn(40, nullptr, {.draws = 3});
+  Matrix<float> y(40, 8);
+  CHECK(message([&] { attention(c.call(), y.view(), state); }) == "attention: patterns are redrawn on a GPU alone");
 }
 
 TEST_CASE("weighted sums over a pattern's rows") {

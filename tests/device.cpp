@@ -390,6 +390,61 @@ TEST_CASE("an epoch that is replayed has the bits of one that is not, and copies
   });
 }
 
+// What the device draws itself is what the CPU's new patterns hold, and an epoch stays one replay without copies.
+TEST_CASE("masks and keys that are drawn anew in each step, inside the replay") {
+  const Dataset data = blocks(true);
+  struct Design {
+    const char *mask, *keys;
+    bool repeats;
+  };
+  for (const Design& d : {Design{"random(4, step)", "all", true}, {"local | self | random(3, step)", "all", true},
+                          {"local | self", "random(0.6, step)", true}, {"all", "random(0.3, step)", true},
+                          {"local | self | random(2, step)", "random(0.8, step)", true},
+                          {"local | expander(4, step)", "all", false}}) {
+    CAPTURE(d.mask);
+    CAPTURE(d.keys);
+    const Model model = stack({attend({.out = 4, .heads = 2, .score = score_named("gatv2"), .mask = mask_named(d.mask),
+                                       .keys = keys_named(d.keys)}),
+                               activation(Activation::elu), dense(5)});
+    auto run = [&](DeviceOps* device, EmulatedOps* counts) {
+      Network<float> network(model, data.graph, data.features, 5, device);
+      Var<float> loss = cross_entropy<float>(network.output(), data.splits[0].train, data.labels);
+      Optimiser<float> adam(network.parameters(), {}, device);
+      std::vector<double> losses;
+      if (!device) {
+        for (int e = 1; e <= 6; ++e) {
+          network.tape().training = true, network.tape().step = static_cast<std::uint64_t>(e);
+          network.tape().forward();
+          network.tape().backward(loss);
+          adam.step(1);
+          losses.push_back(loss.value()(0, 0));
+          network.tape().training = false;
+          network.tape().forward();
+          losses.push_back(evaluate(network.output().value(), data.labels, data.splits[0].valid, Metric::accuracy,
+                                    Loss::cross_entropy)
+                               .loss);
+        }
+        return losses;
+      }
+      CHECK(network.tape().repeats == d.repeats);
+      DeviceEpochs epochs(*device, network, loss, adam, data, data.splits[0], Metric::accuracy, Loss::cross_entropy);
+      for (int e = 1; e <= 6; ++e) {
+        const int copies = counts ? counts->copies : 0;
+        const auto result = epochs.run(e, 1);
+        losses.push_back(result.train_loss), losses.push_back(result.valid.loss);
+        if (counts && e > 2 && d.repeats) CHECK(counts->copies - copies == 1);
+      }
+      return losses;
+    };
+    const auto here = run(nullptr, nullptr);
+    on_each_device([&](const std::string& name, DeviceOps& device) {
+      CAPTURE(name);
+      const auto there = run(&device, dynamic_cast<EmulatedOps*>(&device));
+      for (std::size_t t = 0; t < here.size(); ++t) CHECK(there[t] == doctest::Approx(here[t]).epsilon(1e-4));
+    });
+  }
+}
+
 TEST_CASE("a training on a device goes on from its checkpoint to the same bits, and several run one after the other") {
   const Dataset data = blocks(true);
   on_each_device([&](const std::string& name, DeviceOps& device) {

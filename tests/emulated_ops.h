@@ -3,10 +3,12 @@
 // arguments of then.
 #pragma once
 
+#include <map>
 #include <set>
 #include <vector>
 
 #include "kernels/device_bodies.h"
+#include "tests/support.h"
 
 namespace heed::test {
 
@@ -80,20 +82,25 @@ class EmulatedOps : public DeviceOps {
   }
   void attention(const Attention<float>& x, View<float> y, AttentionState<float>& state) override {
     flush();
-    enter([=, &state, backward = state.backward] {
+    enter([=, this, &state, backward = state.backward] {
       state.backward = backward;
-      heed::attention<float>(with_key(x), y, state);
+      heed::attention<float>(settled_call(x), y, state);
     });
   }
   void attention_gradient(const Attention<float>& x, View<const float> y, View<const float> dy,
                           AttentionState<float>& state, const AttentionGradient<float>& g) override {
     flush();
-    enter([=, &state] { heed::attention_gradient<float>(with_key(x), y, dy, state, g); });
+    enter([=, this, &state] { heed::attention_gradient<float>(settled_call(x), y, dy, state, g); });
+  }
+  void redraw(const Pattern& pattern, const std::uint64_t* step) override {
+    flush();
+    enter([this, &pattern, step] { drawn_[&pattern] = settled(pattern, *step); });
   }
 
  private:
-  static Attention<float> with_key(Attention<float> x) {
+  Attention<float> settled_call(Attention<float> x) const {
     if (x.dropout.key_at) x.dropout.key = *x.dropout.key_at;
+    if (x.pattern->by_query.redrawn) x.pattern = drawn_.at(x.pattern).get();
     return x;
   }
   void enter(std::function<void()> call) {
@@ -118,6 +125,7 @@ class EmulatedOps : public DeviceOps {
   }
 
   std::vector<std::function<void()>>* capturing_ = nullptr;
+  std::map<const Pattern*, std::shared_ptr<const Pattern>> drawn_;
 };
 
 }  // namespace heed::test

@@ -43,6 +43,31 @@ inline Csr random_pattern(Id rows, Id cols, int most, Random& random) {
   return out;
 }
 
+// What a pattern of Pattern::redrawn means in a step, as a list.
+inline std::shared_ptr<const Pattern> settled(const Pattern& p, std::uint64_t step) {
+  const Redrawn& what = *p.by_query.redrawn;
+  const auto n = static_cast<std::uint32_t>(p.keys());
+  Csr out{.rows = p.queries(), .cols = p.keys()};
+  for (Id i = 0; i < out.rows; ++i) {
+    std::set<Id> row;
+    const Csr* list = p.by_query.list.get();
+    if (!p.by_query.intervals.empty())
+      for (Id j = p.by_query.interval(i)[0]; j < p.by_query.interval(i)[1]; ++j) row.insert(j);
+    if (list)
+      for (Id j : list->row(i)) p.by_query.intervals.empty() ? (void)row.insert(j) : (void)row.erase(j);
+    for (int t = 0; t < what.draws; ++t)
+      row.insert(static_cast<Id>(mask_draw(n, what.mask_stream, step, t)(static_cast<std::uint32_t>(i))));
+    if (what.kept >= 0)
+      std::erase_if(row, [&](Id j) {
+        return keys_order(n, what.keys_stream, step).inverse(static_cast<std::uint32_t>(j)) >=
+               static_cast<std::uint32_t>(what.kept);
+      });
+    out.ids.insert(out.ids.end(), row.begin(), row.end());
+    out.offsets.push_back(out.edges());
+  }
+  return Pattern::listed(std::make_shared<Csr>(std::move(out)));
+}
+
 inline std::vector<Edge> random_edges(Id nodes, int count, Random& random) {
   std::vector<Edge> out;
   for (int e = 0; e < count; ++e)

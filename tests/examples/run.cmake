@@ -13,7 +13,7 @@ function(expect example)
 endfunction()
 
 expect(own_score "cauchy: gradients are right, [6-9][0-9]\\.[0-9] %" "1\\)\\): gradients are right, [6-9][0-9]\\.[0-9] %"
-       "the logits agree")
+       "as a text: the logits agree" "on the GPU: the logits agree|no GPU: skipped")
 expect(own_mask "local \\| self: [0-9]+ pairs, [6-9][0-9]\\.[0-9] %" "& alike\\) \\| self: [0-9]+ pairs, [6-9][0-9]"
        "\nnext: 2999 pairs")
 expect(own_dataset "trained: [89][0-9]\\.[0-9] %, predicted from rings.safetensors: [89][0-9]\\.[0-9] % of 450 nodes")
