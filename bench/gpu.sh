@@ -77,6 +77,7 @@ measure() {
   for name in $trained; do
     [[ -d $HEED_DATA/$name ]] || continue
     note "train $name, 10 runs" "^$name" "$pack/heed" train "$name" --device cuda --runs 10 --quiet
+    note "train $name on the CPU, 10 runs" "^$name" "$pack/heed" train "$name" --runs 10 --quiet
   done
   if [[ -d $HEED_DATA/cora ]]; then
     note 'train cora, 2000 epochs' '^cora' "$pack/heed" train cora --device cuda --epochs 2000 --patience 0 --quiet
@@ -85,14 +86,14 @@ measure() {
   for name in '100000 2000000 4x16,8x32' '1000000 20000000 4x16'; do
     read -r nodes edges shapes <<< "$name"
     note "bench, $nodes nodes, $edges edges" 'WRONG|heed:' "$pack/heed" bench gpu --nodes "$nodes" --edges "$edges" \
-      --scores gat,gatv2,scaled_dot,node --shapes "$shapes" --write "$work/$nodes" --json
+      --scores gat,gatv2,scaled_dot,node --shapes "$shapes" --storage fp32,bf16 --write "$work/$nodes" --json
     sed -n '/^\[/,$p' <<< "$log" > "$work/$nodes.json"
     graphs+=("$work/$nodes:$shapes")
   done
   echo '[]' > "$work/peers.json"
   if [[ $peers ]]; then
-    note 'peers' 'cora|copy|Error' timeout 300 "$python" "$pack/peer_gpu.py" "${graphs[@]}" --cora "$work/cora" \
-      --json "$work/peers.json" --parts bandwidth,pyg,epoch,cusparse
+    note 'peers' 'cora|copy|Error|memory' timeout 300 "$python" "$pack/peer_gpu.py" "${graphs[@]}" --cora "$work/cora" \
+      --json "$work/peers.json" --parts bandwidth,pyg,epoch,cusparse,compile
   else
     record+=$'\n'"peers: not run, no python3 with torch_geometric"
   fi

@@ -11,9 +11,10 @@ import sys
 
 # heed's score -> the works of peers that do the same
 PEERS = {
-    "gat": ["PyG gat operator"],
-    "gatv2": ["PyG gatv2 operator"],
-    "scaled_dot": ["PyG dot operator", "cuSPARSE SDDMM, softmax, SpMM", "torch SDDMM, softmax, SpMM"],
+    "gat": ["PyG gat operator", "PyG gat operator, compiled"],
+    "gatv2": ["PyG gatv2 operator", "PyG gatv2 operator, compiled"],
+    "scaled_dot": ["PyG dot operator", "PyG dot operator, compiled", "cuSPARSE SDDMM, softmax, SpMM",
+                   "torch SDDMM, softmax, SpMM"],
     "weighted sum": ["cuSPARSE SpMM", "torch.sparse.mm"],
 }
 
