@@ -1,13 +1,13 @@
 // A yardstick of the fused operator: forward attention written by hand for one score (dot or GAT), softmax and one
 // shape, all in one loop over a row's edges.
 #include "bench/operands.h"
-#include "kernels/lanes.h"
+#include "kernels/wide.h"
 
 namespace heed::bench {
 namespace {
 
 using V = Vec<float, 8>;
-using Four = Vec<float, 4>;
+using Wide = Vec<float, kWideLanes>;
 
 constexpr Offset kTogether = 32;  // edges whose scores wait for their maximum
 
@@ -31,7 +31,7 @@ V among(V x, Combine combine) {
 
 template <bool gat, int heads, int width>
 void run_rows(const Call& x, Id first, Id last) {
-  constexpr int vectors = heads * width / 8, per = width / 8;
+  constexpr int vectors = heads * width / 8, per = width / 8, times = kWideLanes / 8, wides = vectors / times;
   static_assert((heads == 4 || heads == 8) && width % 8 == 0);
   const float none = -__builtin_inff();
   const Id* const ids = x.list.ids.data();
@@ -86,19 +86,30 @@ void run_rows(const Call& x, Id first, Id last) {
       best = among<heads>(best, larger);
       const V rescale = select(top > V(none), exp_of(top - best), V(0.0f));
       top = best, total = total * rescale;
-      for (int g = 0; g < used; ++g) {
-        const V w = exp_of(V::load(s + 8 * g) - top);
+      if (used % times != 0) V(none).store(s + 8 * used);
+      const V tops[] = {top, top};
+      const Wide shift = joined<kWideLanes>(tops);
+      for (int g = 0; g < used; g += times) {
+        const Wide w = exp_of(Wide::load(s + 8 * g) - shift);
         w.store(s + 8 * g);
-        total = total + w;
+        V each[times];
+        split(w, each);
+        for (V some : each) total = total + some;
       }
 #pragma GCC unroll 16
       for (int g = 0; g < vectors; ++g) acc[g] = acc[g] * V(rescale.v[g / per]);
+      Wide sum[wides];
+#pragma GCC unroll 16
+      for (int g = 0; g < wides; ++g) sum[g] = joined<kWideLanes>(acc + g * times);
       for (int t = 0; t < n; ++t) {
         const float* value = x.v.row(ids[at + t]);
         if (at + t + kTogether < end_of_all) prefetch(x.v, ids[at + t + kTogether]);
-#pragma GCC unroll 16
-        for (int g = 0; g < vectors; ++g) acc[g] = acc[g] + V(s[t * heads + g / per]) * V::load(value + 8 * g);
+        [&]<int... g>(std::integer_sequence<int, g...>) __attribute__((always_inline)) {
+          ((sum[g] = sum[g] + of_heads<kWideLanes, per, g>(s + t * heads) * Wide::load(value + kWideLanes * g)), ...);
+        }(std::make_integer_sequence<int, wides>{});
       }
+#pragma GCC unroll 16
+      for (int g = 0; g < wides; ++g) split(sum[g], acc + g * times);
     }
     total = among<heads>(total, [](V a, V b) { return a + b; });
     const auto some = total > V(0.0f);

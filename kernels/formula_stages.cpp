@@ -59,7 +59,8 @@ class Frame {
     const std::size_t fixed = program.fixed.size(), first = kVariables + fixed;
     const auto registers = static_cast<std::size_t>(program.registers);
     stride_ = (Offset{count} + kLanes - 1) / kLanes * kLanes, block_ = stride_ * n;
-    const std::size_t total = fixed * static_cast<std::size_t>(stride_) + registers * static_cast<std::size_t>(block_);
+    const std::size_t total = fixed * static_cast<std::size_t>(stride_) +
+                              registers * static_cast<std::size_t>(block_) + kLanes;  // a head may end within a vector
     if (room_.values.size() < total) room_.values.resize(total);
     if (room_.rows.size() < first + registers) room_.rows.resize(first + registers);
     if (room_.numbers.size() < fixed) room_.numbers.resize(fixed);

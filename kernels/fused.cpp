@@ -31,6 +31,11 @@ void Portions::begin(const Rows& rows, const Block& block, Id i) {
 
 bool Portions::fill(Edges& edges) {
   int n = 0;
+  if (missing_ == missing_end_) {
+    n = std::clamp(stop_ - next_, 0, kTogether);
+    for (int t = 0; t < n; ++t) room_[t] = next_ + t;
+    next_ += n;
+  }
   for (; next_ < stop_ && n < kTogether; ++next_)
     if (missing_ != missing_end_ && *missing_ == next_)
       ++missing_;

@@ -11,6 +11,7 @@
 #include "kernels/scores.h"
 #include "kernels/stages.h"
 #include "kernels/traits.h"
+#include "kernels/wide.h"
 
 namespace heed {
 
@@ -46,6 +47,7 @@ inline const Fused* fused_kernels(const Attention<double>&) { return nullptr; } 
 namespace fused {
 
 using V = stages::Lanes<float>;
+using Wide = Vec<float, kWideLanes>;
 using normalisers::Softmax;
 
 inline constexpr int kTogether = 32;  // edges of a row whose rows stay in the first-level cache from stage to stage
@@ -59,10 +61,10 @@ struct Edges {
 
   // Of a lane without an edge: the last one's.
   Id operator()(int t) const { return ids[std::min(t, n - 1)]; }
-  // Fetches the rows of the edge that comes kTogether later, in whichever row.
+  // How many have one that comes kTogether later, in whichever row; and that one's row, fetched.
+  int followed() const { return static_cast<int>(std::clamp<std::ptrdiff_t>(last - ids - kTogether, 0, n)); }
   template <int bytes>
   HEED_FN void fetch(View<const float> table, int t) const {
-    if (last - ids <= t + kTogether) return;
     const char* from = reinterpret_cast<const char*>(table.row(ids[t + kTogether]));
 #pragma GCC unroll 8
     for (int at = 0; at < bytes; at += 64) __builtin_prefetch(from + at);
@@ -74,7 +76,7 @@ template <int heads>
 HEED_FN V numbers(View<const float> table, const Edges& edges, int t) {
   if constexpr (heads == 8) return V::load(table.row(edges.ids[t]));
   if constexpr (heads == 4) {
-    const auto a = Vec<float, 4>::load(table.row(edges(t))).v, b = Vec<float, 4>::load(table.row(edges(t + 1))).v;
+    const auto a = Vec<float, 4>::load(table.row(edges.ids[t])).v, b = Vec<float, 4>::load(table.row(edges(t + 1))).v;
     return V(__builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7));
   }
   V out;
@@ -137,16 +139,21 @@ HEED_FN void sums(const S& score, const V* mine, const float* learned, View<cons
     return out;
   };
   constexpr int bytes = heads * per * kLanes * 4;
+  const int followed = edges.followed();
+  // Inline: calls of what does nothing but fetch are taken for useless and left out.
+  auto fetch = [&](int t) __attribute__((always_inline)) {
+    if (t < followed) edges.fetch<bytes>(other, t);
+  };
   if constexpr (heads == 1) {
     for (int t = 0; t < edges.n; t += 4) {
       V four[4];
 #pragma GCC unroll 4
-      for (int e = 0; e < 4; ++e) edges.fetch<bytes>(other, t + e), four[e] = sum(other.row(edges(t + e)), 0);
+      for (int e = 0; e < 4; ++e) fetch(t + e), four[e] = sum(other.row(edges(t + e)), 0);
       fold_four(four[0], four[1], four[2], four[3]).store(to + t);
     }
   } else {
     for (int t = 0; t < edges.n; ++t) {
-      edges.fetch<bytes>(other, t);
+      fetch(t);
       const float* row = stages::one_address(other.row(edges.ids[t]));
 #pragma GCC unroll 2
       for (int h = 0; h < heads; h += 4)
@@ -159,21 +166,24 @@ HEED_FN void sums(const S& score, const V* mine, const float* learned, View<cons
 // sum[g] += w[t][head of g] * row t. `fetches`: rows to come, too, so that their misses lie beside these sums.
 template <int heads, int per, bool fetches = false>
 HEED_FN void add(const float* w, View<const float> table, const Edges& edges, V* sum) {
-  constexpr int group = std::min(heads * per, 8);  // of vectors, in registers
+  constexpr int lanes = heads * per * kLanes % kWideLanes == 0 ? kWideLanes : kLanes, vectors = lanes / kLanes;
+  constexpr int all = heads * per / vectors, group = std::min(all, 8);  // in registers
+  const int followed = fetches ? edges.followed() : 0;
 #pragma GCC unroll 2
-  for (int first = 0; first < heads * per; first += group) {
-    V part[group];
+  for (int first = 0; first < all; first += group) {
+    Vec<float, lanes> sums[group];
 #pragma GCC unroll 8
-    for (int g = 0; g < group; ++g) part[g] = sum[first + g];
+    for (int g = 0; g < group; ++g) sums[g] = joined<lanes>(sum + (first + g) * vectors);
     for (int t = 0; t < edges.n; ++t) {
-      const float* row = stages::one_address(table.row(edges.ids[t]) + first * kLanes);
-      if constexpr (fetches) edges.fetch<group * kLanes * 4>(table.columns(first * kLanes, group * kLanes), t);
-#pragma GCC unroll 8
-      for (int g = 0; g < group; ++g)
-        part[g] = part[g] + V(w[t * heads + (first + g) / per]) * V::load(row + g * kLanes);
+      const float* row = stages::one_address(table.row(edges.ids[t]) + first * lanes);
+      const float* weights = w + t * heads + first * vectors / per;
+      if (fetches && t < followed) edges.fetch<group * lanes * 4>(table.columns(first * lanes, group * lanes), t);
+      [&]<int... g>(std::integer_sequence<int, g...>) __attribute__((always_inline)) {
+        ((sums[g] = sums[g] + of_heads<lanes, per, g>(weights) * Vec<float, lanes>::load(row + g * lanes)), ...);
+      }(std::make_integer_sequence<int, group>{});
     }
 #pragma GCC unroll 8
-    for (int g = 0; g < group; ++g) sum[first + g] = part[g];
+    for (int g = 0; g < group; ++g) split(sums[g], sum + (first + g) * vectors);
   }
 }
 
@@ -236,7 +246,8 @@ class Portions {
   const Id *missing_, *missing_end_;  // what it lacks from next_ on
   Id room_[kTogether];
 };
-// Calls use(edges, whether they are the first) for each; returns whether there were any.
+// Calls use(edges, whether they are the first) for each; returns whether there were any. `use` is to be inline, lest
+// what a row keeps in registers pass through memory.
 template <class Use>
 HEED_FN bool for_each_portion(const Rows& rows, const Block& block, Id i, Use use) {
   Portions portions(rows, block, i);
@@ -311,33 +322,48 @@ struct Kernels {
       clear<vectors>(acc);
       if constexpr (keeps) clear<vectors>(up);
       const std::uint64_t key = drops ? x.dropout.row_key(i) : 0;
-      for_each_portion(rows, block, i, [&](const Edges& edges, bool starts) {
+      for_each_portion(rows, block, i, [&](const Edges& edges, bool starts) __attribute__((always_inline)) {
         alignas(64) float s[room], above[keeps ? room : 1];
         const int count = used(edges), end = count * kLanes;
         V(0.0f).store(s + end - kLanes);
+        V best = top;
         if constexpr (!contracts) {
           sums<S, heads, per, true>(score, mine, x.a.data, k, edges, width, s);
           if (finisher.runs) x.score->single.finish(x.score->self.get(), s, f.finish, count, heads, s);
           if (finisher.scales)
             for (int l = 0; l < end; l += kLanes) (V::load(s + l) * finisher.factor).store(s + l);
         } else {
-          for (int t = 0; t < edges.n; ++t) edges.fetch<64>(k, t);
-          for (int l = 0; l < end; l += kLanes)
-            stages::term<true>(score, mine[0], numbers<heads>(k, edges, l / heads), Zero{}, Zero{}).store(s + l);
+          for (int t = 0, followed = edges.followed(); t < followed; ++t) edges.fetch<64>(k, t);
+          auto score_of = [&](int l) {
+            return stages::term<true>(score, mine[0], numbers<heads>(k, edges, l / heads), Zero{}, Zero{});
+          };
+          for (int l = 0; l + kLanes < end; l += kLanes) {
+            const V z = score_of(l);
+            z.store(s + l), best = larger(best, z);
+          }
+          score_of(end - kLanes).store(s + end - kLanes);
         }
         const int lanes = last_lanes(edges);
         if (lanes < kLanes) keep_first(V::load(s + end - kLanes), lanes, kNone).store(s + end - kLanes);
-        V best = top;
-        for (int l = 0; l < end; l += kLanes) best = larger(best, V::load(s + l));
+        for (int l = contracts ? end - kLanes : 0; l < end; l += kLanes) best = larger(best, V::load(s + l));
+        if (end % kWideLanes != 0) V(kNone).store(s + end);
         best = stages::among_heads(best, heads, larger);
         const V use = select(best > V(kNone), best, V(0.0f));
         V more = 0.0f, raised = 0.0f;
-        for (int l = 0; l < end; l += kLanes) {
-          const V z = V::load(s + l), w = raw_weight(Softmax{}, z, use);
-          w.store(s + l), more = more + w;
+        constexpr int halves = kWideLanes / kLanes;
+        const V uses[] = {use, use};
+        const Wide shift = joined<kWideLanes>(uses);
+        auto add_to = [](V& sum, Wide x) {
+          V each[halves];
+          split(x, each);
+          for (V half : each) sum = sum + half;
+        };
+        for (int l = 0; l < end; l += kWideLanes) {
+          const Wide z = Wide::load(s + l), w = raw_weight(Softmax{}, z, shift);
+          w.store(s + l), add_to(more, w);
           if constexpr (keeps) {
-            const V part = select(z > V(0.0f), w, V(0.0f));
-            part.store(above + l), raised = raised + part;
+            const Wide some = select(z > Wide(0.0f), w, Wide(0.0f));
+            some.store(above + l), add_to(raised, some);
           }
         }
         if (starts) {
@@ -468,10 +494,11 @@ struct Kernels {
       else
         load<heads, per>(x.k.row(j), mine), clear<vectors>(down);
       load<heads, per>(x.v.row(j), value), clear<vectors>(sum);
-      const bool any = for_each_portion(rows, block, j, [&](const Edges& edges, bool) {
+      const bool any = for_each_portion(rows, block, j, [&](const Edges& edges, bool) __attribute__((always_inline)) {
         alignas(64) float s[room], raw[room], dw[room];
         const int end = used(edges) * kLanes;
-        for (int t = 0; t < edges.n; ++t) edges.fetch<64>(thresholds, t);
+        const int followed = edges.followed();
+        for (int t = 0; t < followed; ++t) edges.fetch<64>(thresholds, t);
         V(0.0f).store(dw + end - kLanes);
         if constexpr (!contracts) {
           float* const to = finishes ? raw : s;
@@ -479,12 +506,12 @@ struct Kernels {
           sums<S, heads, per, false>(score, mine, x.a.data, q, edges, width, to);
           if (finishes) x.score->single.finish(x.score->self.get(), raw, b.finish, end / kLanes, heads, s);
         } else {
-          for (int t = 0; t < edges.n; ++t) edges.fetch<64>(q, t);
+          for (int t = 0; t < followed; ++t) edges.fetch<64>(q, t);
         }
         if (has_dk)
           sums<scores::Dot, heads, per, false>({}, value, nullptr, dy, edges, width, dw);
         else
-          for (int t = 0; t < edges.n; ++t) edges.fetch<bytes>(dy, t);
+          for (int t = 0; t < followed; ++t) edges.fetch<bytes>(dy, t);
         auto score_of = [&](int l) {
           if constexpr (!contracts)
             return V::load(s + l) * finisher.factor;
@@ -545,7 +572,7 @@ struct Kernels {
       load<heads, per>(x.q.row(i), mine), load<heads, per>(b.dy.row(i), dy), clear<vectors>(down);
       const V tau = repeated<heads>(b.tau_delta.row(i)), delta = repeated<heads>(b.tau_delta.row(i) + heads);
       const std::uint64_t key = x.dropout.rate > 0 ? x.dropout.row_key(i) : 0;
-      const bool any = for_each_portion(rows, block, i, [&](const Edges& edges, bool) {
+      const bool any = for_each_portion(rows, block, i, [&](const Edges& edges, bool) __attribute__((always_inline)) {
         alignas(64) float s[room], raw[room], dw[room];
         const int end = used(edges) * kLanes;
         float* const to = finishes ? raw : s;

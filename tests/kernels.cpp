@@ -403,8 +403,10 @@ void check_case(Case<double>& c, const Reference<double>& reference, bool hub, R
     // A scalar in which all pairs have a part may have no effect but rounding; a hub's sums round 12 000 terms.
     const double least = hub ? 1e-2 : 1e-3;
     const double cancels = name == "dp" ? std::max(least, 1e-2 * std::sqrt(size)) : least;
+    // Where they cancel, that rounding is all a difference sees, and a longer step divides it by more. What the square
+    // of the step adds stays below 1e-7, and no score moves by as much as the kink is away.
     double error = check_gradient(
-        x, gradient, [&] { return c.loss(); }, random, steps, cancels);
+        x, gradient, [&] { return c.loss(); }, random, steps, cancels, hub ? 1e-4 : 1e-5);
     CHECK(error <= 1e-6);
     worst_gradient = std::max(worst_gradient, error);
   };

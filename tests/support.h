@@ -155,15 +155,16 @@ double difference(const Matrix<A>& a, const Matrix<B>& b, double floor = 0) {
 }
 
 // Central differences of f with respect to each element of x, against `gradient`: the largest error, relative to the
-// gradient's largest element, or to `scale`. `steps` elements are tried, all where x is small.
+// gradient's largest element, or to `scale`. `steps` elements are tried, all where x is small; each is moved by `step`,
+// relative to its size where that is above 1.
 template <class F>
 double check_gradient(Matrix<double>& x, const Matrix<double>& gradient, F f, Random& random, int steps = 40,
-                      double scale = 1e-3) {
+                      double scale = 1e-3, double step = 1e-5) {
   double worst = 0;
   for (double g : gradient) scale = std::max(scale, std::abs(g));
   for (int t = 0; t < std::min<Offset>(steps, x.size()); ++t) {
     Offset at = x.size() <= steps ? t : static_cast<Offset>(random.below(x.size()));
-    double old = x.data()[at], h = 1e-5 * std::max(1.0, std::abs(old));
+    double old = x.data()[at], h = step * std::max(1.0, std::abs(old));
     x.data()[at] = old + h;
     const auto up = f();
     x.data()[at] = old - h;

@@ -1,0 +1,45 @@
+// As many lanes as a register of this instruction set has, where that is more than kLanes: for loops in which no lane
+// meets another, so that each number's bits stay the same.
+#pragma once
+
+#include "kernels/lanes.h"
+
+namespace heed {
+
+#ifdef __AVX512F__
+inline constexpr int kWideLanes = 16;
+#else
+inline constexpr int kWideLanes = 8;
+#endif
+
+// Vectors of 8 side by side, as one; and apart again.
+template <int lanes>
+HEED_FN Vec<float, lanes> joined(const Vec<float, 8>* x) {
+  if constexpr (lanes == 8)
+    return x[0];
+  else
+    return Vec<float, lanes>(
+        __builtin_shufflevector(x[0].v, x[1].v, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+}
+template <int lanes>
+HEED_FN void split(Vec<float, lanes> x, Vec<float, 8>* to) {
+  if constexpr (lanes == 8) {
+    to[0] = x;
+  } else {
+    to[0] = Vec<float, 8>(__builtin_shufflevector(x.v, x.v, 0, 1, 2, 3, 4, 5, 6, 7));
+    to[1] = Vec<float, 8>(__builtin_shufflevector(x.v, x.v, 8, 9, 10, 11, 12, 13, 14, 15));
+  }
+}
+// Vector g of `lanes` channels, for heads of `per` vectors of 8: in each lane the number of its head.
+template <int lanes, int per, int g>
+HEED_FN Vec<float, lanes> of_heads(const float* x) {
+  if constexpr (lanes == 8 || per > 1) {
+    return x[g * (lanes / 8) / per];
+  } else {
+    constexpr int a = 2 * g, b = a + 1;
+    const auto all = Vec<float, 8>::load(x).v;
+    return Vec<float, lanes>(__builtin_shufflevector(all, all, a, a, a, a, a, a, a, a, b, b, b, b, b, b, b, b));
+  }
+}
+
+}  // namespace heed
