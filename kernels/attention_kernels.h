@@ -7,6 +7,7 @@
 
 #include "kernels/cuda_calls.h"
 #include "kernels/machine.h"
+#include "kernels/traits.h"
 
 namespace heed {
 namespace {  // each .cu file launches the kernels that it compiled
@@ -19,13 +20,15 @@ struct Shares {  // a warp's shared memory
 
 // Warps that fit a multiprocessor, by their registers: as many as leave room for what a lane has under way. The four
 // schedulers share alike, so only multiples of 4 differ.
-template <warp::Pass pass, warp::Body body>
-inline constexpr int kWarps = body == warp::Body::lanes                                  ? 12
-                              : pass == warp::Pass::row || pass == warp::Pass::column ? 20
-                                                                                         : 24;
+template <warp::Pass pass, warp::Body body, class S>
+inline constexpr int kWarps = body == warp::Body::lanes                                 ? 12
+                              : body == warp::Body::any_width                           ? 24
+                              : pass == warp::Pass::row || pass == warp::Pass::column ? 16
+                              : contracts_of<S>                                         ? 32
+                                                                                        : 24;
 
 template <warp::Pass pass, warp::Body body, class S>
-__global__ void __launch_bounds__(kWarp, kWarps<pass, body>)
+__global__ void __launch_bounds__(kWarp, kWarps<pass, body, S>)
     kernel(const __grid_constant__ warp::Call call, const __grid_constant__ S score) {
   __shared__ Shares own;
   DeviceWarp lanes;

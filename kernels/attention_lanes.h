@@ -13,8 +13,9 @@ namespace heed::warp {
 
 inline constexpr int kVector = 8;  // channels of a lane
 inline constexpr int kLoad = 4;    // channels that are fetched as one, where rows are wide
-// Edges that a side of the warp has under way: more hide the memory's latency, and take registers.
-inline constexpr int kForwardEdges = 1, kBackwardEdges = 1, kWeighedEdges = 2;
+// Edges that a side of the warp has under way: more hide the memory's latency, and take registers, which leave room for
+// fewer warps.
+inline constexpr int kForwardEdges = 1, kBackwardEdges = 2, kWeighedEdges = 2;
 
 struct Spot {  // of a lane
   int head, member, side;
@@ -281,7 +282,7 @@ HEED_WARP_FN void forward_contracted(Warp& warp, const Memory<Warp>& memory, con
   const Block block = x.rows.blocks[t];
   const bool whole = block.part < 0;
   const int sides = kWarp / edge_lanes(x);
-  PerLane<Warp, float> y[kVector], above[kVector], v[together][kVector];
+  PerLane<Warp, float> y[kVector], above[kVector];
   PerLane<Warp, Totals> state;
   each_chunk(warp, memory, x, block, x.chunk(), rules.biased(), [&](Id i, int n, bool first, bool last) {
     if (first)
@@ -290,19 +291,6 @@ HEED_WARP_FN void forward_contracted(Warp& warp, const Memory<Warp>& memory, con
         HEED_UNROLL
         for (int c = 0; c < kVector; ++c) y[c][lane] = above[c][lane] = 0;
       });
-    // The first rows of v are on their way while weights are worked out.
-    auto fetch = [&](int begin) {
-      warp.lanes([&](int lane) {
-        const Spot at = spot(x, lane);
-        HEED_UNROLL
-        for (int u = 0; u < together; ++u) {
-          const int edge = begin + u * sides + at.side, there = edge < n ? edge : n - 1;
-          read_row<load>(x.v, memory.ids.get(lane, there), at, x.width,
-                         [&](int c, float value) { v[u][c][lane] = value; });
-        }
-      });
-    };
-    if (n > 0) fetch(0);
     weigh_slots<is_plain<body>>(warp, memory, x, score, i, n, state);
     warp.sync();
     if (!first)
@@ -312,24 +300,27 @@ HEED_WARP_FN void forward_contracted(Warp& warp, const Memory<Warp>& memory, con
         HEED_UNROLL
         for (int c = 0; c < kVector; ++c) y[c][lane] *= rescale, above[c][lane] *= rescale;
       });
-    for (int begin = 0; begin < n; begin += together * sides) {
-      if (begin > 0) fetch(begin);
+    for (int begin = 0; begin < n; begin += together * sides)
       warp.lanes([&](int lane) {
         const Spot at = spot(x, lane);
+        float w[together], over[together], v[together][kVector];
         HEED_UNROLL
         for (int u = 0; u < together; ++u) {
-          const int edge = begin + u * sides + at.side;
+          const int edge = begin + u * sides + at.side, there = edge < n ? edge : n - 1;
+          read_row<load>(x.v, memory.ids.get(lane, there), at, x.width, [&](int c, float value) { v[u][c] = value; });
           const bool in = edge < n && at.live;
-          const float w = in ? memory.s.get(lane, (edge << x.head_bits) + at.head) : 0.0f;
-          const float over = kinked && in && x.raised ? memory.dw.get(lane, (edge << x.head_bits) + at.head) : 0.0f;
+          w[u] = in ? memory.s.get(lane, (edge << x.head_bits) + at.head) : 0.0f;
+          over[u] = kinked && in && x.raised ? memory.dw.get(lane, (edge << x.head_bits) + at.head) : 0.0f;
+        }
+        HEED_UNROLL
+        for (int u = 0; u < together; ++u) {
           HEED_UNROLL
           for (int c = 0; c < kVector; ++c) {
-            y[c][lane] += w * v[u][c][lane];
-            if constexpr (kinked) above[c][lane] += over * v[u][c][lane];
+            y[c][lane] += w[u] * v[u][c];
+            if constexpr (kinked) above[c][lane] += over[u] * v[u][c];
           }
         }
       });
-    }
     if (!last) return;
     if (sides > 1) {
       warp.sum(y, edge_lanes(x), kWarp);
@@ -483,7 +474,8 @@ HEED_WARP_FN void forward_lanes(Warp& warp, const Memory<Warp>& memory, const Ca
 // delta side by side in x.both) or keys (dk and dv, one behind the other in a segment's row of x.parts).
 template <bool own_is_query, Body body, class S, class Warp>
 HEED_WARP_FN void backward_lanes(Warp& warp, const Memory<Warp>& memory, const Call& x, const S& score, Offset t) {
-  constexpr int together = kBackwardEdges, channels = score_channels<S>, scalars = scalars_of<S>;
+  constexpr int together = is_plain<body> ? kBackwardEdges : 1;  // the others have more to keep
+  constexpr int channels = score_channels<S>, scalars = scalars_of<S>;
   constexpr bool plain = is_plain<body>;
   constexpr Load load = load_of<body>;
   const Rules<plain> rules{x};

@@ -449,7 +449,7 @@ struct Where {
 };
 template <class Job>
 struct Reduce {
-  static constexpr int kThreads = 1024;
+  static constexpr int kThreads = 256;
   using Number = typename Job::Number;
   Job job;
   int columns, lanes;  // kThreads together
@@ -466,7 +466,7 @@ struct Reduce {
   };
   static constexpr int kFan = 16;  // sums that are added in one step
 
-  HEED_FN int levels() const { return lanes > kFan * kFan ? 3 : lanes > kFan ? 2 : lanes > 1 ? 1 : 0; }
+  HEED_FN int levels() const { return lanes > kFan ? 2 : lanes > 1 ? 1 : 0; }
   HEED_FN int steps(Offset block) const {
     return job.where(block).parts > 1 ? 2 * levels() + 5 : levels() + 2;
   }
@@ -474,9 +474,7 @@ struct Reduce {
     const int lane = thread / columns, levels = this->levels();
     Number& mine = shared.sums[thread];
     auto tree = [&](int level) {
-      int before = lanes;
-      for (int l = 1; l < level; ++l) before /= kFan;
-      const int after = before > kFan ? before / kFan : 1;
+      const int before = level == 1 ? lanes : lanes / kFan, after = before > kFan ? before / kFan : 1;
       if (lane >= after) return;
       Number sum = 0;
       HEED_AHEAD
@@ -581,16 +579,20 @@ struct IntoSide {
     end[count] = (count > 0 ? end[count - 1] : 0) + cols;
     ++count;
   }
-  HEED_FN void put(Offset i, Offset j, float sum) const {
+  struct Place {  // where a number goes: to (+)= scale (number + bias)
+    float* to;    // null: nowhere
+    float scale, before, bias;
+  };
+  HEED_FN Place place(Offset i, Offset j) const {
     int m = 0;
     Offset begin = 0;
     while (m + 1 < count && j >= end[m]) begin = end[m++];
-    float* to = i == last_row ? last[m] : data[m] ? data[m] + i * stride[m] : nullptr;
-    if (!to) return;
-    to += j - begin;
-    if (bias[m]) sum += bias[m][j - begin];
-    sum *= s[m];
-    *to = (i == last_row ? last_adds[m] : adds[m]) ? *to + sum : sum;
+    Place out{i == last_row ? last[m] : data[m] ? data[m] + i * stride[m] : nullptr, s[m], 0, 0};
+    if (!out.to) return out;
+    out.to += j - begin;
+    if (bias[m]) out.bias = bias[m][j - begin];
+    if (i == last_row ? last_adds[m] : adds[m]) out.before = *out.to;
+    return out;
   }
 };
 // Terms of sums over rows.
@@ -781,27 +783,43 @@ struct Product {
       return;
     }
     if (s == depth + 2 && !shared.last) return;
+    const bool parts_first = s == depth && pieces > 1;
     HEED_UNROLL
     for (int r = 0; r < kRows; ++r) {
-      HEED_UNROLL
-      for (int q = 0; q < kCols; ++q) {
-        const Offset i = row + down + r, j = col + across + q * kAcross;
-        if (i >= m || j >= n) continue;
-        float* part = parts + i * n + j;
-        if (s == depth && pieces > 1) {
-          part[local.part * m * n] = local.sums[r][q];
-          continue;
-        }
-        float sum = local.sums[r][q];
-        if (pieces > 1) {
-          sum = 0;
-          HEED_AHEAD
-          for (Offset p = 0; p < pieces; ++p) sum += fresh(part + p * m * n);
-        }
-        c.put(i, j, sum);
+      const Offset i = row + down + r;
+      if (i >= m) break;
+      auto each = [&](auto use) {
+        HEED_UNROLL
+        for (int q = 0; q < kCols; ++q)
+          if (col + across + q * kAcross < n) use(q, col + across + q * kAcross);
+      };
+      if (parts_first) {
+        each([&](int q, Offset j) { parts[(local.part * m + i) * n + j] = local.sums[r][q]; });
+        continue;
       }
+      // What a thread reads of a row is on its way before the first is needed.
+      typename IntoSide::Place places[kCols];
+      each([&](int q, Offset j) { places[q] = c.place(i, j); });
+      if (pieces > 1) {
+        each([&](int q, Offset) { local.sums[r][q] = 0; });
+        constexpr int kTogether = 4;
+        for (Offset p = 0; p < pieces; p += kTogether) {
+          float some[kTogether][kCols];
+          HEED_UNROLL
+          for (int u = 0; u < kTogether; ++u)
+            each([&](int q, Offset j) {
+              some[u][q] = p + u < pieces ? fresh(parts + ((p + u) * m + i) * n + j) : 0.0f;
+            });
+          HEED_UNROLL
+          for (int u = 0; u < kTogether; ++u) each([&](int q, Offset) { local.sums[r][q] += some[u][q]; });
+        }
+      }
+      each([&](int q, Offset) {
+        const auto& place = places[q];
+        if (place.to) *place.to = place.before + place.scale * (local.sums[r][q] + place.bias);
+      });
     }
-    if (s == depth && pieces > 1) publish();
+    if (parts_first) publish();
   }
 };
 using WideProduct = Product<64, 64, 4, 4, 16>;
@@ -1113,8 +1131,7 @@ void sum_rows(DeviceOps& device, const Term& term, Offset rows, Offset width, Of
   job.tiles = (width + job.columns - 1) / job.columns;
   auto body = reduction(job);
   const Offset lanes = body.lanes;
-  constexpr Offset kAlone = 3;  // times that, one block is as soon done as several that must meet
-  body.job.piece = std::max({each * lanes, rows <= kAlone * each * lanes ? rows : 0, (rows + kMostPieces - 1) / kMostPieces});
+  body.job.piece = std::max(each * lanes, (rows + kMostPieces - 1) / kMostPieces);
   body.job.pieces = std::max<Offset>(1, (rows + body.job.piece - 1) / body.job.piece);
   if (body.job.pieces > 1) {
     body.parts = static_cast<Number*>(device.scratch(body.job.pieces * width * static_cast<Offset>(sizeof(Number))));
