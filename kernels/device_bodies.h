@@ -580,8 +580,8 @@ struct IntoSide {
     ++count;
   }
   struct Place {  // where a number goes: to (+)= scale (number + bias)
-    float* to;    // null: nowhere
-    float scale, before, bias;
+    float* to = nullptr;  // null: nowhere
+    float scale = 0, before = 0, bias = 0;
   };
   HEED_FN Place place(Offset i, Offset j) const {
     int m = 0;
