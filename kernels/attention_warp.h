@@ -1080,15 +1080,17 @@ HEED_WARP_FN void column(Warp& warp, const Memory<Warp>& memory, const Call& x, 
 template <class Warp>
 HEED_WARP_FN void merge_sums(Warp& warp, const Call& x, const Into& first, int first_cols, const Into& second,
                              int second_cols, Offset t) {
-  const int channels = first_cols + second_cols;
+  // The two may be one place, the second added to the first: one lane has both.
+  const int most = first_cols > second_cols ? first_cols : second_cols;
   warp.lanes([&](int lane) {
-    const auto [item, c] = column_of(t, channels, lane);
-    if (c >= channels) return;
-    const Into& into = c < first_cols ? first : second;
-    if (!into) return;
+    const auto [item, c] = column_of(t, most, lane);
+    if (c >= most) return;
     const Hub hub = x.rows.hubs[item];
-    const float sum = column_sum(x.parts, hub.first, hub.first + hub.count, c);
-    put(into.to.row(hub.row) + (c < first_cols ? c : c - first_cols), sum, into.add);
+    auto merge = [&](const Into& into, int cols, int behind) {
+      if (!into || c >= cols) return;
+      put(into.to.row(hub.row) + c, column_sum(x.parts, hub.first, hub.first + hub.count, behind + c), into.add);
+    };
+    merge(first, first_cols, 0), merge(second, second_cols, first_cols);
   });
 }
 

@@ -300,7 +300,8 @@ class Operator {
       if (keys) {
         call.rows = by_key->seen, call.sums = {};
         run(Pass::column, call, by_key->blocks);
-        run(Pass::merge_column, call, by_key->hubs * warp::tiles(Offset{call.heads} * (call.score_width + call.width)));
+        run(Pass::merge_column, call,
+            by_key->hubs * warp::tiles(Offset{call.heads} * std::max(call.score_width, call.width)));
       }
     });
   }

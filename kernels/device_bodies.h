@@ -1061,6 +1061,19 @@ struct Redraw {
   }
 };
 
+// What a pattern of Pattern::redrawn asks for, of both directions.
+inline Redraw redraw_of(const Pattern& pattern, const std::uint64_t* step, std::array<Permutation*, 2> permutations,
+                        std::array<char*, 2> kept) {
+  const Redrawn& what = *pattern.by_query.redrawn;
+  return {step,       what.mask_stream, what.keys_stream, static_cast<std::uint32_t>(pattern.keys()),
+          what.draws, what.kept,        {permutations[0], permutations[1]},
+          {kept[0], kept[1]}};
+}
+inline Offset redraw_count(const Pattern& pattern) {
+  const Redrawn& what = *pattern.by_query.redrawn;
+  return std::max<Offset>(what.draws, what.kept >= 0 ? pattern.keys() : 0);
+}
+
 template <class... Terms>
 using Sums = std::tuple<Reduce<OverRows<Terms>>...>;
 template <class... Lists>

@@ -142,19 +142,9 @@ class CudaOps : public DeviceOps {
     attention_gradient_there(*machine_, place_in_scores(*x.score), x, y, dy, state, g);
   }
   void redraw(const Pattern& pattern, const std::uint64_t* step) override {
-    const Redrawn& what = *pattern.by_query.redrawn;
     const DrawnThere rows = drawn_there(*machine_, pattern.by_query), columns = drawn_there(*machine_, pattern.by_key);
-    const auto n = static_cast<std::uint32_t>(pattern.keys());
-    bodies::run(*this,
-                bodies::Redraw{step,
-                               what.mask_stream,
-                               what.keys_stream,
-                               n,
-                               what.draws,
-                               what.kept,
-                               {rows.draws, columns.draws},
-                               {rows.kept, columns.kept}},
-                std::max<Offset>(what.draws, what.kept >= 0 ? n : 0));
+    bodies::run(*this, bodies::redraw_of(pattern, step, {rows.draws, columns.draws}, {rows.kept, columns.kept}),
+                bodies::redraw_count(pattern));
   }
 
  private:

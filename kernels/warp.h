@@ -2,7 +2,8 @@
 // plain code for one lane (`lanes`) with collective steps (`sum`, `max`, `ballot`, `sync`) between them, on variables
 // that each lane has for itself (`PerLane`) and memory that the lanes share (`Shared`). DeviceWarp runs the body in
 // CUDA threads. EmulatedWarp runs it on the CPU, lane after lane, adds in the same order, and refuses what would be a
-// race on the device: a lane that reads or overwrites what another lane touched with no `sync` in between.
+// race on the device: a lane that reads or overwrites what another lane touched with no `sync` in between. Lanes come in
+// rising and in falling order by turns, so that a race in other memory gives other results.
 #pragma once
 
 #include <cstdint>
@@ -135,7 +136,8 @@ struct EmulatedWarp {
 
   template <class F>
   void lanes(F body) const {
-    for (int lane = 0; lane < kWarp; ++lane) body(lane);
+    falls_ = !falls_;
+    for (int lane = 0; lane < kWarp; ++lane) body(falls_ ? kWarp - 1 - lane : lane);
   }
   template <class T>
   void sum(PerLane<T>& x, int from, int to) const {
@@ -161,6 +163,9 @@ struct EmulatedWarp {
     return mask;
   }
   void sync() { ++epoch; }
+
+ private:
+  mutable bool falls_ = false;
 };
 
 #endif

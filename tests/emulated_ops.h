@@ -7,7 +7,9 @@
 #include <set>
 #include <vector>
 
+#include "kernels/device_attention.h"
 #include "kernels/device_bodies.h"
+#include "tests/emulation.h"
 #include "tests/support.h"
 
 namespace heed::test {
@@ -97,7 +99,7 @@ class EmulatedOps : public DeviceOps {
     enter([this, &pattern, step] { drawn_[&pattern] = settled(pattern, *step); });
   }
 
- private:
+ protected:
   Attention<float> settled_call(Attention<float> x) const {
     if (x.dropout.key_at) x.dropout.key = *x.dropout.key_at;
     if (x.pattern->by_query.redrawn) x.pattern = drawn_.at(x.pattern).get();
@@ -126,6 +128,32 @@ class EmulatedOps : public DeviceOps {
 
   std::vector<std::function<void()>>* capturing_ = nullptr;
   std::map<const Pattern*, std::shared_ptr<const Pattern>> drawn_;
+};
+
+// With attention by the kernels' own code, in emulated warps.
+class EmulatedKernels : public EmulatedOps {
+ public:
+  ~EmulatedKernels() override { machine_.reset(); }
+  void attention(const Attention<float>& x, View<float> y, AttentionState<float>& state) override {
+    flush();
+    enter([=, this, &state, backward = state.backward] {
+      state.backward = backward;
+      attention_there(*machine_, place_in_scores(*x.score), x, y, state);
+    });
+  }
+  void attention_gradient(const Attention<float>& x, View<const float> y, View<const float> dy,
+                          AttentionState<float>& state, const AttentionGradient<float>& g) override {
+    flush();
+    enter([=, this, &state] { attention_gradient_there(*machine_, place_in_scores(*x.score), x, y, dy, state, g); });
+  }
+  void redraw(const Pattern& pattern, const std::uint64_t* step) override {
+    const DrawnThere rows = drawn_there(*machine_, pattern.by_query), columns = drawn_there(*machine_, pattern.by_key);
+    bodies::run(*this, bodies::redraw_of(pattern, step, {rows.draws, columns.draws}, {rows.kept, columns.kept}),
+                bodies::redraw_count(pattern));
+  }
+
+ private:
+  std::unique_ptr<Machine> machine_ = emulated_machine();
 };
 
 }  // namespace heed::test
