@@ -23,7 +23,7 @@ struct Shares {  // a warp's shared memory
 template <warp::Pass pass, warp::Body body, class S>
 inline constexpr int kWarps = body == warp::Body::lanes                                 ? 12
                               : body == warp::Body::any_width                           ? 24
-                              : pass == warp::Pass::row || pass == warp::Pass::column ? 16
+                              : pass == warp::Pass::row || pass == warp::Pass::column ? 20
                               : contracts_of<S>                                         ? 32
                                                                                         : 24;
 

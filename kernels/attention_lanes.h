@@ -15,7 +15,7 @@ inline constexpr int kVector = 8;  // channels of a lane
 inline constexpr int kLoad = 4;    // channels that are fetched as one, where rows are wide
 // Edges that a side of the warp has under way: more hide the memory's latency, and take registers, which leave room for
 // fewer warps.
-inline constexpr int kForwardEdges = 1, kBackwardEdges = 2, kWeighedEdges = 2;
+inline constexpr int kForwardEdges = 1, kBackwardEdges = 1, kWeighedEdges = 2;
 
 struct Spot {  // of a lane
   int head, member, side;
@@ -474,8 +474,7 @@ HEED_WARP_FN void forward_lanes(Warp& warp, const Memory<Warp>& memory, const Ca
 // delta side by side in x.both) or keys (dk and dv, one behind the other in a segment's row of x.parts).
 template <bool own_is_query, Body body, class S, class Warp>
 HEED_WARP_FN void backward_lanes(Warp& warp, const Memory<Warp>& memory, const Call& x, const S& score, Offset t) {
-  constexpr int together = is_plain<body> ? kBackwardEdges : 1;  // the others have more to keep
-  constexpr int channels = score_channels<S>, scalars = scalars_of<S>;
+  constexpr int together = kBackwardEdges, channels = score_channels<S>, scalars = scalars_of<S>;
   constexpr bool plain = is_plain<body>;
   constexpr Load load = load_of<body>;
   const Rules<plain> rules{x};

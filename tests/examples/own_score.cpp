@@ -4,7 +4,7 @@
 #include <cstdio>
 
 #include "heed.h"
-#include "own_score.h"
+#include "tests/examples/own_score.h"
 
 using namespace heed;
 
