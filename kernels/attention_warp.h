@@ -1007,7 +1007,9 @@ HEED_WARP_FN void row(Warp& warp, const Memory<Warp>& memory, const Call& x, con
       warp.sync();
       slot_gradients<true>(warp, memory, x, score, i, n, dp);
       warp.sync();
-      if (x.dev)
+      if (x.dq || x.de || (reads_vector<S> && sums))
+        score_gradients<true>(warp, memory, x, score, i, n, down, add, sums, add_sums);
+      if (x.dev)  // after de, which may be the same place
         sum_edges<1>(
             warp, x, n, x.width,
             [&](int lane, int c, int head) {
@@ -1017,8 +1019,6 @@ HEED_WARP_FN void row(Warp& warp, const Memory<Warp>& memory, const Call& x, con
               };
             },
             [](int, int, int, const float*) {});
-      if (x.dq || x.de || (reads_vector<S> && sums))
-        score_gradients<true>(warp, memory, x, score, i, n, down, add, sums, add_sums);
       warp.sync();
       add = add_sums = true;
       at += count;

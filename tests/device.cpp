@@ -48,13 +48,14 @@ constexpr Id kRows = 700;  // enough for sums in several parts
 
 struct World {  // what operations read besides
   Sparse sparse;
-  std::shared_ptr<const Pattern> pattern;
+  std::shared_ptr<const Pattern> pattern, hub;  // hub: row 3 and column 5 are full
   Selection some;
   std::vector<Id> order;
   std::vector<float> weights, scale;
 
   explicit World(Random& random)
       : pattern(Pattern::listed(std::make_shared<Csr>(random_pattern(kRows, kRows, 12, random)))),
+        hub(Pattern::listed(std::make_shared<Csr>(hubs(kRows, random)))),
         some({}, kRows),
         order(kRows) {
     auto csr = std::make_shared<Csr>(random_pattern(kRows, 40, 30, random));
@@ -149,9 +150,18 @@ std::vector<Op> operations(const World& w, std::deque<Parameter<float>>& kept) {
       return attention<float>(in, w.pattern, score, normaliser_named("softmax"), 4, 0.4);
     });
   }
-  enter("attention, of one value", {x(12)}, [&](auto&, Vars v) {
-    AttentionVars<float> in{.q = v[0], .k = v[0], .v = v[0]};
-    return attention<float>(in, w.pattern, score_named("scaled_dot"), normaliser_named("softmax"), 4, 0);
+  for (const auto& pattern : {w.pattern, w.hub})
+    enter("attention, of one value", {x(12)}, [pattern](auto&, Vars v) {
+      AttentionVars<float> in{.q = v[0], .k = v[0], .v = v[0]};
+      return attention<float>(in, pattern, score_named("scaled_dot"), normaliser_named("softmax"), 4, 0);
+    });
+  enter("attention, of one value for keys and values", {x(12), x(12), {1, 12}}, [&](auto&, Vars v) {
+    AttentionVars<float> in{.q = v[0], .k = v[1], .v = v[1], .a = v[2]};
+    return attention<float>(in, w.hub, score_named("gatv2"), normaliser_named("softmax"), 4, 0);
+  });
+  enter("attention, of one value for what edges add", {x(12), x(12), x(12), {w.hub->edges(), 12}}, [&](auto&, Vars v) {
+    AttentionVars<float> in{.q = v[0], .k = v[1], .v = v[2], .e = v[3], .ev = v[3]};
+    return attention<float>(in, w.hub, score_named("dot"), normaliser_named("softmax"), 4, 0);
   });
   return out;
 }
@@ -260,7 +270,7 @@ TEST_CASE("operations on a device agree with the CPU's, in values and gradients,
   Random random(seed);
   const World world(random);
   std::deque<Parameter<float>> kept;
-  on_each_device([&](const std::string& name, DeviceOps& device) {
+  auto compare = [&](const std::string& name, DeviceOps& device) {
     CAPTURE(name);
     for (const Op& op : operations(world, kept))
       for (bool twice : {false, true})
@@ -288,7 +298,8 @@ TEST_CASE("operations on a device agree with the CPU's, in values and gradients,
           }
         }
     kept.clear();
-  });
+  };
+  on_each_device(compare, true);
 }
 
 TEST_CASE("a GAT that trains on a device has the CPU's losses for 20 epochs") {
@@ -356,10 +367,11 @@ TEST_CASE("models, losses, metrics and optimisers train on a device as on the CP
       TrainOptions o = c.options;
       o.epochs = 5, o.seed = 11;
       const Trained expected = trained(c.model, data, o, nullptr);
-      on_each_device([&](const std::string& name, DeviceOps& device) {
+      auto compare = [&](const std::string& name, DeviceOps& device) {
         CAPTURE(name);
         agree(trained(c.model, data, o, &device), expected, 5e-4);
-      });
+      };
+      on_each_device(compare, !sparse);
     }
 }
 
@@ -448,6 +460,21 @@ TEST_CASE("masks and keys that are drawn anew in each step, inside the replay") 
     };
     on_each_device(compare, true);
   }
+}
+
+TEST_CASE("a training with rows stored as bfloat16") {
+  const Dataset data = blocks(false);
+  TrainOptions o{.epochs = 5, .seed = 11};
+  EmulatedKernels device;
+  const Trained floats = trained(gat(kGat), data, o, &device);
+  o.storage = Storage::bf16;
+  const Trained rounded = trained(gat(kGat), data, o, &device);
+  const double apart = difference(rounded.report.runs[0].logits, floats.report.runs[0].logits);
+  CHECK(apart > 1e-5);
+  CHECK(apart < 2e-2);
+  CHECK(message([&] { train(gat(kGat), data, o); }).find("rows are stored as bf16 on a GPU alone") == 0);
+  CHECK(storage_named("bf16") == Storage::bf16);
+  CHECK(message([] { storage_named("bf61"); }).find("bf16") != std::string::npos);
 }
 
 TEST_CASE("a training on a device goes on from its checkpoint to the same bits, and several run one after the other") {

@@ -43,6 +43,19 @@ inline Csr random_pattern(Id rows, Id cols, int most, Random& random) {
   return out;
 }
 
+// Row 3 sees all, and all see column 5: longer than the length at which the GPU's rows are cut.
+inline Csr hubs(Id n, Random& random) {
+  std::vector<std::set<Id>> rows(static_cast<std::size_t>(n));
+  for (Id j = 0; j < n; ++j) rows[3].insert(j), rows[j].insert(5);
+  for (int t = 0; t < 300; ++t) rows[random.below(n)].insert(static_cast<Id>(random.below(n)));
+  Csr out{.rows = n, .cols = n};
+  for (auto& row : rows) {
+    out.ids.insert(out.ids.end(), row.begin(), row.end());
+    out.offsets.push_back(out.edges());
+  }
+  return out;
+}
+
 // What a pattern of Pattern::redrawn means in a step, as a list.
 inline std::shared_ptr<const Pattern> settled(const Pattern& p, std::uint64_t step) {
   const Redrawn& what = *p.by_query.redrawn;
