@@ -22,7 +22,8 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 struct Options {
-  std::string scores = "gat,gatv2,scaled_dot", normaliser = "softmax", graph = "rmat", shapes = "4x16", storage = "fp32", data;
+  std::string scores = "gat,gatv2,scaled_dot", normaliser = "softmax", graph = "rmat", shapes = "4x16";
+  std::string storage = "fp32", data;
   Id nodes = 100'000;
   Offset edges = 2'000'000;
   int repeat = 15;
@@ -225,7 +226,8 @@ class Bench {
                     {"verified", verified},
                     {"error", error},
                     {"added_mb", added}});
-    rows_.push_back({kernel, score, fmt::format("{}x{}", shape.heads, shape.channels), pass, fmt::format("{:.3f}", t.ms),
+    rows_.push_back({kernel, score, fmt::format("{}x{}", shape.heads, shape.channels), pass,
+                     fmt::format("{:.3f}", t.ms),
                      fmt::format("{:.0f}%", 100 * t.spread), fmt::format("{:.0f}", speed), fmt::format("{:.2f}", share),
                      fmt::format("{:.0f}", added), fmt::format("{:.1e}{}", error, verified ? "" : " WRONG")});
   }

@@ -633,10 +633,15 @@ void check(const Attention<T>& x, View<const std::type_identity_t<T>> y, View<co
 }
 
 template <class T>
-void attention(const Attention<T>& x, View<T> y, AttentionState<T>& state) {
-  check<T>(x, y);
+static void check_for_cpu(const Attention<T>& x) {
   if (x.bf16) fail("attention: rows are stored as bfloat16 on a GPU alone");
   if (x.pattern->by_query.redrawn) fail("attention: patterns are redrawn on a GPU alone");
+}
+
+template <class T>
+void attention(const Attention<T>& x, View<T> y, AttentionState<T>& state) {
+  check<T>(x, y);
+  check_for_cpu(x);
   state.tau.resize(y.rows, x.heads);
   if (rows_are_one(x)) {
     const Attention<T> one = one_row(x, state);
@@ -929,7 +934,7 @@ template <class T>
 void attention_gradient(const Attention<T>& x, View<const T> y, View<const T> dy, AttentionState<T>& state,
                         const AttentionGradient<T>& g) {
   check(x, y, dy, state.tau, g);
-  if (x.bf16) fail("attention: rows are stored as bfloat16 on a GPU alone");
+  check_for_cpu(x);
   if (rows_are_one(x)) {
     const Attention<T> one = one_row(x, state);
     T *const one_y = state.shared.row(0), *const one_dy = state.shared.row(1);

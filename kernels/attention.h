@@ -36,10 +36,10 @@ struct Attention {
   View<const T> bias;  // edges x heads; may be none
   View<const T> ev;    // edges x heads*width: added to the value; may be none
   Dropout dropout;     // of the attention weights
-  // On a GPU: q, k, v and dy are rounded to bfloat16 first, and passes over edges gather rows of half the size; sums are
-  // of floats, and y and all gradients are floats. Where a score has one channel a head, q and k stay as they are. Calls
-  // that need kernels for any width (topk, thresholds that are solved for, features of edges, a head of more than 128
-  // channels) read floats all the same.
+  // On a GPU: q, k, v and dy are rounded to bfloat16 first, and passes over edges gather rows of half the size; sums,
+  // y and all gradients are of floats. Where a score has one channel a head, q and k stay as they are. Calls that need
+  // kernels for any width (topk, thresholds that are solved for, features of edges, a head of more than 256 channels)
+  // read floats all the same.
   bool bf16 = false;
 };
 // Edges are numbered as in pattern->by_query.list, so e, bias and ev need a listed pattern.

@@ -1,9 +1,9 @@
 // The CUDA kernels of the fused attention operator: the bodies of attention_warp.h and attention_lanes.h, one for each
-// score and pass, launched with a warp per work item. A thread block is one warp: items differ in length, and warps that
-// end early make room for others. For nvcc alone.
+// score and pass, launched with a warp per work item. A thread block is one warp: items differ in length, and warps
+// that end early make room for others. For nvcc alone.
 #pragma once
 
-#pragma nv_diag_suppress 128  // loops that this kernel's rows leave to others are not reachable
+#pragma nv_diag_suppress 128  // "loop is not reachable": what some kernels leave out, by design
 
 #include "kernels/cuda_calls.h"
 #include "kernels/machine.h"
@@ -21,11 +21,12 @@ struct Shares {  // a warp's shared memory
 // Warps that fit a multiprocessor, by their registers: as many as leave room for what a lane has under way. The four
 // schedulers share alike, so only multiples of 4 differ.
 template <warp::Pass pass, warp::Body body, class S>
-inline constexpr int kWarps = body == warp::Body::lanes                                 ? 12
-                              : body == warp::Body::any_width                           ? 24
-                              : pass == warp::Pass::row || pass == warp::Pass::column ? 20
-                              : contracts_of<S>                                         ? 32
-                                                                                        : 24;
+inline constexpr int kWarps = [] {
+  if (body == warp::Body::lanes) return 12;
+  if (body == warp::Body::any_width) return 24;
+  if (pass == warp::Pass::row || pass == warp::Pass::column) return 20;
+  return contracts_of<S> ? 32 : 24;
+}();
 
 template <warp::Pass pass, warp::Body body, class S>
 __global__ void __launch_bounds__(kWarp, kWarps<pass, body, S>)

@@ -1,10 +1,11 @@
 // The fused attention operator with the channels of all heads in the registers of a warp's lanes. A lane has 8
-// neighbouring channels of one head (of fewer lanes fewer exponentials are taken, and fewer sums exchanged); as many lanes as a row has share an edge, and the warp takes several edges side by
-// side, each gather being whole rows in 16 bytes a lane. Sums over a head's channels are exchanged between its lanes,
-// in the same order in every pass; the sums over edges meet at the end of a row. Every side of the warp has a running
-// maximum of its own until then. What most calls do without (filters, biases, dropout, a learned temperature, any
-// normaliser but softmax, rows that are not aligned) costs instructions even when it is not there: kernels are compiled
-// with it and without, and without it for rows of either storage.
+// neighbouring channels of one head: with fewer lanes to an edge fewer exponentials are taken, fewer sums exchanged. As
+// many lanes as a row has share an edge, and the warp takes several edges side by side, each gather being whole rows in
+// 16 bytes a fetch. Sums over a head's channels are exchanged between its lanes, in the same order in every pass; the
+// sums over edges meet at the end of a row. Every side of the warp has a running maximum of its own until then. What
+// most calls do without (filters, biases, dropout, a learned temperature, any normaliser but softmax, rows that are not
+// aligned) costs instructions even when it is not there: kernels are compiled with it and without, and without it for
+// rows of either storage.
 #pragma once
 
 #include "kernels/attention_warp.h"
@@ -27,7 +28,7 @@ HEED_WARP_FN Spot spot(const Call& x, int lane) {
   return {head, within & (x.group - 1), lane / edge_lanes(x), head < x.heads};
 }
 
-// How rows are read: as the array says, or known to be 16 bytes a lane, or 8 of bfloat16 numbers.
+// How rows are read: as the array says, or known to be aligned floats, 4 in a fetch, or bfloat16 numbers, 8 in one.
 enum class Load { any, wide, half };
 template <Body body>
 inline constexpr bool is_plain = body == Body::plain_lanes || body == Body::half_lanes;
@@ -716,7 +717,8 @@ HEED_WARP_FN void weigh_lanes(Warp& warp, const Memory<Warp>& memory, const Call
         HEED_UNROLL
         for (int u = 0; u < together; ++u) {
           const int edge = begin + u * sides + at.side, there = edge < n ? edge : n - 1;
-          read_row<wide ? Load::wide : Load::any>(x.v, memory.ids.get(lane, there), at, x.width, [&](int c, float value) { v[u][c] = value; });
+          read_row<wide ? Load::wide : Load::any>(x.v, memory.ids.get(lane, there), at, x.width,
+                                                  [&](int c, float value) { v[u][c] = value; });
           w[u] = edge >= n ? 0.0f : x.weights ? memory.s.get(lane, edge) : 1.0f;
         }
         HEED_UNROLL

@@ -11,9 +11,12 @@
 #include "kernels/attention_kernels.h"
 #include "kernels/traits.h"
 
-#define HEED_CUDA_SCORE(...)                                                                                    \
-  namespace {                                                                                                   \
-  [[maybe_unused]] const bool heed_entered = (::heed::enter_own_kernels(::heed::own_kernels_of<__VA_ARGS__>()), true); \
+#define HEED_CUDA_SCORE(...) HEED_CUDA_SCORE_AT(__LINE__, __VA_ARGS__)
+#define HEED_CUDA_SCORE_AT(line, ...) HEED_CUDA_SCORE_NAMED(line, __VA_ARGS__)
+#define HEED_CUDA_SCORE_NAMED(line, ...)                                        \
+  namespace {                                                                   \
+  [[maybe_unused]] const bool heed_score_of_line_##line =                       \
+      (::heed::enter_own_kernels(::heed::own_kernels_of<__VA_ARGS__>()), true); \
   }
 
 namespace heed {

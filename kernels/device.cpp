@@ -127,7 +127,8 @@ const DevicePatterns::Direction& bring(Machine& machine, const Rows& rows, const
     there.draws = bring_list(machine, out.lists, draws->permutations);
     there.drawn = static_cast<int>(draws->permutations.size()), there.inverse = draws->inverse;
   } else if (rows.list) {
-    there.offsets = bring_list(machine, out.lists, rows.list->offsets), there.ids = bring_list(machine, out.lists, rows.list->ids);
+    there.offsets = bring_list(machine, out.lists, rows.list->offsets);
+    there.ids = bring_list(machine, out.lists, rows.list->ids);
   }
   if (rows.redrawn) {  // filled by DeviceOps::redraw
     for (const auto& other : all)
@@ -397,7 +398,8 @@ class Operator {
   template <class T>
   static void skip_columns(Strided<T>& x, Offset count, int width) {
     const std::size_t size = x.half ? sizeof(std::uint16_t) : sizeof(T);
-    const std::uintptr_t at = reinterpret_cast<std::uintptr_t>(x.data) + (x ? static_cast<std::size_t>(count) * size : 0);
+    const std::size_t behind = x ? static_cast<std::size_t>(count) * size : 0;
+    const std::uintptr_t at = reinterpret_cast<std::uintptr_t>(x.data) + behind;
     x.data = reinterpret_cast<T*>(at);
     x.wide = at % (warp::kLoad * size) == 0 && x.stride % warp::kLoad == 0 && width % warp::kLoad == 0;
   }

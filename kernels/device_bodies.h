@@ -682,7 +682,8 @@ struct Factor {  // tables, or their transpose; row `ones` is 1 all along
 };
 
 // c (+)= s (a b + bias), with the sum over k in pieces.
-template <int kTileRows, int kTileCols, int kRows, int kCols, int kAhead>  // of a block, and of a thread; of k in a step
+// Template arguments: rows and columns of a block, and of a thread, and how many of k it takes in a step.
+template <int kTileRows, int kTileCols, int kRows, int kCols, int kAhead>
 struct Product {
   static constexpr int kAcross = kTileCols / kCols, kThreads = kTileRows / kRows * kAcross, kDepth = kAhead;
   Factor a, b;  // m x k, k x n
@@ -1050,14 +1051,12 @@ struct Redraw {
   Offset draws;
   Id count;
   Permutation* permutations[2];
-  char* kept[2];  // null: all
+  char* kept[2];  // null, both: all
   HEED_FN void operator()(Offset t) const {
-    for (int side = 0; side < 2; ++side) {
-      if (t < draws) permutations[side][t] = mask_draw(n, mask_stream, *step, static_cast<int>(t));
-      if (t < n && kept[side])
-        kept[side][t] = keys_order(n, keys_stream, *step).inverse(static_cast<std::uint32_t>(t)) <
-                        static_cast<std::uint32_t>(count);
-    }
+    if (t < draws) permutations[0][t] = permutations[1][t] = mask_draw(n, mask_stream, *step, static_cast<int>(t));
+    if (t < n && kept[0])
+      kept[0][t] = kept[1][t] = keys_order(n, keys_stream, *step).inverse(static_cast<std::uint32_t>(t)) <
+                                static_cast<std::uint32_t>(count);
   }
 };
 

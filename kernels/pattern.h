@@ -45,8 +45,8 @@ struct Walk {
   virtual const Draws* draws() const { return nullptr; }  // where this is what the walk is
 };
 
-// What a device draws anew in each step (DeviceOps::redraw), so that the host makes no list. The CPU does not: it gets a
-// new pattern instead.
+// What a device draws anew in each step (DeviceOps::redraw), so that the host makes no list. The CPU does not: it gets
+// a new pattern instead.
 struct Redrawn {
   // Row i holds, beside its list, pi_1(i), ..., pi_draws(i) for the permutations mask_draw(n, mask_stream, step, t).
   int draws = 0;
@@ -101,8 +101,9 @@ class Pattern {
   // (may be null), which lie in no interval, beside them. A walk: nothing is listed, and `sees` is asked once a visit.
   static std::shared_ptr<Pattern> mixed(Id keys, std::vector<Interval> intervals, std::shared_ptr<const Csr> without,
                                         std::shared_ptr<const Csr> more, std::function<bool(Id, Id)> sees);
-  // Query i sees pi_1(i), ..., pi_draws(i) for the permutations pi of the n nodes that mask_draw of random.h gives; of those that coincide,
-  // one. A key's queries are the inverse permutations'. A walk: neither lists nor sorting. At most kMostDraws.
+  // Query i sees pi_1(i), ..., pi_draws(i) for the permutations pi of the n nodes that mask_draw (random.h) gives; of
+  // those that coincide, one. A key's queries are the inverse permutations'. A walk: neither lists nor sorting. At most
+  // kMostDraws.
   static std::shared_ptr<Pattern> drawn(Id n, int draws, std::uint64_t stream, std::uint64_t step = 0);
   static constexpr int kMostDraws = 256;
   // For a device: the pairs of `fixed` (null: none; a list where there are draws) with what is drawn of n nodes.
@@ -111,8 +112,8 @@ class Pattern {
   Id queries() const { return by_query.rows; }
   Id keys() const { return by_key.rows; }
   bool is_listed() const { return by_query.listed(); }
-  // Pairs (query, key); counted, O(rows), for intervals, and O(positions) for a walk. Of what is redrawn, all that might
-  // be drawn.
+  // Pairs (query, key); counted, O(rows), for intervals, and O(positions) for a walk. Of what is redrawn, all that
+  // might be drawn.
   Offset edges() const;
 
   // For a listed pattern: the position in by_query's list of each entry of by_key's. Made at the first call.

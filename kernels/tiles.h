@@ -11,14 +11,10 @@
 
 #include "kernels/scores.h"
 #include "kernels/stages.h"
+#include "kernels/wide.h"
 
 namespace heed::stages {
 
-#ifdef __AVX512F__
-inline constexpr int kWideBytes = 64;
-#else
-inline constexpr int kWideBytes = 32;
-#endif
 template <class T>
 using Wide = Vec<T, kWideBytes / sizeof(T)>;
 

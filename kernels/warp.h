@@ -2,8 +2,8 @@
 // plain code for one lane (`lanes`) with collective steps (`sum`, `max`, `ballot`, `sync`) between them, on variables
 // that each lane has for itself (`PerLane`) and memory that the lanes share (`Shared`). DeviceWarp runs the body in
 // CUDA threads. EmulatedWarp runs it on the CPU, lane after lane, adds in the same order, and refuses what would be a
-// race on the device: a lane that reads or overwrites what another lane touched with no `sync` in between. Lanes come in
-// rising and in falling order by turns, so that a race in other memory gives other results.
+// race on the device: a lane that reads or overwrites what another lane touched with no `sync` in between. Lanes come
+// in rising and in falling order by turns, so that a race in other memory gives other results.
 #pragma once
 
 #include <cstdint>

@@ -7,10 +7,11 @@
 namespace heed {
 
 #ifdef __AVX512F__
-inline constexpr int kWideLanes = 16;
+inline constexpr int kWideBytes = 64;
 #else
-inline constexpr int kWideLanes = 8;
+inline constexpr int kWideBytes = 32;
 #endif
+inline constexpr int kWideLanes = kWideBytes / sizeof(float);
 
 // Vectors of 8 side by side, as one; and apart again.
 template <int lanes>

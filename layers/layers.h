@@ -72,8 +72,8 @@ Model virtual_nodes(int m, Model inner);
 Model stack(std::vector<Model> layers);
 // inner(x), computed on the graph with its nodes by falling degree, so that those which many see lie together; x and
 // the result are in the graph's own order. Values differ from inner's by rounding, dropout draws others; and so do
-// masks and keys that draw, or that break ties by a node's number: random, expander, shuffled, hubs, knn, ppr, community,
-// degree, pagerank, farthest.
+// masks and keys that draw, or that break ties by a node's number: random, expander, shuffled, hubs, knn, ppr,
+// community, degree, pagerank, farthest.
 Model by_degree(Model inner);
 Model residual(Model inner);             // x + inner(x); x W + inner(x) where the widths differ
 Model concat(std::vector<Model> sides);  // [side_1(x) | side_2(x) | ...]

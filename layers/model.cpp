@@ -56,11 +56,11 @@ std::shared_ptr<const Pattern> Scope<T>::pattern(const Mask& mask) {
   return sight(mask)->pattern;
 }
 
-// What a device can draw anew itself: of a mask that is, or holds in a union, one random(m, step) beside parts that stay,
-// and of keys random(share, step). Null: the host makes each step's pattern.
+// What a device can draw anew itself: of a mask that is, or holds in a union, one random(m, step) beside parts that
+// stay, and of keys random(share, step). Null: the host makes each step's pattern.
 template <class T>
 std::shared_ptr<const Pattern> Scope<T>::redrawn(const Mask& mask, const Keys& keys) const {
-  if (virtual_ > 0 || (keys.needs().step && !keys.redrawn_share()) || (!keys.needs().step && !keys.every_node())) return {};
+  if (virtual_ > 0 || !(keys.redrawn_share() || keys.every_node())) return {};
   const MaskContext c = context(mask.needs() | keys.needs(), true);
   const Id n = c.graph.nodes();
   Redrawn what;
@@ -81,7 +81,8 @@ std::shared_ptr<const Pattern> Scope<T>::redrawn(const Mask& mask, const Keys& k
   std::shared_ptr<const Pattern> fixed;
   if (rest) {
     fixed = rest->pattern(c);
-    if (fixed->query_order || fixed->key_order || fixed->by_query.walk || (what.draws > 0 && !fixed->is_listed())) return {};
+    if (fixed->query_order || fixed->key_order || fixed->by_query.walk) return {};
+    if (what.draws > 0 && !fixed->is_listed()) return {};
   }
   return Pattern::redrawn(n, fixed, what);
 }

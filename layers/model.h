@@ -95,7 +95,8 @@ class Scope {  // what a layer sees while it is recorded
   // seen does, from step to step.
   void show_attention(int first, int heads, const Mask& mask, std::shared_ptr<const Sight> sight,
                       std::function<Matrix<T>()> weights, bool changes) {
-    shared_->looks.push_back({prefix_, world_, first, heads, mask.text(), std::move(sight), std::move(weights), changes});
+    shared_->looks.push_back(
+        {prefix_, world_, first, heads, mask.text(), std::move(sight), std::move(weights), changes});
   }
   // The mask, of keys alone; made once, or at each step where one of them reads the step.
   std::shared_ptr<const Sight> sight(const Mask& mask, const Keys& keys = all_keys());

@@ -192,8 +192,8 @@ const std::vector<Field>& fields() {
       {"threads", training, "0: all; the result is the same for any number", false, false,
        HEED_WHOLE(train.threads, 0, 4096)},
       {"device", training, "Where it computes: cpu or cuda", false, true, HEED_CHOICE(train.device, device)},
-      {"storage", training, "On a GPU: of the rows that attention gathers, fp32 or bf16; sums are of floats", false, true,
-       HEED_CHOICE(train.storage, storage)},
+      {"storage", training, "On a GPU: of the rows that attention gathers in training, fp32 or bf16",
+       false, true, HEED_CHOICE(train.storage, storage)},
 
       {"model", model, "A name (heed list)", false, true, HEED_GET(r.model),
        HEED_SET(r.model = model_named(text).name)},

@@ -79,7 +79,7 @@ struct TrainOptions {
   int threads = 0;                  // 0: all
   Device device = Device::cpu;      // where it trains, one run after the other; results agree to rounding
   DeviceOps* device_ops = nullptr;  // one that is open already, in place of `device`
-  Storage storage = Storage::fp32;  // on a device, of the rows that attention gathers; elsewhere they are fp32
+  Storage storage = Storage::fp32;  // on a device, of the rows that attention gathers; predict() gathers floats
   Checkpoints checkpoints = {};
   const std::atomic<bool>* interrupted = nullptr;    // once true, training ends after the epoch with Interrupted
   std::function<void(const Epoch&)> on_epoch = {};   // both are called by one thread at a time

@@ -1,5 +1,5 @@
-// A score of your own: a struct of four lines, or a text. Their gradients are right, and both train to one network; with
-// own_score.cu the struct does so on a GPU, too.
+// A score of your own: a struct of four lines, or a text. Their gradients are right, and both train to one network;
+// with own_score.cu the struct does so on a GPU, too.
 #include <cmath>
 #include <cstdio>
 
