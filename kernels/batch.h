@@ -58,6 +58,11 @@ struct Batch {
   }
 };
 
+// A table that stays in a core's own cache: to fetch its rows ahead costs more than it saves.
+template <class T>
+bool is_near(View<const T> table) {
+  return table.rows * table.cols * static_cast<Offset>(sizeof(T)) <= (1 << 20);
+}
 // Brings a row's cache lines near.
 template <class T>
 HEED_FN void prefetch_row(View<const T> table, Id row) {

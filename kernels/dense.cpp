@@ -2,8 +2,8 @@
 
 #include <string>
 
-#include "kernels/lanes.h"
 #include "kernels/parallel.h"
+#include "kernels/wide.h"
 
 namespace heed {
 namespace {
@@ -11,9 +11,9 @@ namespace {
 // A tile of the result, kTile rows x a panel's columns, stays in 12 registers.
 constexpr int kTile = 6;
 template <class T>
-constexpr int kVectors = sizeof(T) == 4 ? 2 : 1;  // of 8
+constexpr int kLane = sizeof(T) == 4 ? kWideLanes : 8;  // of a vector
 template <class T>
-constexpr int kPanel = 8 * kVectors<T>;
+constexpr int kPanel = kLane<T> * (sizeof(T) == 4 ? 2 : 1);
 constexpr Offset kLong = 2048;  // rows that one partial sum of x^T dy takes in
 
 void expect(const char* what, Offset a, Offset b) {
@@ -40,11 +40,11 @@ HEED_FN void in_tiles(Offset first, Offset last, Run run) {
 }
 
 // to[r] (+)= bias + sum_t a(r, t) b[t] for R rows of the result, where number t of row r of `a` lies at
-// a + r * across + t * along.
-template <int R, class T>
+// a + r * across + t * along. N: vectors that the panel's columns fill.
+template <int R, int N, class T>
 struct Tile {
-  using V = Vec<T, 8>;
-  static constexpr int N = kVectors<T>;
+  static constexpr int lanes = kLane<T>;
+  using V = Vec<T, lanes>;
   V sum[R][N];
 
   HEED_FN void begin(const DensePanel<T>& p, Offset row) {
@@ -52,15 +52,15 @@ struct Tile {
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
       for (int v = 0; v < N; ++v) {
-        sum[r][v] = p.bias ? V::load(p.bias + 8 * v) : V(T(0));
-        if (p.add) sum[r][v] = sum[r][v] + V::load(p.to.row(row + r) + 8 * v);
+        sum[r][v] = p.bias ? V::load(p.bias + lanes * v) : V(T(0));
+        if (p.add) sum[r][v] = sum[r][v] + V::load(p.to.row(row + r) + lanes * v);
       }
   }
   HEED_FN void run(const T* a, Offset across, Offset along, const T* b, Offset b_stride, Offset count) {
     for (Offset t = 0; t < count; ++t, a += along, b += b_stride) {
       V from[N];
 #pragma GCC unroll 2
-      for (int v = 0; v < N; ++v) from[v] = V::load(b + 8 * v);
+      for (int v = 0; v < N; ++v) from[v] = V::load(b + lanes * v);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         const V factor = a[r * across];
@@ -74,31 +74,41 @@ struct Tile {
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
       for (int v = 0; v < N; ++v)
-        if (p.width > 8 * v) store_first(sum[r][v], p.width - 8 * v, p.to.row(row + r) + 8 * v);
+        if (p.width > lanes * v) store_first(sum[r][v], p.width - lanes * v, p.to.row(row + r) + lanes * v);
   }
 };
+
+// run.template operator()<N>() with the vectors that a panel of so many columns fills.
+template <class T, class Run>
+HEED_FN void in_vectors(int width, Run run) {
+  if (kPanel<T> > kLane<T> && width > kLane<T>)
+    run.template operator()<kPanel<T> / kLane<T>>();
+  else
+    run.template operator()<1>();
+}
 
 // Rows [begin, end) of the panels: to (+)= bias + sum_s a_s b_s, the inner dimensions of the a_s one after the other.
 template <class T>
 void multiply(std::span<const DensePanel<T>> panels, Offset begin, Offset end) {
   for (const DensePanel<T>& p : panels)
-    in_tiles(begin, end, [&]<int R>(Offset i) {
-      Tile<R, T> tile;
-      tile.begin(p, i);
-      const T* b = p.b;
-      for (const View<const T>& part : p.a) {
-        tile.run(part.row(i), part.stride, 1, b, p.stride, part.cols);
-        b += part.cols * p.stride;
-      }
-      tile.end(p, i);
+    in_vectors<T>(p.width, [&]<int N>() {
+      in_tiles(begin, end, [&]<int R>(Offset i) {
+        Tile<R, N, T> tile;
+        tile.begin(p, i);
+        const T* b = p.b;
+        for (const View<const T>& part : p.a) {
+          tile.run(part.row(i), part.stride, 1, b, p.stride, part.cols);
+          b += part.cols * p.stride;
+        }
+        tile.end(p, i);
+      });
     });
 }
 
-// Rows of a piece: their numbers should stay near while the panels come by.
+// Rows of a piece: some 5 us of work, and their numbers should stay near while the panels come by.
 Offset piece(Offset in, Offset out) {
-  const Offset near = std::max<Offset>(1, 24576 / std::max<Offset>(1, in));
-  const Offset worth = 1'000'000 / std::max<Offset>(1, in * out);  // some 10 us of work
-  return kTile * std::max<Offset>(1, std::max(near, worth) / kTile);
+  const Offset near = 24576 / std::max<Offset>(1, in), worth = 250'000 / std::max<Offset>(1, in * out);
+  return kTile * std::max<Offset>(1, std::min(near, worth) / kTile);
 }
 
 template <class T>
@@ -204,11 +214,13 @@ void product_of_transpose(std::span<const View<const T>> x, std::span<const View
         for (Offset c = 0; c < d.cols; c += kPanel<T>) {
           const int width = static_cast<int>(std::min<Offset>(kPanel<T>, d.cols - c));
           const DensePanel<T> p{d.row(first) + c, d.stride, part.columns(at + c, width), width, true, {}};
-          in_tiles(0, own.cols, [&]<int R>(Offset k) {
-            Tile<R, T> tile;
-            tile.begin(p, k);
-            tile.run(own.row(first) + k, 1, own.stride, p.b, p.stride, rows);
-            tile.end(p, k);
+          in_vectors<T>(width, [&]<int N>() {
+            in_tiles(0, own.cols, [&]<int R>(Offset k) {
+              Tile<R, N, T> tile;
+              tile.begin(p, k);
+              tile.run(own.row(first) + k, 1, own.stride, p.b, p.stride, rows);
+              tile.end(p, k);
+            });
           });
         }
         T* sums = part.row(in) + at;

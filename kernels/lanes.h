@@ -152,13 +152,12 @@ struct Vec {
     const Vec far = Vec(1.0f) - fast_exp(-z) * inverse * select(size < Vec(2.0f), middle, last);
     return select(size < Vec(1.0f), near * x, select(x < Vec(0.0f), -far, far));
   }
-  // e^x = 2^n e^r with |r| <= ln 2 / 2 (Cephes' expf; below 2 ulp). NaN stays NaN; under -87.3 the result is 0.
+  // e^x = 2^n e^r with |r| <= ln 2 / 2 (Cephes' expf; below 2 ulp). NaN stays NaN; under -87.3 the result is 0, above
+  // 88.37, where 2^n ends, infinite.
   static HEED_FN Vec fast_exp(Vec x) {
-    Vec low = -87.3f;
-    Vec clamped = select(x > Vec(88.3f), Vec(88.3f), select(x < low, low, x));
-    Vec shifted = clamped * Vec(1.44269504f) + Vec(12582912.0f);  // 1.5 * 2^23: the sum's low bits are round(x / ln 2)
+    Vec shifted = x * Vec(1.44269504f) + Vec(12582912.0f);  // 1.5 * 2^23: the sum's low bits are round(x / ln 2)
     Vec n = shifted - Vec(12582912.0f);
-    Vec r = (clamped - n * Vec(0.693359375f)) - n * Vec(-2.12194440e-4f);
+    Vec r = (x - n * Vec(0.693359375f)) - n * Vec(-2.12194440e-4f);
     Vec p = 1.9875691500e-4f;
     p = p * r + Vec(1.3981999507e-3f);
     p = p * r + Vec(8.3334519073e-3f);
@@ -171,8 +170,8 @@ struct Vec {
     Mask power = (bits << 23) + (127 << 23);
     Vec scale;
     std::memcpy(&scale.v, &power, sizeof power);
-    Vec result = select(x < low, Vec(0.0f), p * scale);
-    return select(x > Vec(88.72f), Vec(__builtin_inff()), result);
+    Vec result = select(x < Vec(-87.3f), Vec(0.0f), p * scale);
+    return select(x > Vec(88.37f), Vec(__builtin_inff()), result);
   }
 };
 
@@ -228,15 +227,15 @@ HEED_FN void store_first(Vec<T, 8> a, int count, T* to) {
   if (count & 1) *to = a.v[0];
 }
 
-// Eight lanes of dropout: 0 where the draw for (row key, column, head) says so, else `scale`.
+// Lanes of dropout: 0 where the draw for (row key, column, head) says so, else `scale`.
 using Words = typename RawVec<std::uint32_t, 8>::type;
-template <class T>
-HEED_FN Vec<T, 8> drop_factors(Words key_low, Words key_high, Words column, Words head, std::uint32_t threshold,
-                               T scale) {
-  Words bits = drop_bits(key_low, key_high, column, head);
-  if constexpr (sizeof(T) == 4) return Vec<T, 8>(bits < threshold ? Vec<T, 8>(T(0)).v : Vec<T, 8>(scale).v);
-  Vec<T, 8> out;
-  for (int l = 0; l < 8; ++l) out.v[l] = bits[l] < threshold ? T(0) : scale;
+template <class T, class W>
+HEED_FN Vec<T, sizeof(W) / 4> drop_factors(W key_low, W key_high, W column, W head, std::uint32_t threshold, T scale) {
+  using V = Vec<T, sizeof(W) / 4>;
+  const W bits = drop_bits(key_low, key_high, column, head);
+  if constexpr (sizeof(T) == 4) return V(bits < threshold ? V(T(0)).v : V(scale).v);
+  V out;
+  for (int l = 0; l < V::lanes; ++l) out.v[l] = bits[l] < threshold ? T(0) : scale;
   return out;
 }
 

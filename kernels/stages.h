@@ -13,6 +13,7 @@
 #include "kernels/batch.h"
 #include "kernels/matrix.h"
 #include "kernels/traits.h"
+#include "kernels/wide.h"
 
 namespace heed::stages {
 
@@ -285,19 +286,21 @@ void dots(View<const T> own, const Id* own_ids, View<const T> other, const Offse
 template <class T, int W, int G, class Row>
 HEED_FN void add_group(const Target<T>& x, const T* factor, const T* w, int n, int padded, const Row& row, Offset c,
                        Offset head) {
-  constexpr int lanes = W > 0 && W < kLanes ? W : kLanes;
+  constexpr bool wide = sizeof(T) == 4 && W % kWideLanes == 0 && G * kLanes % kWideLanes == 0;
+  constexpr int lanes = W > 0 && W < kLanes ? W : (wide ? kWideLanes : kLanes);
+  constexpr int count = wide ? G * kLanes / lanes : G;
   using V = Vec<T, lanes>;
-  V sum[G];
+  V sum[count];
 #pragma GCC unroll 16
-  for (int g = 0; g < G; ++g) sum[g] = x.from ? V::load(x.from + c + g * lanes) : V(T(0));
+  for (int g = 0; g < count; ++g) sum[g] = x.from ? V::load(x.from + c + g * lanes) : V(T(0));
   for (int t = 0; t < n; ++t) {
     const T* from = one_address(row(t, c == 0) + c);
     const T* wt = w + t * padded + head;
 #pragma GCC unroll 16
-    for (int g = 0; g < G; ++g) sum[g] = sum[g] + V(wt[W > 0 ? g * lanes / W : 0]) * V::load(from + g * lanes);
+    for (int g = 0; g < count; ++g) sum[g] = sum[g] + V(wt[W > 0 ? g * lanes / W : 0]) * V::load(from + g * lanes);
   }
 #pragma GCC unroll 16
-  for (int g = 0; g < G; ++g) {
+  for (int g = 0; g < count; ++g) {
     if (factor) sum[g] = sum[g] * V(factor[head + (W > 0 ? g * lanes / W : 0)]);
     sum[g].store(x.to + c + g * lanes);
   }

@@ -43,4 +43,13 @@ HEED_FN Vec<float, lanes> of_heads(const float* x) {
   }
 }
 
+// The first `count` lanes alone.
+HEED_FN void store_first(Vec<float, 16> a, int count, float* to) {
+  if (count >= 16) return a.store(to);
+  Vec<float, 8> half[2];
+  split(a, half);
+  store_first(half[0], count, to);
+  if (count > 8) store_first(half[1], count - 8, to + 8);
+}
+
 }  // namespace heed

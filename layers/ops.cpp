@@ -11,6 +11,7 @@
 #include "kernels/dense.h"
 #include "kernels/parallel.h"
 #include "kernels/stages.h"
+#include "kernels/wide.h"
 
 namespace heed {
 namespace {
@@ -23,18 +24,19 @@ void expect(const char* operation, Var<T> x, Offset rows, Offset cols) {
     fail(std::string(operation) + ": got " + shape(x.rows(), x.cols()) + ", expected " + shape(rows, cols));
 }
 
-// to[t] (+)= f(t) for vectors of elements; the last one may run into the slack behind the buffer.
+// f(t) for the vectors of n elements; the last one may run into the slack behind the buffer.
+template <class T>
+using Elements = Vec<T, sizeof(T) == 4 ? kWideLanes : 8>;
 template <class T, class F>
 void each_vector(Offset n, F f) {
-  constexpr int lanes = 8;
   parallel_pieces(n, kElementGrain, [&](Offset begin, Offset end) {
-    for (Offset t = begin; t < end; t += lanes) f(t);
+    for (Offset t = begin; t < end; t += Elements<T>::lanes) f(t);
   });
 }
 
 template <class T>
-void store(const Sink<T>& to, Offset t, Vec<T, 8> value) {
-  if (to.add) value = value + Vec<T, 8>::load(to.to.data + t);
+void store(const Sink<T>& to, Offset t, Elements<T> value) {
+  if (to.add) value = value + Elements<T>::load(to.to.data + t);
   value.store(to.to.data + t);
 }
 
@@ -46,7 +48,7 @@ inline constexpr bool on_devices = std::is_same_v<T, float>;
 // An elementwise operation whose derivative follows from its formula.
 template <class T, class F>
 Var<T> elementwise(Var<T> x, F f) {
-  using V = Vec<T, 8>;
+  using V = Elements<T>;
   Var<T> y = x.tape->result(x.rows(), x.cols(), {x});
   x.tape->record(
       y,
@@ -359,7 +361,7 @@ Var<T> add(Var<T> a, Var<T> b) {
   a.tape->record(
       y,
       [=] {
-        using V = Vec<T, 8>;
+        using V = Elements<T>;
         const T *p = a.value().data(), *q = b.value().data();
         T* to = y.value().data();
         if constexpr (on_devices<T>)
@@ -756,6 +758,17 @@ Var<T> mean_heads(Var<T> x, int heads) {
 }
 
 // All vectors meet a row while it is at hand.
+// use.template operator()<W>() for heads of so many channels, W of them or, where W is 0, any number.
+template <class Use>
+static void with_width(int width, Use use) {
+  if (width == 8)
+    use.template operator()<8>();
+  else if (width == 16)
+    use.template operator()<16>();
+  else
+    use.template operator()<0>();
+}
+
 template <class T>
 Var<T> contract(Var<T> x, const std::vector<Var<T>>& a, int heads) {
   for (Var<T> vector : a) expect("contract", vector, 1, x.cols());
@@ -787,8 +800,8 @@ Var<T> contract(Var<T> x, const std::vector<Var<T>>& a, int heads) {
           }
         const Var<T>* vectors = a.data();  // which the loops capture by value, and so without a copy of `a`
         auto run = [=]<int W>(Offset begin, Offset end) {
-          for (int r = 0; r < count; ++r)
-            for (Offset i = begin; i < end; ++i) {
+          for (Offset i = begin; i < end; ++i)
+            for (int r = 0; r < count; ++r) {
               const T *row = x.value().row(i), *weight = vectors[r].value().data();
               T* to = y.value().row(i) + r * heads;
               auto sum = [=](int h) {
@@ -805,12 +818,7 @@ Var<T> contract(Var<T> x, const std::vector<Var<T>>& a, int heads) {
             }
         };
         parallel_pieces(n, row_grain(x.cols()), [=](Offset begin, Offset end) {
-          if (width == 8)
-            run.template operator()<8>(begin, end);
-          else if (width == 16)
-            run.template operator()<16>(begin, end);
-          else
-            run.template operator()<0>(begin, end);
+          with_width(width, [=]<int W>() { run.template operator()<W>(begin, end); });
         });
       },
       [=] {
@@ -851,32 +859,36 @@ Var<T> contract(Var<T> x, const std::vector<Var<T>>& a, int heads) {
           sums->fill(T(0));
           ordered_sums(
               n, row_grain(x.cols()), count * total, sums->data(), *pieces, [=](Offset begin, Offset end, T* acc) {
-                for (Offset i = begin; i < end; ++i) {
-                  const T *d = dY.row(i), *row = x.value().row(i);
-                  for (int r = 0; r < count; ++r)
-                    for (int h = 0; h < heads; ++h)
-                      stages::for_each_vector<0>(width, [&](int c, int tail) {
-                        T* to = acc + r * total + h * width + c;
-                        store_first(V::load(to) + V(d[r * heads + h]) * V::load(row + h * width + c), tail, to);
-                      });
-                }
+                with_width(width, [=]<int W>() {
+                  for (Offset i = begin; i < end; ++i) {
+                    const T *d = dY.row(i), *row = x.value().row(i);
+                    for (int r = 0; r < count; ++r)
+                      for (int h = 0; h < heads; ++h)
+                        stages::for_each_vector<W>(width, [&](int c, int tail) {
+                          T* to = acc + r * total + h * width + c;
+                          store_first(V::load(to) + V(d[r * heads + h]) * V::load(row + h * width + c), tail, to);
+                        });
+                  }
+                });
               });
           for (int r = 0; r < count; ++r)
             if (Sink<T> da = a[r].sink()) add_to(x.tape, da, std::as_const(*sums).view().columns(r * total, total));
         }
         if (Sink<T> dx = x.sink())
           parallel_pieces(n, row_grain(x.cols()), [=](Offset begin, Offset end) {
-            for (Offset i = begin; i < end; ++i) {
-              const T* d = dY.row(i);
-              for (int h = 0; h < heads; ++h)
-                stages::for_each_vector<0>(width, [&](int c, int tail) {
-                  T* to = dx.to.row(i) + h * width + c;
-                  V sum = dx.add ? V::load(to) : V(T(0));
-                  for (int r = 0; r < count; ++r)
-                    sum = sum + V(d[r * heads + h]) * V::load(vectors[r].value().data() + h * width + c);
-                  store_first(sum, tail, to);
-                });
-            }
+            with_width(width, [=]<int W>() {
+              for (Offset i = begin; i < end; ++i) {
+                const T* d = dY.row(i);
+                for (int h = 0; h < heads; ++h)
+                  stages::for_each_vector<W>(width, [&](int c, int tail) {
+                    T* to = dx.to.row(i) + h * width + c;
+                    V sum = dx.add ? V::load(to) : V(T(0));
+                    for (int r = 0; r < count; ++r)
+                      sum = sum + V(d[r * heads + h]) * V::load(vectors[r].value().data() + h * width + c);
+                    store_first(sum, tail, to);
+                  });
+              }
+            });
           });
       },
       "contract");
@@ -910,12 +922,15 @@ Var<T> dropout(Var<T> x, double rate) {
     parallel_pieces(n, kElementGrain, [&](Offset begin, Offset end) {
       for (Offset block = begin; block < end; block += 1024) {
         const std::uint64_t key = drop.row_key(static_cast<std::uint64_t>(block) / 1024);
-        Words low{}, high{}, column{0, 1, 2, 3, 4, 5, 6, 7};
+        using V = Elements<T>;
+        using W = typename RawVec<std::uint32_t, V::lanes>::type;
+        W low{}, high{}, column{};
         low += static_cast<std::uint32_t>(key), high += static_cast<std::uint32_t>(key >> 32);
+        for (int l = 0; l < V::lanes; ++l) column[l] = l;
         const Offset last = std::min<Offset>(block + 1024, end);
-        for (Offset t = block; t < last; t += 8, column += 8) {
-          auto value = Vec<T, 8>::load(from + t) * drop_factors<T>(low, high, column, Words{}, threshold, factor);
-          if (add) value = value + Vec<T, 8>::load(to + t);
+        for (Offset t = block; t < last; t += V::lanes, column += V::lanes) {
+          V value = V::load(from + t) * drop_factors<T>(low, high, column, W{}, threshold, factor);
+          if (add) value = value + V::load(to + t);
           value.store(to + t);
         }
       }
