@@ -106,7 +106,7 @@ double bytes_in(const X&... x) {
   return (0.0 + ... + static_cast<double>(x.size() * static_cast<Offset>(sizeof(*x.data()))));
 }
 double bytes_of(const AttentionState<float>& s) {
-  double out = bytes_in(s.tau, s.tau_delta, s.above, s.least, s.last, s.parts, s.sums, s.shared);
+  double out = bytes_in(s.tau, s.tau_delta, s.above, s.least, s.last, s.parts, s.sums, s.shared, s.given);
   for (const auto& group : s.groups) out += bytes_of(group);
   return out;
 }

@@ -144,7 +144,7 @@ struct Plan {
 
 // The rows of a block's first batch, and those of the next one for which the stages, busy with this one, have no turn.
 template <class T>
-void prefetch(const Batch& batch, std::initializer_list<View<const T>> tables) {
+HEED_FN void prefetch(const Batch& batch, std::initializer_list<View<const T>> tables) {
   for (View<const T> table : tables) {
     if (batch.first)
       for (int t = 0; t < batch.n; ++t) prefetch_row(table, batch.ids[t]);
@@ -709,6 +709,27 @@ void attention(const Attention<T>& x, View<T> y, AttentionState<T>& state) {
 
 namespace {
 
+// Where a loss is of few rows, most queries have nothing to pass on, and most keys nothing to get: pairs of a query
+// whose dy is 0 add zeros.
+template <class T>
+void find_given(View<const T> dy, AttentionState<T>& state) {
+  state.given.resize(static_cast<std::size_t>(dy.rows));
+  std::uint8_t* const given = state.given.data();
+  parallel_pieces(dy.rows, row_grain(dy.cols), [&](Offset begin, Offset end) {
+    for (Offset i = begin; i < end; ++i) {
+      const T* row = dy.row(i);
+      int some = 0;
+      for (Offset c = 0; c < dy.cols; ++c) some |= row[c] != 0;
+      given[i] = static_cast<std::uint8_t>(some);
+    }
+  });
+  if (2 * std::count(state.given.begin(), state.given.end(), 1) > dy.rows) state.given.clear();
+}
+template <class T>
+const std::uint8_t* given(const AttentionState<T>& state) {
+  return state.given.empty() ? nullptr : state.given.data();
+}
+
 // delta_i = <dy_i, y_i> per head: the sum over the row of drain * dw, since drain = w. It lies beside tau, so that the
 // column pass fetches one row for both. And dq, where forward kept what it needs.
 template <class T>
@@ -850,7 +871,7 @@ void row_block(const Plan<T>& plan, Scratch<T>& w, const Block& block, const Att
   const auto& score = plan.score();
   if constexpr (std::is_same_v<T, float>)
     if (plan.fused && plan.fused->queries)
-      return plan.fused->queries({x, plan.finish(), dy, state.tau_delta.view(), g}, block, sum, da, dp);
+      return plan.fused->queries({x, plan.finish(), dy, state.tau_delta.view(), g, given(state)}, block, sum, da, dp);
   auto empty = [&](Id i) {
     if (block.part < 0) clear_row(g.dq, i);
   };
@@ -895,7 +916,8 @@ void column_block(const Plan<T>& plan, Scratch<T>& w, const Block& block, const 
   const Attention<T>& x = plan.x;
   const auto& score = plan.score();
   if constexpr (std::is_same_v<T, float>)
-    if (plan.fused) return plan.fused->keys({x, plan.finish(), dy, state.tau_delta.view(), g}, block, down);
+    if (plan.fused)
+      return plan.fused->keys({x, plan.finish(), dy, state.tau_delta.view(), g, given(state)}, block, down);
   auto empty = [&](Id j) {
     if (block.part < 0) clear_row(g.dk, j), clear_row(g.dv, j);
   };
@@ -969,6 +991,7 @@ void attention_gradient(const Attention<T>& x, View<const T> y, View<const T> dy
 
   const Plan<T> plan(x);
   const bool one_pass = plan.one_pass() && !state.above.empty();
+  if (plan.fused) find_given(dy, state);
   fill_delta(plan, y, dy, state, one_pass ? g.dq : Sink<T>{});
   if (x.normaliser->measures) measure_delta(plan, dy, state);
   const Offset channels = x.q.cols, score_total = lane_round(channels), value_total = lane_round(x.v.cols);
@@ -1156,7 +1179,7 @@ void weighted_sum(const Rows& rows, std::span<const T> weights, std::span<const 
       T* const to = s.y.to.row(i);
       const bool whole = starts && ends;
       const Target<T> target{whole ? (s.y.add ? to : nullptr) : (starts ? nullptr : place), whole ? to : place};
-      auto row = [x = s.x, ids, last](int t, bool visit) {
+      auto row = [x = s.x, ids, last = is_near(s.x) ? ids : last](int t, bool visit) {
         if (visit && ids + t + kAhead < last) prefetch_row(x, ids[t + kAhead]);
         return x.row(ids[t]);
       };

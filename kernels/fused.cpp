@@ -31,7 +31,8 @@ void Portions::begin(const Rows& rows, const Block& block, Id i) {
 
 bool Portions::fill(Edges& edges) {
   int n = 0;
-  if (missing_ == missing_end_) {
+  const bool adjacent = missing_ == missing_end_;
+  if (adjacent) {
     n = std::clamp(stop_ - next_, 0, kTogether);
     for (int t = 0; t < n; ++t) room_[t] = next_ + t;
     next_ += n;
@@ -41,7 +42,7 @@ bool Portions::fill(Edges& edges) {
       ++missing_;
     else
       room_[n++] = next_;
-  edges = {room_, n, room_ + n};
+  edges = {room_, n, room_ + n, adjacent};
   return n > 0;
 }
 

@@ -28,6 +28,7 @@ struct FusedBackward {
   View<const float> dy;
   View<const float> tau_delta;  // queries x 2*heads
   const AttentionGradient<float>& to;
+  const std::uint8_t* given;  // AttentionState::given, or null
 };
 
 // Each runs over the rows of a block. Those that are whole are finished; what a part of a hub gives goes into `part`:
@@ -58,6 +59,7 @@ struct Edges {
   const Id* ids;  // in the list, or listed for the purpose
   int n;          // at most kTogether
   const Id* last;
+  bool adjacent = false;  // ids rise by 1
 
   // Of a lane without an edge: the last one's.
   Id operator()(int t) const { return ids[std::min(t, n - 1)]; }
@@ -337,8 +339,12 @@ struct Kernels {
           auto score_of = [&](int l) {
             return stages::term<true>(score, mine[0], numbers<heads>(k, edges, l / heads), Zero{}, Zero{});
           };
+          const float* next = edges.adjacent && k.stride == heads ? k.row(edges.ids[0]) : nullptr;
+          auto score_at = [&](int l) {  // numbers that lie as their edges do are not looked up
+            return next ? stages::term<true>(score, mine[0], V::load(next + l), Zero{}, Zero{}) : score_of(l);
+          };
           for (int l = 0; l + kLanes < end; l += kLanes) {
-            const V z = score_of(l);
+            const V z = score_at(l);
             z.store(s + l), best = larger(best, z);
           }
           score_of(end - kLanes).store(s + end - kLanes);
@@ -495,6 +501,7 @@ struct Kernels {
         load<heads, per>(x.k.row(j), mine), clear<vectors>(down);
       load<heads, per>(x.v.row(j), value), clear<vectors>(sum);
       const bool any = for_each_portion(rows, block, j, [&](const Edges& edges, bool) __attribute__((always_inline)) {
+        if (b.given && std::none_of(edges.ids, edges.ids + edges.n, [&](Id i) { return b.given[i]; })) return;
         alignas(64) float s[room], raw[room], dw[room];
         const int end = used(edges) * kLanes;
         const int followed = edges.followed();
@@ -573,6 +580,7 @@ struct Kernels {
       const V tau = repeated<heads>(b.tau_delta.row(i)), delta = repeated<heads>(b.tau_delta.row(i) + heads);
       const std::uint64_t key = x.dropout.rate > 0 ? x.dropout.row_key(i) : 0;
       const bool any = for_each_portion(rows, block, i, [&](const Edges& edges, bool) __attribute__((always_inline)) {
+        if (b.given && !b.given[i]) return;
         alignas(64) float s[room], raw[room], dw[room];
         const int end = used(edges) * kLanes;
         float* const to = finishes ? raw : s;
