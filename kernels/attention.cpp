@@ -1165,16 +1165,25 @@ void weighted_sum(const Rows& rows, std::span<const T> weights, std::span<const 
   // Some edges of row i, in `sum` while the row is not whole. `entry`: the first one's, in a list.
   const std::size_t listed = rows.listed() ? rows.list->ids.size() : 0;
   auto add = [&](Id i, const Id* ids, Offset entry, int n, bool starts, bool ends, T* sum) {
+    const Id* last = listed > 0 ? rows.list->ids.data() + listed : ids;
     T room[kChunk];
+    Id kept[kChunk];
     const T* w = room;
     if (!weights.empty() && edge.empty() && scale.empty()) {
       w = weights.data() + entry;
     } else {
       const T by = scale.empty() ? T(1) : scale[i];
-      for (int t = 0; t < n; ++t)
-        room[t] = weights.empty() ? by : by * weights[edge.empty() ? entry + t : edge[entry + t]];
+      auto weight = [&](int t) {
+        return weights.empty() ? by : by * weights[edge.empty() ? entry + t : edge[entry + t]];
+      };
+      if (edge.empty()) {
+        for (int t = 0; t < n; ++t) room[t] = weight(t);
+      } else {  // of dropped features most weights are 0, and their rows, which lie afar here, need no visit
+        int count = 0;
+        for (int t = 0; t < n; ++t) room[count] = weight(t), kept[count] = ids[t], count += room[count] != 0;
+        ids = kept, n = count, last = kept + count;
+      }
     }
-    const Id* const last = listed > 0 ? rows.list->ids.data() + listed : ids;
     each(sum, [&](const Summand<T>& s, T* place) {
       T* const to = s.y.to.row(i);
       const bool whole = starts && ends;
