@@ -105,7 +105,7 @@ void run_rows(const Call& x, Id first, Id last) {
         const float* value = x.v.row(ids[at + t]);
         if (at + t + kTogether < end_of_all) prefetch(x.v, ids[at + t + kTogether]);
         [&]<int... g>(std::integer_sequence<int, g...>) __attribute__((always_inline)) {
-          ((sum[g] = sum[g] + of_heads<kWideLanes, per, g>(s + t * heads) * Wide::load(value + kWideLanes * g)), ...);
+          ((sum[g] = sum[g] + of_heads<kWideLanes, width, g>(s + t * heads) * Wide::load(value + kWideLanes * g)), ...);
         }(std::make_integer_sequence<int, wides>{});
       }
 #pragma GCC unroll 16

@@ -120,11 +120,51 @@ HEED_FN V keep(const Dropout& dropout, std::uint64_t row, const Edges& edges, in
                              Words{} + static_cast<std::uint32_t>(row), head, threshold, dropout.scale());
 }
 
+// Eight heads of fewer than 8 channels lie across vectors: channel c of each, and the sums over all channels.
+template <int width, int c>
+HEED_FN V channel(const V* x) {
+  auto out = x[0].v;
+  auto join = [&]<int g, int... h>(std::integer_sequence<int, h...>) __attribute__((always_inline)) {
+    constexpr auto from = [](int head) {
+      const int at = head * width + c;
+      return at / kLanes == g ? kLanes + at % kLanes : (g == 1 && at < kLanes ? at : head);
+    };
+    out = __builtin_shufflevector(out, x[g].v, from(h)...);
+  };
+  [&]<int... g>(std::integer_sequence<int, g...>) __attribute__((always_inline)) {
+    (join.template operator()<g + 1>(std::make_integer_sequence<int, kLanes>{}), ...);
+  }(std::make_integer_sequence<int, width - 1>{});
+  return out;
+}
+template <int width>
+HEED_FN V over_heads(const V* x) {
+  return [&]<int... c>(std::integer_sequence<int, c...>) { return (channel<width, c>(x) + ...); }(
+      std::make_integer_sequence<int, width>{});
+}
+// Vector g of the channels of heads of `width`: in each lane the number of its head.
+template <int width, int g>
+HEED_FN V of_heads(V x) {
+  if constexpr (width >= kLanes)
+    return V(x.v[g * kLanes / width]);
+  else
+    return [&]<int... l>(std::integer_sequence<int, l...>) {
+      return V(__builtin_shufflevector(x.v, x.v, (g * kLanes + l) / width...));
+    }(std::make_integer_sequence<int, kLanes>{});
+}
+// use.template operator()<g>() for vectors 0, 1, ...
+template <int count, class Use>
+HEED_FN void for_vectors(Use use) {
+  [&]<int... g>(std::integer_sequence<int, g...>) __attribute__((always_inline)) {
+    (use.template operator()<g>(), ...);
+  }(std::make_integer_sequence<int, count>{});
+}
+
 // to[t][h] = sum_c term(...) of the row's own vectors, in registers, with another row for each edge; `learned`: a, or
 // null. Of one head the last vector holds `tail` channels.
-template <class S, int heads, int per, bool own_is_query>
+template <class S, int heads, int width, bool own_is_query>
 HEED_FN void sums(const S& score, const V* mine, const float* learned, View<const float> other, const Edges& edges,
                   int tail, float* to) {
+  constexpr int per = std::max(width / kLanes, 1), vectors = heads * width / kLanes;
   auto part = [&](const float* row, int i) {
     V value;
     if constexpr (stages::reads_vector<S, V>)
@@ -140,13 +180,22 @@ HEED_FN void sums(const S& score, const V* mine, const float* learned, View<cons
     for (int i = 1; i < per; ++i) out = out + part(row, first + i);
     return out;
   };
-  constexpr int bytes = heads * per * kLanes * 4;
+  constexpr int bytes = vectors * kLanes * 4;
   const int followed = edges.followed();
   // Inline: calls of what does nothing but fetch are taken for useless and left out.
   auto fetch = [&](int t) __attribute__((always_inline)) {
     if (t < followed) edges.fetch<bytes>(other, t);
   };
-  if constexpr (heads == 1) {
+  if constexpr (width < kLanes) {
+    for (int t = 0; t < edges.n; ++t) {
+      fetch(t);
+      const float* row = stages::one_address(other.row(edges.ids[t]));
+      V parts[vectors];
+#pragma GCC unroll 8
+      for (int i = 0; i < vectors; ++i) parts[i] = part(row, i);
+      over_heads<width>(parts).store(to + t * heads);
+    }
+  } else if constexpr (heads == 1) {
     for (int t = 0; t < edges.n; t += 4) {
       V four[4];
 #pragma GCC unroll 4
@@ -166,10 +215,10 @@ HEED_FN void sums(const S& score, const V* mine, const float* learned, View<cons
 }
 
 // sum[g] += w[t][head of g] * row t. `fetches`: rows to come, too, so that their misses lie beside these sums.
-template <int heads, int per, bool fetches = false>
+template <int heads, int width, bool fetches = false>
 HEED_FN void add(const float* w, View<const float> table, const Edges& edges, V* sum) {
-  constexpr int lanes = heads * per * kLanes % kWideLanes == 0 ? kWideLanes : kLanes, vectors = lanes / kLanes;
-  constexpr int all = heads * per / vectors, group = std::min(all, 8);  // in registers
+  constexpr int lanes = heads * width % kWideLanes == 0 ? kWideLanes : kLanes, vectors = lanes / kLanes;
+  constexpr int all = heads * width / lanes, group = std::min(all, 8);  // in registers
   const int followed = fetches ? edges.followed() : 0;
 #pragma GCC unroll 2
   for (int first = 0; first < all; first += group) {
@@ -178,10 +227,10 @@ HEED_FN void add(const float* w, View<const float> table, const Edges& edges, V*
     for (int g = 0; g < group; ++g) sums[g] = joined<lanes>(sum + (first + g) * vectors);
     for (int t = 0; t < edges.n; ++t) {
       const float* row = stages::one_address(table.row(edges.ids[t]) + first * lanes);
-      const float* weights = w + t * heads + first * vectors / per;
+      const float* weights = w + t * heads + first * lanes / width;
       if (fetches && t < followed) edges.fetch<group * lanes * 4>(table.columns(first * lanes, group * lanes), t);
       [&]<int... g>(std::integer_sequence<int, g...>) __attribute__((always_inline)) {
-        ((sums[g] = sums[g] + of_heads<lanes, per, g>(weights) * Vec<float, lanes>::load(row + g * lanes)), ...);
+        ((sums[g] = sums[g] + heed::of_heads<lanes, width, g>(weights) * Vec<float, lanes>::load(row + g * lanes)), ...);
       }(std::make_integer_sequence<int, group>{});
     }
 #pragma GCC unroll 8
@@ -189,10 +238,10 @@ HEED_FN void add(const float* w, View<const float> table, const Edges& edges, V*
   }
 }
 
-template <int heads, int per>
+template <int heads, int width>
 HEED_FN void load(const float* row, V* to) {
 #pragma GCC unroll 16
-  for (int g = 0; g < heads * per; ++g) to[g] = V::load(row + g * kLanes);
+  for (int g = 0; g < heads * width / kLanes; ++g) to[g] = V::load(row + g * kLanes);
 }
 template <int count>
 HEED_FN void clear(V* to) {
@@ -200,17 +249,17 @@ HEED_FN void clear(V* to) {
   for (int g = 0; g < count; ++g) to[g] = V(0.0f);
 }
 // row = row where `adds`, or 0, + sum * factor[head]
-template <int heads, int per>
+template <int heads, int width>
 HEED_FN void put(const V* sum, V factor, float* row, bool adds, int tail) {
-#pragma GCC unroll 16
-  for (int g = 0; g < heads * per; ++g) {
-    V x = sum[g] * V(factor.v[g / per]);
+  constexpr int vectors = heads * width / kLanes;
+  for_vectors<vectors>([&]<int g>() __attribute__((always_inline)) {
+    V x = sum[g] * of_heads<width, g>(factor);
     if (adds) x = x + V::load(row + g * kLanes);
-    if (heads == 1 && g == per - 1)
+    if (heads == 1 && g == vectors - 1)
       store_first(x, tail, row + g * kLanes);
     else
       x.store(row + g * kLanes);
-  }
+  });
 }
 HEED_FN V larger(V a, V b) { return select(b > a, b, a); }
 HEED_FN V plus(V a, V b) { return a + b; }
@@ -286,17 +335,16 @@ struct Finisher {
 template <class S>  // no score of the menu has one channel a head and a learned vector besides
 inline constexpr bool knows = !(contracts_of<S> && stages::reads_vector<S, V>);
 
-// per: vectors of a head
-template <class S, int heads, int per>
+template <class S, int heads, int width>
 struct Kernels {
   static constexpr bool contracts = contracts_of<S>;
   static constexpr bool kinked = requires(const S& score) { score.slope_below(); };
-  static constexpr int vectors = heads * per, bytes = vectors * kLanes * 4;
+  static constexpr int vectors = heads * width / kLanes, bytes = vectors * kLanes * 4;
   static constexpr int room = kTogether * heads + kLanes;
 
   static int used(const Edges& edges) { return (edges.n * heads + kLanes - 1) / kLanes; }
   static int last_lanes(const Edges& edges) { return edges.n * heads - (used(edges) - 1) * kLanes; }
-  static int tail(Offset channels) { return heads == 1 ? static_cast<int>(channels) - (per - 1) * kLanes : kLanes; }
+  static int tail(Offset channels) { return heads == 1 ? static_cast<int>(channels) - (width - kLanes) : kLanes; }
   static const S& self(const Attention<float>& x) { return *static_cast<const S*>(x.score->self.get()); }
 
   static void forward(const FusedForward& f, const Block& block, float* part, const stages::RowState<float>& state) {
@@ -313,14 +361,14 @@ struct Kernels {
     const View<const float> q = x.q, k = x.k, v = x.v;
     const Finisher finisher(x, f.finish);
     const bool drops = x.dropout.rate > 0;
-    const int width = tail(v.cols);
+    const int last = tail(v.cols);
     for (Id i = block.first; i < block.last; ++i) {
       V mine[contracts ? 1 : vectors], acc[vectors], up[keeps ? vectors : 1];
       V top = kNone, total = 0.0f, share = 0.0f;
       if constexpr (contracts)
         mine[0] = repeated<heads>(q.row(i));
       else
-        load<heads, per>(q.row(i), mine);
+        load<heads, width>(q.row(i), mine);
       clear<vectors>(acc);
       if constexpr (keeps) clear<vectors>(up);
       const std::uint64_t key = drops ? x.dropout.row_key(i) : 0;
@@ -330,7 +378,7 @@ struct Kernels {
         V(0.0f).store(s + end - kLanes);
         V best = top;
         if constexpr (!contracts) {
-          sums<S, heads, per, true>(score, mine, x.a.data, k, edges, width, s);
+          sums<S, heads, width, true>(score, mine, x.a.data, k, edges, last, s);
           if (finisher.runs) x.score->single.finish(x.score->self.get(), s, f.finish, count, heads, s);
           if (finisher.scales)
             for (int l = 0; l < end; l += kLanes) (V::load(s + l) * finisher.factor).store(s + l);
@@ -377,11 +425,11 @@ struct Kernels {
         } else {
           const V rescale = select(top > V(kNone), exp_of(top - use), V(0.0f));
           total = total * rescale + more, share = share * rescale + raised;
-#pragma GCC unroll 8
-          for (int g = 0; g < vectors; ++g) {
-            acc[g] = acc[g] * V(rescale.v[g / per]);
-            if constexpr (keeps) up[g] = up[g] * V(rescale.v[g / per]);
-          }
+          for_vectors<vectors>([&]<int g>() __attribute__((always_inline)) {
+            const V factor = of_heads<width, g>(rescale);
+            acc[g] = acc[g] * factor;
+            if constexpr (keeps) up[g] = up[g] * factor;
+          });
         }
         top = best;
         if (drops)
@@ -391,22 +439,22 @@ struct Kernels {
             if constexpr (keeps) (V::load(above + l) * kept).store(above + l);
           }
         // Where v is k, its rows were fetched for the scores: an end here leaves none to come.
-        add<heads, per, true>(s, v, v.data == k.data ? Edges{edges.ids, edges.n, edges.ids} : edges, acc);
-        if constexpr (keeps) add<heads, per>(above, v, edges, up);
+        add<heads, width, true>(s, v, v.data == k.data ? Edges{edges.ids, edges.n, edges.ids} : edges, acc);
+        if constexpr (keeps) add<heads, width>(above, v, edges, up);
       });
       total = stages::among_heads(total, heads, plus), share = stages::among_heads(share, heads, plus);
       if (block.part >= 0) {
         constexpr Offset size = vectors * kLanes;
         top.store(state.shift), total.store(state.total);
-        put<heads, per>(acc, V(1.0f), part, false, kLanes);
-        if constexpr (keeps) put<heads, per>(up, V(1.0f), part + size, false, kLanes), share.store(part + 2 * size);
+        put<heads, width>(acc, V(1.0f), part, false, kLanes);
+        if constexpr (keeps) put<heads, width>(up, V(1.0f), part + size, false, kLanes), share.store(part + 2 * size);
         continue;
       }
       const auto row = closed(Softmax{}, top, total);
       std::memcpy(f.tau.row(i), &row.tau.v, sizeof(float) * heads);
-      put<heads, per>(acc, row.factor, f.y.row(i), false, width);
+      put<heads, width>(acc, row.factor, f.y.row(i), false, last);
       if constexpr (keeps) {
-        put<heads, per>(up, row.factor, f.above.row(i), false, width);
+        put<heads, width>(up, row.factor, f.above.row(i), false, last);
         share = share * row.factor;
         std::memcpy(f.above.row(i) + f.y.cols, &share.v, sizeof(float) * heads);
       }
@@ -460,7 +508,7 @@ struct Kernels {
 #pragma GCC unroll 8
         for (int g = 0; g < group; ++g) {
           const int at = first + g;
-          const V d = ds[t * heads + at / per];
+          const V d = ds[t * heads + at * kLanes / width];
           const auto y = term_of(mine[at], row + at * kLanes, av[g]);
           if constexpr (mask & 1) down[g] = down[g] + d * y.d[0];
           if constexpr (own_is_query && (mask & 2)) da[g] = da[g] + d * y.d[1];
@@ -492,14 +540,14 @@ struct Kernels {
     const View<const float> q = x.q, dy = b.dy, thresholds = b.tau_delta, deltas = thresholds.columns(heads, heads);
     const Finisher finisher(x, b.finish);
     const bool finishes = finisher.runs, has_dk = bool(b.to.dk), has_dv = bool(b.to.dv);
-    const int width = tail(x.v.cols);
+    const int last = tail(x.v.cols);
     for (Id j = block.first; j < block.last; ++j) {
       V mine[contracts ? 1 : vectors], value[vectors], down[contracts ? 1 : vectors], sum[vectors];
       if constexpr (contracts)
         mine[0] = repeated<heads>(x.k.row(j)), down[0] = 0.0f;
       else
-        load<heads, per>(x.k.row(j), mine), clear<vectors>(down);
-      load<heads, per>(x.v.row(j), value), clear<vectors>(sum);
+        load<heads, width>(x.k.row(j), mine), clear<vectors>(down);
+      load<heads, width>(x.v.row(j), value), clear<vectors>(sum);
       const bool any = for_each_portion(rows, block, j, [&](const Edges& edges, bool) __attribute__((always_inline)) {
         if (b.given && std::none_of(edges.ids, edges.ids + edges.n, [&](Id i) { return b.given[i]; })) return;
         alignas(64) float s[room], raw[room], dw[room];
@@ -510,13 +558,13 @@ struct Kernels {
         if constexpr (!contracts) {
           float* const to = finishes ? raw : s;
           V(0.0f).store(to + end - kLanes);
-          sums<S, heads, per, false>(score, mine, x.a.data, q, edges, width, to);
+          sums<S, heads, width, false>(score, mine, x.a.data, q, edges, last, to);
           if (finishes) x.score->single.finish(x.score->self.get(), raw, b.finish, end / kLanes, heads, s);
         } else {
           for (int t = 0; t < followed; ++t) edges.fetch<64>(q, t);
         }
         if (has_dk)
-          sums<scores::Dot, heads, per, false>({}, value, nullptr, dy, edges, width, dw);
+          sums<scores::Dot, heads, width, false>({}, value, nullptr, dy, edges, last, dw);
         else
           for (int t = 0; t < followed; ++t) edges.fetch<bytes>(dy, t);
         auto score_of = [&](int l) {
@@ -543,15 +591,15 @@ struct Kernels {
               x.score->single.finish_gradient(x.score->self.get(), raw, b.finish, end / kLanes, heads, dw, nullptr);
             pull<false>(score, mine, x.a.data, q, edges, dw, down, nullptr);
           }
-        if (has_dv) add<heads, per>(s, dy, edges, sum);
+        if (has_dv) add<heads, width>(s, dy, edges, sum);
       });
       if constexpr (contracts) down[0] = stages::among_heads(down[0], heads, plus);
       if (block.part >= 0) {
         if constexpr (contracts)
           down[0].store(part);
         else
-          put<heads, per>(down, V(1.0f), part, false, kLanes);
-        put<heads, per>(sum, V(1.0f), part + (contracts ? kLanes : vectors * kLanes), false, kLanes);
+          put<heads, width>(down, V(1.0f), part, false, kLanes);
+        put<heads, width>(sum, V(1.0f), part + (contracts ? kLanes : vectors * kLanes), false, kLanes);
         continue;
       }
       if (has_dk && (any || !b.to.dk.add)) {
@@ -559,10 +607,10 @@ struct Kernels {
         if constexpr (contracts) {
           for (int h = 0; h < heads; ++h) to[h] = b.to.dk.add ? to[h] + down[0].v[h] : down[0].v[h];
         } else {
-          put<heads, per>(down, V(1.0f), to, b.to.dk.add, width);
+          put<heads, width>(down, V(1.0f), to, b.to.dk.add, last);
         }
       }
-      if (has_dv && (any || !b.to.dv.add)) put<heads, per>(sum, V(1.0f), b.to.dv.to.row(j), b.to.dv.add, width);
+      if (has_dv && (any || !b.to.dv.add)) put<heads, width>(sum, V(1.0f), b.to.dv.to.row(j), b.to.dv.add, last);
     }
   }
 
@@ -573,10 +621,10 @@ struct Kernels {
     const View<const float> k = x.k, v = x.v;
     Finisher finisher(x, b.finish);
     const bool finishes = finisher.runs;
-    const int width = tail(x.v.cols);
+    const int last = tail(x.v.cols);
     for (Id i = block.first; i < block.last; ++i) {
       V mine[vectors], dy[vectors], down[vectors];
-      load<heads, per>(x.q.row(i), mine), load<heads, per>(b.dy.row(i), dy), clear<vectors>(down);
+      load<heads, width>(x.q.row(i), mine), load<heads, width>(b.dy.row(i), dy), clear<vectors>(down);
       const V tau = repeated<heads>(b.tau_delta.row(i)), delta = repeated<heads>(b.tau_delta.row(i) + heads);
       const std::uint64_t key = x.dropout.rate > 0 ? x.dropout.row_key(i) : 0;
       const bool any = for_each_portion(rows, block, i, [&](const Edges& edges, bool) __attribute__((always_inline)) {
@@ -585,9 +633,9 @@ struct Kernels {
         const int end = used(edges) * kLanes;
         float* const to = finishes ? raw : s;
         V(0.0f).store(dw + end - kLanes), V(0.0f).store(to + end - kLanes);
-        sums<S, heads, per, true>(score, mine, x.a.data, k, edges, width, to);
+        sums<S, heads, width, true>(score, mine, x.a.data, k, edges, last, to);
         if (finishes) x.score->single.finish(x.score->self.get(), raw, b.finish, end / kLanes, heads, s);
-        sums<scores::Dot, heads, per, true>({}, dy, nullptr, v, edges, width, dw);
+        sums<scores::Dot, heads, width, true>({}, dy, nullptr, v, edges, last, dw);
         auto score_of = [&](int l) { return V::load(s + l) * finisher.factor; };
         auto same = [](V of_row) { return [of_row](int) { return of_row; }; };
         gradient<true>(x.dropout, key, edges, s, dw, score_of, same(tau), same(delta), [&](int l, V ds) {
@@ -598,11 +646,11 @@ struct Kernels {
         pull<true>(score, mine, x.a.data, k, edges, dw, down, da);
       });
       if (block.part >= 0) {
-        put<heads, per>(down, V(1.0f), part, false, kLanes);
+        put<heads, width>(down, V(1.0f), part, false, kLanes);
         continue;
       }
       const Sink<float>& dq = b.to.dq;
-      if (dq && (any || !dq.add)) put<heads, per>(down, V(1.0f), dq.to.row(i), dq.add, width);
+      if (dq && (any || !dq.add)) put<heads, width>(down, V(1.0f), dq.to.row(i), dq.add, last);
     }
     finisher.add_total(dp);
   }
@@ -617,7 +665,11 @@ struct Kernels {
 
 template <class S, std::size_t... at>
 void enter(const Fused** to, std::index_sequence<at...>) {
-  ((to[at] = &Kernels<S, kFusedShapes[at].heads, kFusedShapes[at].width / kLanes>::all), ...);
+  auto one = [&]<std::size_t i>() {
+    constexpr FusedShape shape = kFusedShapes[i];
+    if constexpr (shape.width >= kLanes || contracts_of<S>) to[i] = &Kernels<S, shape.heads, shape.width>::all;
+  };
+  (one.template operator()<at>(), ...);
 }
 
 }  // namespace fused

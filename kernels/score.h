@@ -55,8 +55,10 @@ struct Fused;  // fused.h
 struct FusedShape {
   int heads, width;
 };
-// Of one head the widths of as many vectors: 1 to 8 channels, and 9 to 16.
-inline constexpr FusedShape kFusedShapes[] = {{4, 16}, {8, 8}, {4, 8}, {8, 16}, {4, 32}, {1, 8}, {1, 16}};
+// Of one head the widths of as many vectors: 1 to 8 channels, and 9 to 16. Less than 8 channels each, as eight heads of
+// an output layer have them, are for scores that read one number of a head.
+inline constexpr FusedShape kFusedShapes[] = {{4, 16}, {8, 8}, {4, 8}, {8, 16}, {4, 32}, {1, 8}, {1, 16},
+                                              {8, 1},  {8, 2}, {8, 3}, {8, 4},  {8, 5},  {8, 6}, {8, 7}};
 inline constexpr int kFusedShapeCount = sizeof kFusedShapes / sizeof kFusedShapes[0];
 
 template <class T>

@@ -2,6 +2,8 @@
 // meets another, so that each number's bits stay the same.
 #pragma once
 
+#include <utility>
+
 #include "kernels/lanes.h"
 
 namespace heed {
@@ -31,15 +33,16 @@ HEED_FN void split(Vec<float, lanes> x, Vec<float, 8>* to) {
     to[1] = Vec<float, 8>(__builtin_shufflevector(x.v, x.v, 8, 9, 10, 11, 12, 13, 14, 15));
   }
 }
-// Vector g of `lanes` channels, for heads of `per` vectors of 8: in each lane the number of its head.
-template <int lanes, int per, int g>
+// Vector g of `lanes` channels, for heads of `width` of them: in each lane the number of its head, of 8 at x.
+template <int lanes, int width, int g>
 HEED_FN Vec<float, lanes> of_heads(const float* x) {
-  if constexpr (lanes == 8 || per > 1) {
-    return x[g * (lanes / 8) / per];
+  if constexpr (width >= lanes) {
+    return x[g * lanes / width];
   } else {
-    constexpr int a = 2 * g, b = a + 1;
     const auto all = Vec<float, 8>::load(x).v;
-    return Vec<float, lanes>(__builtin_shufflevector(all, all, a, a, a, a, a, a, a, a, b, b, b, b, b, b, b, b));
+    return [&]<int... l>(std::integer_sequence<int, l...>) {
+      return Vec<float, lanes>(__builtin_shufflevector(all, all, (g * lanes + l) / width...));
+    }(std::make_integer_sequence<int, lanes>{});
   }
 }
 

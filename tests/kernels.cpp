@@ -1140,7 +1140,9 @@ TEST_CASE("attention: rows that run whole give what the stages give, of any leng
   scores.push_back(with_temperature(score_named("gatv2"), 0.8));
   for (const Score& score : scores)
     for (auto [heads, width] :
-         {std::pair{4, 16}, {8, 8}, {1, 8}, {4, 8}, {8, 16}, {4, 32}, {1, 7}, {1, 1}, {1, 16}, {1, 9}})
+         {std::pair{4, 16}, {8, 8}, {1, 8}, {4, 8}, {8, 16}, {4, 32}, {1, 7}, {1, 1}, {1, 16}, {1, 9},
+          {8, 1}, {8, 2}, {8, 3}, {8, 4}, {8, 5}, {8, 6}, {8, 7}}) {
+      if (heads == 8 && width < 8 && !score.contracts) continue;  // these go through the stages
       for (float rate : {0.0f, 0.0f, 0.0f, 0.0f, 0.3f, 0.3f, 0.3f, 0.3f}) {
         CAPTURE(score.name);
         CAPTURE(heads);
@@ -1204,6 +1206,7 @@ TEST_CASE("attention: rows that run whole give what the stages give, of any leng
         c.bias.resize(one->edges(), heads);
         CHECK(fused_kernels(c.call()) == nullptr);
       }
+    }
 }
 
 TEST_CASE("attention: gradients are added where asked, and many heads equal groups of heads") {
