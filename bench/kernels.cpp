@@ -337,8 +337,8 @@ Work make_sparse_dense(const Input& in) {
            .backward =
                [d] {
                  d->dw.resize(d->w.rows(), d->w.cols());
-                 weighted_sum<float>(d->x.by_column, d->x.values, d->x.edge, {}, std::as_const(d->dy).view(),
-                                     {d->dw.view(), false}, d->more);
+                 const Summand<float> sum{std::as_const(d->dy).view(), {d->dw.view(), false}};
+                 transposed_product<float>(d->x, d->x.values, {&sum, 1}, d->more);
                },
            .edges = list->edges(),
            .data = d};

@@ -59,9 +59,10 @@ struct Batch {
 };
 
 // A table that stays in a core's own cache: to fetch its rows ahead costs more than it saves.
+inline constexpr Offset kNearBytes = 1 << 20;
 template <class T>
 bool is_near(View<const T> table) {
-  return table.rows * table.cols * static_cast<Offset>(sizeof(T)) <= (1 << 20);
+  return table.rows * table.cols * static_cast<Offset>(sizeof(T)) <= kNearBytes;
 }
 // Brings a row's cache lines near.
 template <class T>

@@ -3,6 +3,10 @@
 #include <algorithm>
 #include <string>
 
+#include "kernels/batch.h"
+#include "kernels/parallel.h"
+#include "kernels/wide.h"
+
 namespace heed {
 
 Sparse::Sparse(std::shared_ptr<const Csr> pattern, std::vector<float> entries) : values(std::move(entries)) {
@@ -24,6 +28,75 @@ Matrix<float> dense_of(const Sparse& x) {
     for (Offset t = pattern.offsets[i]; t < pattern.offsets[i + 1]; ++t) out(i, pattern.ids[t]) = x.values[t];
   return out;
 }
+
+// Column by column, the rows of x come from afar. Where y stays in a core's cache, runs of rows are taken as they lie
+// instead: each adds to a y of its own, and these are added up in order.
+template <class T>
+void transposed_product(const Sparse& pattern, std::span<const T> values, std::span<const Summand<T>> sums,
+                        Matrix<T>& parts) {
+  constexpr int lanes = sizeof(T) == 4 ? kWideLanes : 8;
+  using V = Vec<T, lanes>;
+  const Csr& list = pattern.pattern();
+  Offset stride = 0;
+  for (const auto& [x, y] : sums) stride += (x.cols + lanes - 1) / lanes * lanes;
+  const Offset size = pattern.cols() * stride;
+  // So few that adding them up costs less than what they hold.
+  const Offset pieces = std::min<Offset>(32, list.edges() / std::max<Offset>(1, 8 * pattern.cols()));
+  if (pieces < 2 || size * static_cast<Offset>(sizeof(T)) > kNearBytes)
+    return weighted_sum<T>(pattern.by_column, values, pattern.edge, {}, sums, parts);
+  for (const auto& [x, y] : sums)
+    if (x.rows != pattern.rows() || y.to.rows != pattern.cols() || y.to.cols != x.cols ||
+        static_cast<Offset>(values.size()) != list.edges())
+      fail("transposed product: shapes do not fit");
+  parts.resize(pieces, size);
+  auto row_at = [&](Offset entry) {
+    return std::lower_bound(list.offsets.begin(), list.offsets.end(), entry) - list.offsets.begin();
+  };
+  parallel_pieces(pieces, 1, [&](Offset p, Offset) {
+    T* const own = parts.row(p);
+    std::fill_n(own, size, T(0));
+    const Offset last = row_at((p + 1) * list.edges() / pieces);
+    for (Offset i = row_at(p * list.edges() / pieces); i < last; ++i)
+      for (Offset at = list.offsets[i]; at < list.offsets[i + 1]; at += kChunk) {
+        // Of dropped features most values are 0.
+        const Offset end = std::min<Offset>(list.offsets[i + 1], at + kChunk);
+        T w[kChunk], *to[kChunk];
+        int n = 0;
+        for (Offset t = at; t < end; ++t) w[n] = values[t], to[n] = own + list.ids[t] * stride, n += w[n] != 0;
+        Offset place = 0;
+        for (const auto& [x, y] : sums) {
+          auto add = [&, from = x.row(i)]<int count>(Offset c) {
+            V some[count];
+            for (int g = 0; g < count; ++g) some[g] = V::load(from + c + g * lanes);
+            for (int t = 0; t < n; ++t) {
+              T* sum = to[t] + place + c;
+              for (int g = 0; g < count; ++g) (V::load(sum + g * lanes) + V(w[t]) * some[g]).store(sum + g * lanes);
+            }
+          };
+          Offset c = 0;
+          for (; c + 4 * lanes <= x.cols; c += 4 * lanes) add.template operator()<4>(c);
+          for (; c < x.cols; c += lanes) add.template operator()<1>(c);
+          place += c;
+        }
+      }
+  });
+  parallel_pieces(pattern.cols(), row_grain(pieces * stride), [&](Offset begin, Offset end) {
+    for (Offset j = begin; j < end; ++j) {
+      const T* from = parts.data() + j * stride;
+      for (const auto& [x, y] : sums)
+        for (Offset c = 0; c < x.cols; c += lanes, from += lanes) {
+          T* to = y.to.row(j) + c;
+          V sum = y.add ? V::load(to) : V(T(0));
+          for (Offset p = 0; p < pieces; ++p) sum = sum + V::load(from + p * size);
+          store_first(sum, static_cast<int>(std::min<Offset>(lanes, x.cols - c)), to);
+        }
+    }
+  });
+}
+template void transposed_product(const Sparse&, std::span<const float>, std::span<const Summand<float>>,
+                                 Matrix<float>&);
+template void transposed_product(const Sparse&, std::span<const double>, std::span<const Summand<double>>,
+                                 Matrix<double>&);
 
 ReorderedSparse reordered(const Sparse& x, std::span<const Id> order) {
   const Csr& old = x.pattern();

@@ -25,6 +25,12 @@ struct Sparse {  // rows x cols
 
 Matrix<float> dense_of(const Sparse& x);
 
+// y (+)= X^T x for each summand, where X is `pattern` with `values` as its entries: x rows x any, y cols x the same.
+// `parts` is a buffer that may be kept between calls. Throws Error where shapes do not fit.
+template <class T>
+void transposed_product(const Sparse& pattern, std::span<const T> values, std::span<const Summand<T>> sums,
+                        Matrix<T>& parts);
+
 // The same matrix with its rows in another order, in which each has its place: row i of the result is row order[i].
 // entry[t] is the entry of `x` that became entry t.
 struct ReorderedSparse {

@@ -276,7 +276,7 @@ std::vector<Var<T>> linears(Var<T> x, const std::vector<std::vector<LinearMap<T>
         if (k.dw[m])
           k.sums.push_back(
               {k.dy[m], plain ? k.dw[m] : Sink<T>{k.dw_scaled.view().columns(first, k.dy[m].cols), false}});
-      weighted_sum<T>(sparse->by_column, entries(), sparse->edge, {}, k.sums, k.room.numbers);
+      transposed_product<T>(*sparse, entries(), k.sums, k.room.numbers);
       std::size_t at = 0;
       for (std::size_t m = 0; m < k.maps.size(); ++m) {
         const T s = k.maps[m].s;
@@ -747,9 +747,9 @@ Var<T> mean_heads(Var<T> x, int heads) {
             return bodies::run(*x.tape->device, bodies::MeanHeadsBack{dY, part, dx}, x.rows() * x.cols());
         parallel_pieces(x.rows(), row_grain(x.cols()), [&](Offset begin, Offset end) {
           for (Offset i = begin; i < end; ++i)
-            for (Offset c = 0; c < x.cols(); ++c) {
-              T d = dY(i, c % width) * part;
-              dx.to(i, c) = dx.add ? dx.to(i, c) + d : d;
+            for (int h = 0; h < heads; ++h) {
+              T* to = dx.to.row(i) + h * width;
+              for (Offset c = 0; c < width; ++c) to[c] = (dx.add ? to[c] : T(0)) + dY(i, c) * part;
             }
         });
       },
@@ -757,7 +757,6 @@ Var<T> mean_heads(Var<T> x, int heads) {
   return y;
 }
 
-// All vectors meet a row while it is at hand.
 // use.template operator()<W>() for heads of so many channels, W of them or, where W is 0, any number.
 template <class Use>
 static void with_width(int width, Use use) {
@@ -769,6 +768,7 @@ static void with_width(int width, Use use) {
     use.template operator()<0>();
 }
 
+// All vectors meet a row while it is at hand.
 template <class T>
 Var<T> contract(Var<T> x, const std::vector<Var<T>>& a, int heads) {
   for (Var<T> vector : a) expect("contract", vector, 1, x.cols());

@@ -865,6 +865,54 @@ TEST_CASE("composition: stack, residual, concat and sum") {
   CHECK(worst_gradient(network, loss, random, 20) <= 1e-6);
 }
 
+TEST_CASE("transposed product: plain loops in double, few columns and many, several tables, added to, on any threads") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  for (auto [rows, cols, most] :
+       {std::array<Id, 3>{900, 12, 9}, {300, 3, 3}, {2000, 40, 30}, {50, 200, 8}, {9, 1, 1}}) {
+    CAPTURE(rows);
+    auto x = std::make_shared<Sparse>(*random_sparse(rows, cols, most, random));
+    for (float& value : x->values)
+      if (random.uniform() < 0.5) value = 0;  // as dropout leaves them
+    for (auto widths : {std::vector<Offset>{64}, {7}, {16, 3}, {70, 1, 33}}) {
+      std::vector<Matrix<float>> dy, y, more;
+      for (Offset width : widths) {
+        dy.push_back(random_matrix<float>(rows, width, random));
+        y.emplace_back(cols, width), more.push_back(random_matrix<float>(cols, width, random));
+      }
+      const auto before = more;
+      Matrix<float> parts;
+      auto run = [&](std::vector<Matrix<float>>& to, bool add) {
+        std::vector<Summand<float>> sums;
+        for (std::size_t m = 0; m < to.size(); ++m) sums.push_back({std::as_const(dy[m]).view(), {to[m].view(), add}});
+        transposed_product<float>(*x, x->values, sums, parts);
+      };
+      run(y, false), run(more, true);
+      for (int threads : {1, 2, 7}) {
+        auto again = y;
+        with_threads(threads, [&] { run(again, false); });
+        for (std::size_t m = 0; m < y.size(); ++m) CHECK(again[m] == y[m]);
+      }
+      const Csr& list = x->pattern();
+      for (std::size_t m = 0; m < y.size(); ++m) {
+        Matrix<double> expected(cols, widths[m]), sum(cols, widths[m]);
+        for (Id i = 0; i < rows; ++i)
+          for (Offset t = list.offsets[i]; t < list.offsets[i + 1]; ++t)
+            for (Offset c = 0; c < widths[m]; ++c) expected(list.ids[t], c) += x->values[t] * double(dy[m](i, c));
+        for (Offset t = 0; t < sum.size(); ++t) sum.data()[t] = expected.data()[t] + before[m].data()[t];
+        CHECK(difference(y[m], expected) <= 1e-5);
+        CHECK(difference(more[m], sum) <= 1e-5);
+      }
+    }
+  }
+  auto x = random_sparse(400, 5, 4, random);
+  Matrix<float> dy(399, 4), y(5, 4), parts;
+  const Summand<float> sum{std::as_const(dy).view(), {y.view(), false}};
+  CHECK(message([&] { transposed_product<float>(*x, x->values, {&sum, 1}, parts); }).find("do not fit") !=
+        std::string::npos);
+}
+
 TEST_CASE("training: the same bits on 1, 2 and 7 threads, and from a fresh tape") {
   auto seed = fresh_seed();
   CAPTURE(seed);
