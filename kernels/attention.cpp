@@ -710,7 +710,7 @@ void attention(const Attention<T>& x, View<T> y, AttentionState<T>& state) {
 namespace {
 
 // Where a loss is of few rows, most queries have nothing to pass on, and most keys nothing to get: pairs of a query
-// whose dy is 0 add zeros.
+// whose dy is 0 add zeros, or NaN where the query or a key is that, which is then not seen here.
 template <class T>
 void find_given(View<const T> dy, AttentionState<T>& state) {
   state.given.resize(static_cast<std::size_t>(dy.rows));
@@ -1178,7 +1178,7 @@ void weighted_sum(const Rows& rows, std::span<const T> weights, std::span<const 
       };
       if (edge.empty()) {
         for (int t = 0; t < n; ++t) room[t] = weight(t);
-      } else {  // of dropped features most weights are 0, and their rows, which lie afar here, need no visit
+      } else {  // of dropped features most weights are 0; their rows, afar here, are not looked at
         int count = 0;
         for (int t = 0; t < n; ++t) room[count] = weight(t), kept[count] = ids[t], count += room[count] != 0;
         ids = kept, n = count, last = kept + count;

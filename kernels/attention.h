@@ -57,7 +57,7 @@ struct AttentionState {
   Matrix<T> least;
   Matrix<Id> last;
   bool backward = true;                // to be set before forward: whether backward will follow, which uses `above`
-  std::vector<std::uint8_t> given;     // of each query: whether its row of dy is not 0; none where most are
+  std::vector<std::uint8_t> given;     // of queries, in loops over whole rows: is dy not 0? none if most are
   Matrix<T> parts;                     // partial results of hub rows
   Matrix<T> sums;                      // per block: da and dp
   std::array<Matrix<std::uint16_t>, 4> narrow;  // q, k, v and dy as bfloat16 numbers, where the call asks for them

@@ -8,7 +8,7 @@
 namespace heed {
 namespace {
 
-// A tile of the result, kTile rows x a panel's columns, stays in 12 registers.
+// A tile of the result, kTile rows x a panel's columns, stays in 6 or 12 registers.
 constexpr int kTile = 6;
 template <class T>
 constexpr int kLane = sizeof(T) == 4 ? kWideLanes : 8;  // of a vector
@@ -105,7 +105,7 @@ void multiply(std::span<const DensePanel<T>> panels, Offset begin, Offset end) {
     });
 }
 
-// Rows of a piece: some 5 us of work, and their numbers should stay near while the panels come by.
+// Rows of a piece: some 5 us of work or one tile, and their numbers should stay near while the panels come by.
 Offset piece(Offset in, Offset out) {
   const Offset near = 24576 / std::max<Offset>(1, in), worth = 250'000 / std::max<Offset>(1, in * out);
   return kTile * std::max<Offset>(1, std::min(near, worth) / kTile);

@@ -143,7 +143,7 @@ HEED_FN V over_heads(const V* x) {
 }
 // Vector g of the channels of heads of `width`: in each lane the number of its head.
 template <int width, int g>
-HEED_FN V of_heads(V x) {
+HEED_FN V over_channels(V x) {
   if constexpr (width >= kLanes)
     return V(x.v[g * kLanes / width]);
   else
@@ -230,7 +230,7 @@ HEED_FN void add(const float* w, View<const float> table, const Edges& edges, V*
       const float* weights = w + t * heads + first * lanes / width;
       if (fetches && t < followed) edges.fetch<group * lanes * 4>(table.columns(first * lanes, group * lanes), t);
       [&]<int... g>(std::integer_sequence<int, g...>) __attribute__((always_inline)) {
-        ((sums[g] = sums[g] + heed::of_heads<lanes, width, g>(weights) * Vec<float, lanes>::load(row + g * lanes)), ...);
+        ((sums[g] = sums[g] + of_heads<lanes, width, g>(weights) * Vec<float, lanes>::load(row + g * lanes)), ...);
       }(std::make_integer_sequence<int, group>{});
     }
 #pragma GCC unroll 8
@@ -253,7 +253,7 @@ template <int heads, int width>
 HEED_FN void put(const V* sum, V factor, float* row, bool adds, int tail) {
   constexpr int vectors = heads * width / kLanes;
   for_vectors<vectors>([&]<int g>() __attribute__((always_inline)) {
-    V x = sum[g] * of_heads<width, g>(factor);
+    V x = sum[g] * over_channels<width, g>(factor);
     if (adds) x = x + V::load(row + g * kLanes);
     if (heads == 1 && g == vectors - 1)
       store_first(x, tail, row + g * kLanes);
@@ -426,7 +426,7 @@ struct Kernels {
           const V rescale = select(top > V(kNone), exp_of(top - use), V(0.0f));
           total = total * rescale + more, share = share * rescale + raised;
           for_vectors<vectors>([&]<int g>() __attribute__((always_inline)) {
-            const V factor = of_heads<width, g>(rescale);
+            const V factor = over_channels<width, g>(rescale);
             acc[g] = acc[g] * factor;
             if constexpr (keeps) up[g] = up[g] * factor;
           });

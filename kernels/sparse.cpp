@@ -38,16 +38,17 @@ void transposed_product(const Sparse& pattern, std::span<const T> values, std::s
   using V = Vec<T, lanes>;
   const Csr& list = pattern.pattern();
   Offset stride = 0;
-  for (const auto& [x, y] : sums) stride += (x.cols + lanes - 1) / lanes * lanes;
+  for (const auto& [x, y] : sums) {
+    if (x.rows != pattern.rows() || y.to.rows != pattern.cols() || y.to.cols != x.cols ||
+        static_cast<Offset>(values.size()) != list.edges())
+      fail("transposed product: shapes do not fit");
+    stride += (x.cols + lanes - 1) / lanes * lanes;
+  }
   const Offset size = pattern.cols() * stride;
   // So few that adding them up costs less than what they hold.
   const Offset pieces = std::min<Offset>(32, list.edges() / std::max<Offset>(1, 8 * pattern.cols()));
   if (pieces < 2 || size * static_cast<Offset>(sizeof(T)) > kNearBytes)
     return weighted_sum<T>(pattern.by_column, values, pattern.edge, {}, sums, parts);
-  for (const auto& [x, y] : sums)
-    if (x.rows != pattern.rows() || y.to.rows != pattern.cols() || y.to.cols != x.cols ||
-        static_cast<Offset>(values.size()) != list.edges())
-      fail("transposed product: shapes do not fit");
   parts.resize(pieces, size);
   auto row_at = [&](Offset entry) {
     return std::lower_bound(list.offsets.begin(), list.offsets.end(), entry) - list.offsets.begin();

@@ -26,7 +26,8 @@ struct Sparse {  // rows x cols
 Matrix<float> dense_of(const Sparse& x);
 
 // y (+)= X^T x for each summand, where X is `pattern` with `values` as its entries: x rows x any, y cols x the same.
-// `parts` is a buffer that may be kept between calls. Throws Error where shapes do not fit.
+// Entries of 0 are passed over, whatever stands in x. `parts`, up to 32 MB, is a buffer that may be kept between calls.
+// Throws Error where shapes do not fit.
 template <class T>
 void transposed_product(const Sparse& pattern, std::span<const T> values, std::span<const Summand<T>> sums,
                         Matrix<T>& parts);

@@ -24,9 +24,9 @@ void expect(const char* operation, Var<T> x, Offset rows, Offset cols) {
     fail(std::string(operation) + ": got " + shape(x.rows(), x.cols()) + ", expected " + shape(rows, cols));
 }
 
-// f(t) for the vectors of n elements; the last one may run into the slack behind the buffer.
 template <class T>
 using Elements = Vec<T, sizeof(T) == 4 ? kWideLanes : 8>;
+// f(t) for the vectors of n elements; the last one may run into the slack behind the buffer.
 template <class T, class F>
 void each_vector(Offset n, F f) {
   parallel_pieces(n, kElementGrain, [&](Offset begin, Offset end) {

@@ -906,11 +906,18 @@ TEST_CASE("transposed product: plain loops in double, few columns and many, seve
       }
     }
   }
-  auto x = random_sparse(400, 5, 4, random);
-  Matrix<float> dy(399, 4), y(5, 4), parts;
-  const Summand<float> sum{std::as_const(dy).view(), {y.view(), false}};
-  CHECK(message([&] { transposed_product<float>(*x, x->values, {&sum, 1}, parts); }).find("do not fit") !=
-        std::string::npos);
+  for (Id rows : {400, 4}) {  // in tables of their own, and column by column
+    auto x = random_sparse(rows, 5, 4, random);
+    Matrix<float> dy(rows, 4), fewer(rows - 1, 4), y(5, 4), parts;
+    auto refused = [&](const Matrix<float>& from, std::span<const float> values) {
+      const Summand<float> sum{from.view(), {y.view(), false}};
+      return message([&] { transposed_product<float>(*x, values, {&sum, 1}, parts); });
+    };
+    const std::span<const float> values = x->values;
+    CHECK(refused(dy, values).empty());
+    CHECK(refused(fewer, values).find("do not fit") != std::string::npos);
+    CHECK(refused(dy, values.first(values.size() - 1)).find("do not fit") != std::string::npos);
+  }
 }
 
 TEST_CASE("training: the same bits on 1, 2 and 7 threads, and from a fresh tape") {

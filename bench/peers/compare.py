@@ -146,7 +146,7 @@ def heading(args, versions):
     versions = {"heed": run([args.heed, "--version"], args).split()[1], **versions}
     found = ", ".join(f"{name} {version}" for name, version in versions.items())
     return (f"{datetime.date.today()}, {machine}, {args.threads} of {os.cpu_count()} cores; {found}; median of "
-            f"{args.rounds} rounds A B.")
+            f"{args.rounds} round{'s' if args.rounds > 1 else ''} A B.")
 
 
 EXPLAINED = """\
