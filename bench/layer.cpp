@@ -117,12 +117,11 @@ void run(const Options& o) {
     return layer(scope, x);
   };
   Network<float> network(learned, graph, features, o.seed);
-  // Numbers of so few digits that float adds their products exactly, in any order: so nobody finds a sum on the other
-  // side of a score's kink, where one slope of 32 million leaves an error of 1e-4.
+  // Numbers of so few digits that float adds their products exactly, in any order, for 64 channels and not many more: so
+  // nobody finds a sum on the other side of a score's kink, where one slope of 32 million leaves an error of 1e-4.
   auto round = [](Matrix<float>& all, float step) {
-    for (float& x : all) x = std::clamp(std::round(x / step), -64.0f, 64.0f) * step;
+    for (float& x : all) x = std::clamp(std::round(x / step) * step, -2.0f, 2.0f);
   };
-  for (float& x : input.value) x = std::clamp(x, -2.0f, 2.0f);
   round(input.value, 0.25f);
   for (auto& p : network.parameters()) {
     // Biases begin at 0, where a peer's mistake would not be seen.

@@ -709,32 +709,19 @@ void attention(const Attention<T>& x, View<T> y, AttentionState<T>& state) {
 
 namespace {
 
-// Where a loss is of few rows, most queries have nothing to pass on, and most keys nothing to get: pairs of a query
-// whose dy is 0 add zeros, or NaN where the query or a key is that, which is then not seen here.
-template <class T>
-void find_given(View<const T> dy, AttentionState<T>& state) {
-  state.given.resize(static_cast<std::size_t>(dy.rows));
-  std::uint8_t* const given = state.given.data();
-  parallel_pieces(dy.rows, row_grain(dy.cols), [&](Offset begin, Offset end) {
-    for (Offset i = begin; i < end; ++i) {
-      const T* row = dy.row(i);
-      int some = 0;
-      for (Offset c = 0; c < dy.cols; ++c) some |= row[c] != 0;
-      given[i] = static_cast<std::uint8_t>(some);
-    }
-  });
-  if (2 * std::count(state.given.begin(), state.given.end(), 1) > dy.rows) state.given.clear();
-}
 template <class T>
 const std::uint8_t* given(const AttentionState<T>& state) {
   return state.given.empty() ? nullptr : state.given.data();
 }
 
 // delta_i = <dy_i, y_i> per head: the sum over the row of drain * dw, since drain = w. It lies beside tau, so that the
-// column pass fetches one row for both. And dq, where forward kept what it needs.
+// column pass fetches one row for both. And dq, where forward kept what it needs. And which queries are given anything:
+// where a loss is of few rows most are not, and their pairs add zeros (or NaN, where the query or a key is that, which
+// is then not seen).
 template <class T>
 void fill_delta(const Plan<T>& plan, View<const T> y, View<const T> dy, AttentionState<T>& state, const Sink<T>& dq) {
   state.tau_delta.resize(y.rows, 2 * plan.heads);
+  state.given.resize(plan.fused ? static_cast<std::size_t>(y.rows) : 0);
   parallel_pieces(y.rows, 256, [&](Offset begin, Offset end) {
     Batch& batch = scratch<T>().batches[0];
     for (Offset i = begin; i < end; i += kChunk) {
@@ -743,6 +730,8 @@ void fill_delta(const Plan<T>& plan, View<const T> y, View<const T> dy, Attentio
       for (int t = 0; t < batch.n; ++t) {
         batch.rows[t] = static_cast<Id>(i + t), batch.at[t] = t * 2 * plan.heads;
         std::copy_n(state.tau.row(i + t), plan.heads, state.tau_delta.row(i + t));
+        const T* row = dy.row(i + t);
+        if (plan.fused) state.given[i + t] = std::any_of(row, row + dy.cols, [](T x) { return x != 0; });
       }
       plan.dot_values(y, batch.rows, dy, nullptr, batch, nullptr, plan.heads, plan.width, false,
                       state.tau_delta.row(i) + plan.heads);
@@ -761,6 +750,7 @@ void fill_delta(const Plan<T>& plan, View<const T> y, View<const T> dy, Attentio
         }
     }
   });
+  if (2 * std::count(state.given.begin(), state.given.end(), 1) > y.rows) state.given.clear();
 }
 
 template <class T>
@@ -991,7 +981,6 @@ void attention_gradient(const Attention<T>& x, View<const T> y, View<const T> dy
 
   const Plan<T> plan(x);
   const bool one_pass = plan.one_pass() && !state.above.empty();
-  if (plan.fused) find_given(dy, state);
   fill_delta(plan, y, dy, state, one_pass ? g.dq : Sink<T>{});
   if (x.normaliser->measures) measure_delta(plan, dy, state);
   const Offset channels = x.q.cols, score_total = lane_round(channels), value_total = lane_round(x.v.cols);

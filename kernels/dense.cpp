@@ -11,9 +11,7 @@ namespace {
 // A tile of the result, kTile rows x a panel's columns, stays in 6 or 12 registers.
 constexpr int kTile = 6;
 template <class T>
-constexpr int kLane = sizeof(T) == 4 ? kWideLanes : 8;  // of a vector
-template <class T>
-constexpr int kPanel = kLane<T> * (sizeof(T) == 4 ? 2 : 1);
+constexpr int kPanel = WideVec<T>::lanes * (sizeof(T) == 4 ? 2 : 1);
 constexpr Offset kLong = 2048;  // rows that one partial sum of x^T dy takes in
 
 void expect(const char* what, Offset a, Offset b) {
@@ -43,8 +41,8 @@ HEED_FN void in_tiles(Offset first, Offset last, Run run) {
 // a + r * across + t * along. N: vectors that the panel's columns fill.
 template <int R, int N, class T>
 struct Tile {
-  static constexpr int lanes = kLane<T>;
-  using V = Vec<T, lanes>;
+  using V = WideVec<T>;
+  static constexpr int lanes = V::lanes;
   V sum[R][N];
 
   HEED_FN void begin(const DensePanel<T>& p, Offset row) {
@@ -81,8 +79,8 @@ struct Tile {
 // run.template operator()<N>() with the vectors that a panel of so many columns fills.
 template <class T, class Run>
 HEED_FN void in_vectors(int width, Run run) {
-  if (kPanel<T> > kLane<T> && width > kLane<T>)
-    run.template operator()<kPanel<T> / kLane<T>>();
+  if (width > WideVec<T>::lanes)
+    run.template operator()<kPanel<T> / WideVec<T>::lanes>();
   else
     run.template operator()<1>();
 }

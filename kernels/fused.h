@@ -141,16 +141,6 @@ HEED_FN V over_heads(const V* x) {
   return [&]<int... c>(std::integer_sequence<int, c...>) { return (channel<width, c>(x) + ...); }(
       std::make_integer_sequence<int, width>{});
 }
-// Vector g of the channels of heads of `width`: in each lane the number of its head.
-template <int width, int g>
-HEED_FN V over_channels(V x) {
-  if constexpr (width >= kLanes)
-    return V(x.v[g * kLanes / width]);
-  else
-    return [&]<int... l>(std::integer_sequence<int, l...>) {
-      return V(__builtin_shufflevector(x.v, x.v, (g * kLanes + l) / width...));
-    }(std::make_integer_sequence<int, kLanes>{});
-}
 // use.template operator()<g>() for vectors 0, 1, ...
 template <int count, class Use>
 HEED_FN void for_vectors(Use use) {
@@ -253,7 +243,7 @@ template <int heads, int width>
 HEED_FN void put(const V* sum, V factor, float* row, bool adds, int tail) {
   constexpr int vectors = heads * width / kLanes;
   for_vectors<vectors>([&]<int g>() __attribute__((always_inline)) {
-    V x = sum[g] * over_channels<width, g>(factor);
+    V x = sum[g] * of_heads<kLanes, width, g>(factor);
     if (adds) x = x + V::load(row + g * kLanes);
     if (heads == 1 && g == vectors - 1)
       store_first(x, tail, row + g * kLanes);
@@ -335,6 +325,7 @@ struct Finisher {
 template <class S>  // no score of the menu has one channel a head and a learned vector besides
 inline constexpr bool knows = !(contracts_of<S> && stages::reads_vector<S, V>);
 
+// width: channels of a head; of one head alone, as many as its vectors hold
 template <class S, int heads, int width>
 struct Kernels {
   static constexpr bool contracts = contracts_of<S>;
@@ -426,7 +417,7 @@ struct Kernels {
           const V rescale = select(top > V(kNone), exp_of(top - use), V(0.0f));
           total = total * rescale + more, share = share * rescale + raised;
           for_vectors<vectors>([&]<int g>() __attribute__((always_inline)) {
-            const V factor = over_channels<width, g>(rescale);
+            const V factor = of_heads<kLanes, width, g>(rescale);
             acc[g] = acc[g] * factor;
             if constexpr (keeps) up[g] = up[g] * factor;
           });

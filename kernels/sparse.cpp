@@ -34,8 +34,8 @@ Matrix<float> dense_of(const Sparse& x) {
 template <class T>
 void transposed_product(const Sparse& pattern, std::span<const T> values, std::span<const Summand<T>> sums,
                         Matrix<T>& parts) {
-  constexpr int lanes = sizeof(T) == 4 ? kWideLanes : 8;
-  using V = Vec<T, lanes>;
+  using V = WideVec<T>;
+  constexpr int lanes = V::lanes;
   const Csr& list = pattern.pattern();
   Offset stride = 0;
   for (const auto& [x, y] : sums) {

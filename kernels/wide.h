@@ -14,6 +14,8 @@ inline constexpr int kWideBytes = 64;
 inline constexpr int kWideBytes = 32;
 #endif
 inline constexpr int kWideLanes = kWideBytes / sizeof(float);
+template <class T>
+using WideVec = Vec<T, sizeof(T) == 4 ? kWideLanes : 8>;
 
 // Vectors of 8 side by side, as one; and apart again.
 template <int lanes>
@@ -33,17 +35,22 @@ HEED_FN void split(Vec<float, lanes> x, Vec<float, 8>* to) {
     to[1] = Vec<float, 8>(__builtin_shufflevector(x.v, x.v, 8, 9, 10, 11, 12, 13, 14, 15));
   }
 }
-// Vector g of `lanes` channels, for heads of `width` of them: in each lane the number of its head, of 8 at x.
+// Vector g of `lanes` channels, for heads of `width` of them: in each lane the number of its head, of 8 in x or at it.
+template <int lanes, int width, int g>
+HEED_FN Vec<float, lanes> of_heads(Vec<float, 8> x) {
+  if constexpr (width >= lanes)
+    return x.v[g * lanes / width];
+  else
+    return [&]<int... l>(std::integer_sequence<int, l...>) {
+      return Vec<float, lanes>(__builtin_shufflevector(x.v, x.v, (g * lanes + l) / width...));
+    }(std::make_integer_sequence<int, lanes>{});
+}
 template <int lanes, int width, int g>
 HEED_FN Vec<float, lanes> of_heads(const float* x) {
-  if constexpr (width >= lanes) {
+  if constexpr (width >= lanes)
     return x[g * lanes / width];
-  } else {
-    const auto all = Vec<float, 8>::load(x).v;
-    return [&]<int... l>(std::integer_sequence<int, l...>) {
-      return Vec<float, lanes>(__builtin_shufflevector(all, all, (g * lanes + l) / width...));
-    }(std::make_integer_sequence<int, lanes>{});
-  }
+  else
+    return of_heads<lanes, width, g>(Vec<float, 8>::load(x));
 }
 
 // The first `count` lanes alone.

@@ -24,19 +24,17 @@ void expect(const char* operation, Var<T> x, Offset rows, Offset cols) {
     fail(std::string(operation) + ": got " + shape(x.rows(), x.cols()) + ", expected " + shape(rows, cols));
 }
 
-template <class T>
-using Elements = Vec<T, sizeof(T) == 4 ? kWideLanes : 8>;
 // f(t) for the vectors of n elements; the last one may run into the slack behind the buffer.
 template <class T, class F>
 void each_vector(Offset n, F f) {
   parallel_pieces(n, kElementGrain, [&](Offset begin, Offset end) {
-    for (Offset t = begin; t < end; t += Elements<T>::lanes) f(t);
+    for (Offset t = begin; t < end; t += WideVec<T>::lanes) f(t);
   });
 }
 
 template <class T>
-void store(const Sink<T>& to, Offset t, Elements<T> value) {
-  if (to.add) value = value + Elements<T>::load(to.to.data + t);
+void store(const Sink<T>& to, Offset t, WideVec<T> value) {
+  if (to.add) value = value + WideVec<T>::load(to.to.data + t);
   value.store(to.to.data + t);
 }
 
@@ -48,7 +46,7 @@ inline constexpr bool on_devices = std::is_same_v<T, float>;
 // An elementwise operation whose derivative follows from its formula.
 template <class T, class F>
 Var<T> elementwise(Var<T> x, F f) {
-  using V = Elements<T>;
+  using V = WideVec<T>;
   Var<T> y = x.tape->result(x.rows(), x.cols(), {x});
   x.tape->record(
       y,
@@ -361,7 +359,7 @@ Var<T> add(Var<T> a, Var<T> b) {
   a.tape->record(
       y,
       [=] {
-        using V = Elements<T>;
+        using V = WideVec<T>;
         const T *p = a.value().data(), *q = b.value().data();
         T* to = y.value().data();
         if constexpr (on_devices<T>)
@@ -922,7 +920,7 @@ Var<T> dropout(Var<T> x, double rate) {
     parallel_pieces(n, kElementGrain, [&](Offset begin, Offset end) {
       for (Offset block = begin; block < end; block += 1024) {
         const std::uint64_t key = drop.row_key(static_cast<std::uint64_t>(block) / 1024);
-        using V = Elements<T>;
+        using V = WideVec<T>;
         using W = typename RawVec<std::uint32_t, V::lanes>::type;
         W low{}, high{}, column{};
         low += static_cast<std::uint32_t>(key), high += static_cast<std::uint32_t>(key >> 32);

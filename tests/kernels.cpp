@@ -1374,7 +1374,7 @@ TEST_CASE("functions of lanes are within a few ulp") {
   double worst = 0, worst_quick = 0;
   auto off = [](float x, double y) {
     const float size = std::abs(static_cast<float>(y));
-    return std::abs(x - y) / std::max(std::nextafter(size, 1e38f) - size, 1e-38f);
+    return std::abs(x - y) / std::max(std::nextafter(size, HUGE_VALF) - size, 1e-38f);
   };
   for (float x = -12; x < 12; x += 1e-3f) {
     worst = std::max(worst, off(tanh_of(V(x)).v[3], std::tanh(static_cast<double>(x))));
@@ -1383,9 +1383,16 @@ TEST_CASE("functions of lanes are within a few ulp") {
     worst = std::max(worst, off(erf_of(V(x)).v[3], std::erf(static_cast<double>(x))));
     worst = std::max(worst, off(exp_of(V(x)).v[3], std::exp(static_cast<double>(x))));
   }
+  for (float x = -87.29f; x < 88.37f; x += 1e-3f)
+    worst = std::max(worst, off(exp_of(V(x)).v[3], std::exp(static_cast<double>(x))));
   CHECK(worst <= 3);
   CHECK(worst_quick <= 6);
   const float infinite = __builtin_inff();
+  for (float x : {88.38f, 90.0f, 1e9f, 1e38f, infinite}) {
+    CHECK(exp_of(V(x)).v[0] == infinite);
+    CHECK(exp_of(V(-x)).v[0] == 0);
+  }
+  CHECK(std::isnan(exp_of(V(NAN)).v[0]));
   CHECK(tanh_of(V(-infinite)).v[0] == -1);
   CHECK(quick_tanh_of(V(-infinite)).v[0] == -1);
   CHECK(std::isnan(quick_tanh_of(V(NAN)).v[0]));

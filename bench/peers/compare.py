@@ -3,7 +3,7 @@
 memory in one table. A peer is timed only where it gets what heed got.
 
     bench/peers/setup.sh                                 # once
-    bench/peers/compare.py --data FOLDER                 # FOLDER holds cora/ind.cora.x ...; some 20 minutes
+    bench/peers/compare.py --data FOLDER                 # FOLDER holds cora/ind.cora.x ...; 11 minutes a round
     bench/peers/compare.py --data FOLDER --readme        # writes the table into README.md, too
     bench/peers/compare.py --only 'gat*' --rounds 1      # without data: what runs on generated graphs
 """
