@@ -67,7 +67,11 @@ struct Edges {
   int followed() const { return static_cast<int>(std::clamp<std::ptrdiff_t>(last - ids - kTogether, 0, n)); }
   template <int bytes>
   HEED_FN void fetch(View<const float> table, int t) const {
-    const char* from = reinterpret_cast<const char*>(table.row(ids[t + kTogether]));
+    fetch_row<bytes>(table.row(ids[t + kTogether]));
+  }
+  template <int bytes>
+  static HEED_FN void fetch_row(const float* row) {
+    const char* from = reinterpret_cast<const char*>(row);
 #pragma GCC unroll 8
     for (int at = 0; at < bytes; at += 64) __builtin_prefetch(from + at);
   }
@@ -251,6 +255,11 @@ HEED_FN void put(const V* sum, V factor, float* row, bool adds, int tail) {
       x.store(row + g * kLanes);
   });
 }
+HEED_FN bool any(V::Mask lanes) {
+  std::int32_t out = 0;
+  for (int l = 0; l < kLanes; ++l) out |= lanes[l];
+  return out != 0;
+}
 HEED_FN V larger(V a, V b) { return select(b > a, b, a); }
 HEED_FN V plus(V a, V b) { return a + b; }
 
@@ -368,6 +377,7 @@ struct Kernels {
         const int count = used(edges), end = count * kLanes;
         V(0.0f).store(s + end - kLanes);
         V best = top;
+        const float* next = nullptr;  // k's numbers, where they lie as their edges do
         if constexpr (!contracts) {
           sums<S, heads, width, true>(score, mine, x.a.data, k, edges, last, s);
           if (finisher.runs) x.score->single.finish(x.score->self.get(), s, f.finish, count, heads, s);
@@ -378,8 +388,8 @@ struct Kernels {
           auto score_of = [&](int l) {
             return stages::term<true>(score, mine[0], numbers<heads>(k, edges, l / heads), Zero{}, Zero{});
           };
-          const float* next = edges.adjacent && k.stride == heads ? k.row(edges.ids[0]) : nullptr;
-          auto score_at = [&](int l) {  // numbers that lie as their edges do are not looked up
+          if (edges.adjacent && k.stride == heads) next = k.row(edges.ids[0]);
+          auto score_at = [&](int l) {
             return next ? stages::term<true>(score, mine[0], V::load(next + l), Zero{}, Zero{}) : score_of(l);
           };
           for (int l = 0; l + kLanes < end; l += kLanes) {
@@ -404,6 +414,11 @@ struct Kernels {
           for (V half : each) sum = sum + half;
         };
         for (int l = 0; l < end; l += kWideLanes) {
+          if (contracts && next) {  // their rows, which no earlier portion fetched, and numbers to come
+            const float* row = v.row(edges.ids[0]) + l / heads * v.stride;
+            for (int t = 0; t < kWideLanes / heads; ++t) Edges::fetch_row<bytes>(row + t * v.stride);
+            __builtin_prefetch(next + kTogether * heads + l);
+          }
           const Wide z = Wide::load(s + l), w = raw_weight(Softmax{}, z, shift);
           w.store(s + l), add_to(more, w);
           if constexpr (keeps) {
@@ -413,6 +428,8 @@ struct Kernels {
         }
         if (starts) {
           total = more, share = raised;
+        } else if (!any(best > top)) {  // the rule in rows of many edges
+          total = total + more, share = share + raised;
         } else {
           const V rescale = select(top > V(kNone), exp_of(top - use), V(0.0f));
           total = total * rescale + more, share = share * rescale + raised;

@@ -23,7 +23,7 @@ struct Block {
 };
 
 inline constexpr Offset kBlockEdges = 2048;  // edges (and 8 for every row) in a block
-inline constexpr Offset kHubEdges = 8192;    // a longer row is cut into equal parts, none above it,
+inline constexpr Offset kHubEdges = 1024;    // a longer row is cut into equal parts, none above it,
 inline constexpr Offset kHubParts = 4096;    // unless they would be more: where many rows are long, each is enough work
 
 using Interval = std::array<Id, 2>;  // [begin, end)
