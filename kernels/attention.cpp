@@ -565,7 +565,8 @@ bool in_head_groups(const Attention<T>& x, Call call) {
     int count = std::min(kMaxHeads, x.heads - first);
     Attention<T> part = x;
     part.heads = count;
-    for (View<const T>* view : {&part.q, &part.k, &part.v, &part.a, &part.p, &part.e, &part.bias, &part.ev})
+    for (View<const T>* view :
+         {&part.q, &part.k, &part.v, &part.a, &part.p, &part.e, &part.bias, &part.ev, &part.y_bias})
       *view = head_group<T>(*view, x.heads, first, count);
     part.dropout.key = mix(x.dropout.key, static_cast<std::uint64_t>(first));
     call(part, first, count);
@@ -610,6 +611,7 @@ void check(const Attention<T>& x, View<const std::type_identity_t<T>> y) {
   if (x.score->scalars > 0) expect("p", x.p, x.score->scalars, x.heads);
   if (!(x.dropout.rate >= 0 && x.dropout.rate < 1))
     fail("attention: dropout must be at least 0 and below 1, not " + std::to_string(x.dropout.rate));
+  if (x.y_bias) expect("y_bias", x.y_bias, 1, x.v.cols);
   if (!x.e && !x.bias && !x.ev) return;
   if (!x.pattern->is_listed()) fail("attention: features and biases of edges need a mask that is a list");
   Offset edges = x.pattern->edges();
@@ -662,7 +664,16 @@ void attention(const Attention<T>& x, View<T> y, AttentionState<T>& state) {
         for (Offset i = 0; i < y.rows; ++i) std::copy_n(own.tau.row(i), count, state.tau.row(i) + first);
       }))
     return;
-  if (in_tiles(x)) return tiled_attention(x, y, state);
+  auto add_bias = [&](Offset begin, Offset end) {
+    if (!x.y_bias) return;
+    for (Offset i = begin; i < end; ++i)
+      for (Offset c = 0; c < y.cols; ++c) y(i, c) += x.y_bias(0, c);
+  };
+  if (in_tiles(x)) {
+    tiled_attention(x, y, state);
+    parallel_pieces(y.rows, row_grain(y.cols), add_bias);
+    return;
+  }
 
   const Plan<T> plan(x);
   const Rows& rows = x.pattern->by_query;
@@ -683,6 +694,7 @@ void attention(const Attention<T>& x, View<T> y, AttentionState<T>& state) {
         Scratch<T>& w = scratch<T>();
         w.sum.resize(1, room);
         forward_block(plan, w, rows.blocks[b], state_at(w.state, plan.round), w.sum.data(), out, state);
+        add_bias(rows.blocks[b].first, rows.blocks[b].last);
       },
       [&](std::size_t b) {
         T* sum = state.parts.row(rows.blocks[b].part);
@@ -704,6 +716,7 @@ void attention(const Attention<T>& x, View<T> y, AttentionState<T>& state) {
           });
         }
         finish_row(plan, into, sum, row, out, state.tau);
+        add_bias(row, row + 1);
       });
 }
 
@@ -714,10 +727,10 @@ const std::uint8_t* given(const AttentionState<T>& state) {
   return state.given.empty() ? nullptr : state.given.data();
 }
 
-// delta_i = <dy_i, y_i> per head: the sum over the row of drain * dw, since drain = w. It lies beside tau, so that the
-// column pass fetches one row for both. And dq, where forward kept what it needs. And which queries are given anything:
-// where a loss is of few rows most are not, and their pairs add zeros (or NaN, where the query or a key is that, which
-// is then not seen).
+// delta_i = <dy_i, y_i - y_bias> per head: the sum over the row of drain * dw, since drain = w. It lies beside tau, so
+// that the column pass fetches one row for both. And dq, where forward kept what it needs. And which queries are given
+// anything: where a loss is of few rows most are not, and their pairs add zeros (or NaN, where the query or a key is
+// that, which is then not seen).
 template <class T>
 void fill_delta(const Plan<T>& plan, View<const T> y, View<const T> dy, AttentionState<T>& state, const Sink<T>& dq) {
   state.tau_delta.resize(y.rows, 2 * plan.heads);
@@ -735,9 +748,16 @@ void fill_delta(const Plan<T>& plan, View<const T> y, View<const T> dy, Attentio
       }
       plan.dot_values(y, batch.rows, dy, nullptr, batch, nullptr, plan.heads, plan.width, false,
                       state.tau_delta.row(i) + plan.heads);
-      if (!dq) continue;
-      T* const along = scratch<T>().dw;  // <dy, sum_above w m v>
+      T* const along = scratch<T>().dw;
       for (int t = 0; t < batch.n; ++t) batch.at[t] = t * plan.heads;
+      if (View<const T> bias = plan.x.y_bias) {
+        bias.stride = 0;  // the one row for all
+        plan.dot_values(bias, batch.rows, dy, nullptr, batch, nullptr, plan.heads, plan.width, false, along);
+        for (int t = 0; t < batch.n; ++t)
+          for (int h = 0; h < plan.heads; ++h) state.tau_delta(i + t, plan.heads + h) -= along[t * plan.heads + h];
+      }
+      if (!dq) continue;
+      // <dy, sum_above w m v>
       plan.dot_values(state.above.view(), batch.rows, dy, nullptr, batch, nullptr, plan.heads, plan.width, false,
                       along);
       for (int t = 0; t < batch.n; ++t)

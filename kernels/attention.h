@@ -2,13 +2,13 @@
 //
 //   s_ij = finish(sum_c term(q_ic, k_jc, e_ijc, a_c), p) + bias_ij     finish: times 1 / temperature
 //   w_ij = weight(s_ij, tau_i)                           over the keys j that query i sees and the filter lets pass
-//   y_i  = sum_j w_ij m_ij (v_j + ev_ij)                 m: dropout of attention
+//   y_i  = y_bias + sum_j w_ij m_ij (v_j + ev_ij)        m: dropout of attention
 //
 // forward and backward, with nothing stored per edge: backward computes scores again. It runs over rows of queries
 // (dq, da, dp and the gradients of edges) and keys (dk, dv), or over tiles of long intervals (tiled.h); a row has one
-// owner at a time: no atomics, the same bits on any number of threads. A query without keys gets y = 0 and gradient 0.
-// Where the score reads the key alone and all queries see all keys, one row is computed, for all; dropout then draws
-// for the keys.
+// owner at a time: no atomics, the same bits on any number of threads. A query without keys gets y = y_bias and
+// gradient 0. Where the score reads the key alone and all queries see all keys, one row is computed, for all; dropout
+// then draws for the keys.
 #pragma once
 
 #include <array>
@@ -35,7 +35,9 @@ struct Attention {
   View<const T> e;     // edges x heads*score_width: projected features of edges; may be none
   View<const T> bias;  // edges x heads; may be none
   View<const T> ev;    // edges x heads*width: added to the value; may be none
-  Dropout dropout;     // of the attention weights
+  // 1 x heads*width; may be none, and is on GPUs. Its gradient, the sum over dy, is the caller's business.
+  View<const T> y_bias;
+  Dropout dropout;  // of the attention weights
   // On a GPU: q, k, v and dy are rounded to bfloat16 first, and passes over edges gather rows of half the size; sums,
   // y and all gradients are of floats. Where a score has one channel a head, q and k stay as they are. Calls that need
   // kernels for any width (topk, thresholds that are solved for, features of edges, a head of more than 256 channels)
@@ -56,12 +58,12 @@ struct AttentionState {
   // Where a filter counts keys (topk), those that pass: the score of the last one, and which it is; queries x heads.
   Matrix<T> least;
   Matrix<Id> last;
-  bool backward = true;                // to be set before forward: whether backward will follow, which uses `above`
-  std::vector<std::uint8_t> given;     // of queries, in loops over whole rows: is dy not 0? none if most are
-  Matrix<T> parts;                     // partial results of hub rows
-  Matrix<T> sums;                      // per block: da and dp
+  bool backward = true;             // to be set before forward: whether backward will follow, which uses `above`
+  std::vector<std::uint8_t> given;  // of queries, in loops over whole rows: is dy not 0? none if most are
+  Matrix<T> parts;                  // partial results of hub rows
+  Matrix<T> sums;                   // per block: da and dp
   std::array<Matrix<std::uint16_t>, 4> narrow;  // q, k, v and dy as bfloat16 numbers, where the call asks for them
-  std::vector<AttentionState> groups;  // of a call with so many heads that it runs as several
+  std::vector<AttentionState> groups;           // of a call with so many heads that it runs as several
   // Where all rows are the same: the pattern of one, and its y and dy.
   std::shared_ptr<const Pattern> one;
   Matrix<T> shared;

@@ -497,6 +497,7 @@ int place_in_scores(const Score& mine) {
 void attention_there(Machine& machine, int score, const Attention<float>& x, View<float> y,
                      AttentionState<float>& state) {
   check(x, y);
+  if (x.y_bias) fail("attention: a bias is added to y on the CPU alone");
   Operator(machine, score, x, state).forward(y);
 }
 

@@ -82,15 +82,14 @@ class Matrix {  // rows x cols, zero when made
       release();
       data_ = nullptr;
       capacity_ = rows_ = cols_ = 0;
-      std::size_t total = (static_cast<std::size_t>(bytes) + 2 * 64 - 1) / 64 * 64;
-      std::size_t alignment = total >= kHugePage ? kHugePage : 64;
-      total = (total + alignment - 1) / alignment * alignment;
+      const std::size_t total = (static_cast<std::size_t>(bytes) + 2 * 64 - 1) / 64 * 64;
+      const std::size_t alignment = total >= kHugePage ? kHugePage : 64;
       if (memory_) {
         data_ = static_cast<T*>(memory_->allocate(total));
       } else {
         data_ = static_cast<T*>(std::aligned_alloc(alignment, total));
         if (data_ == nullptr) fail("out of memory: a matrix of " + std::to_string(rows) + " x " + std::to_string(cols));
-        if (alignment == kHugePage) madvise(data_, total, MADV_HUGEPAGE);
+        if (alignment == kHugePage) madvise(data_, total / kHugePage * kHugePage, MADV_HUGEPAGE);
         std::memset(static_cast<void*>(data_), 0, total);
       }
       capacity_ = count;

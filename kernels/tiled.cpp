@@ -336,9 +336,10 @@ void gradient_cell(const Plan<T>& plan, int h, Id first, Id last, Id key, Id key
     const int rows = static_cast<int>(std::min<Id>(kNear, last - near));
     copy_rows(plan.query(h), near, rows, w.q);
     copy_rows(dy, near, rows, w.dy);
-    for (int i = 0; i < kNear; ++i) {  // delta = <dy, y>: the sum over the row of drain * dw, since drain = w
+    for (int i = 0; i < kNear; ++i) {  // delta = <dy, y - y_bias>: the sum over the row of drain * dw, since drain = w
       T delta = 0;
-      for (int c = 0; i < rows && c < values; ++c) delta += y(near + i, c) * dy(near + i, c);
+      for (int c = 0; i < rows && c < values; ++c)
+        delta += (x.y_bias ? y(near + i, c) - x.y_bias(0, h * values + c) : y(near + i, c)) * dy(near + i, c);
       w.delta[i] = delta, w.tau[i] = i < rows ? tau(near + i, h) : T(0);
     }
     std::fill_n(w.down, kNear * width * lanes, T(0));

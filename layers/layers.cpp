@@ -165,6 +165,8 @@ Model attend(Attend o) {
       u = linear(x, scope.inside("keys").parameter("weight", channels, 1, glorot(channels, 1)));
       in.v = gate(in.v, u);
     }
+    // The separate projections carry the bias themselves.
+    bool biases = o.bias && o.projection != Projection::separate;
     // Heads with one mask run as one call, over strided columns.
     std::vector<Var<T>> groups;
     for (const auto& [first, last, mask] : o.head_masks) {
@@ -193,6 +195,8 @@ Model attend(Attend o) {
         const std::string name = o.head_masks.size() > 1 ? "pair_bias." + std::to_string(begin) : "pair_bias";
         part.bias = linear(table, scope.parameter(name, table.cols(), count, {}));
       }
+      if (biases && count == o.heads && (o.concat || o.heads == 1) && !o.residual)
+        part.y_bias = scope.parameter("bias", 1, in.v.count, {}), biases = false;
       std::function<Matrix<T>()> weights;
       groups.push_back(attention(part, sight, o.score, o.normaliser, static_cast<int>(count), o.dropout, &weights));
       const bool changes = u.tape || mask.needs().step || o.keys.needs().step;
@@ -204,8 +208,7 @@ Model attend(Attend o) {
       y = add(y, biased ? torch_linear(scope.inside("skip"), x, y.cols(), o.bias)
                         : linear<T>(x, {plain_map(scope.inside("skip"), channels, y.cols(), glorot(channels, y.cols()),
                                                   false)}));
-    // The separate projections carry the bias themselves.
-    if (o.bias && o.projection != Projection::separate) y = add_bias(y, scope.parameter("bias", 1, y.cols(), {}));
+    if (biases) y = add_bias(y, scope.parameter("bias", 1, y.cols(), {}));
     return y;
   };
 }

@@ -304,6 +304,16 @@ std::vector<Var<T>> linears(Var<T> x, const std::vector<std::vector<LinearMap<T>
 }
 
 template <class T>
+static void add_column_sums(View<const T> x, const Sink<T>& to, Matrix<T>& pieces) {
+  if (!to) return;
+  if (!to.add) std::fill_n(to.to.data, x.cols, T(0));
+  ordered_sums(x.rows, row_grain(x.cols), x.cols, to.to.data, pieces, [&](Offset begin, Offset end, T* acc) {
+    for (Offset i = begin; i < end; ++i)
+      for (Offset c = 0; c < x.cols; ++c) acc[c] += x(i, c);
+  });
+}
+
+template <class T>
 Var<T> add_bias(Var<T> x, Var<T> b) {
   expect("bias", b, 1, x.cols());
   Var<T> y = x.tape->result(x.rows(), x.cols(), {x, b});
@@ -338,13 +348,7 @@ Var<T> add_bias(Var<T> x, Var<T> b) {
             if (Sink<T> dx = x.sink()) add_to(x.tape, dx, dY);
             return;
           }
-        if (Sink<T> db = b.sink()) {
-          if (!db.add) std::fill_n(db.to.data, width, T(0));
-          ordered_sums(n, row_grain(x.cols()), width, db.to.data, *pieces, [&](Offset begin, Offset end, T* acc) {
-            for (Offset i = begin; i < end; ++i)
-              for (Offset c = 0; c < width; ++c) acc[c] += dY(i, c);
-          });
-        }
+        add_column_sums(dY, b.sink(), *pieces);
         if (y.tape->pass_gradient(y, x)) return;
         if (Sink<T> dx = x.sink()) add_to(x.tape, dx, y.grad());
       },
@@ -538,23 +542,27 @@ T inverse_root(T square) {
   const T norm = std::sqrt(square);
   return norm > 0 ? T(1) / norm : T(0);
 }
-// Returns the sum of squares of what is left. What is constant but for rounding becomes 0.
+// x less its mean, and whether it is constant but for rounding, which is to become 0.
 template <class T>
-T less_mean(const T* x, T* to, Offset width) {
+struct Centred {
   using V = Vec<T, 8>;
-  const T middle = mean(x, width), least = 8 * std::numeric_limits<T>::epsilon() * std::abs(middle);
-  V square = T(0), larger = T(0);
-  write<T>(to, width, [&](Offset t) {
-    const V rest = V::load(x + t) - V(middle);
-    const V live = keep_first(rest, static_cast<int>(std::min<Offset>(8, width - t)));
-    square = square + live * live;
-    larger = select(fn::abs(live) > V(least), V(1), larger);
-    return rest;
-  });
-  if (fold(larger) > 0 || std::isnan(middle)) return fold(square);
-  std::fill_n(to, width, T(0));
-  return 0;
-}
+  const T* x;
+  T middle, square = 0;  // of what is left, summed
+  bool constant;
+
+  Centred(const T* x, Offset width) : x(x), middle(mean(x, width)) {
+    const V least = 8 * std::numeric_limits<T>::epsilon() * std::abs(middle);
+    V squares = T(0), larger = T(0);
+    for (Offset t = 0; t < width; t += 8) {
+      const V rest = keep_first((*this)(t), static_cast<int>(std::min<Offset>(8, width - t)));
+      squares = squares + rest * rest;
+      larger = select(fn::abs(rest) > least, V(1), larger);
+    }
+    constant = !(fold(larger) > 0 || std::isnan(middle));
+    square = constant ? 0 : fold(squares);
+  }
+  V operator()(Offset t) const { return V::load(x + t) - V(middle); }
+};
 
 }  // namespace
 
@@ -581,7 +589,8 @@ Var<T> centre(const Columns<T>& x, int heads) {
   return each_head<true, false>(
       "centre", x, heads,
       [](const T* from, T* to, Offset width) {
-        less_mean(from, to, width);
+        const Centred<T> rest(from, width);
+        write<T>(to, width, [&](Offset t) { return rest(t) * Vec<T, 8>(rest.constant ? T(0) : T(1)); });
         return T(1);
       },
       [](T, const T*, const T* dy, Offset width, auto put) {
@@ -597,8 +606,9 @@ Var<T> centre_unit(const Columns<T>& x, int heads) {
   return each_head<true, true>(
       "centre and unit", x, heads,
       [](const T* from, T* to, Offset width) {
-        const T scale = inverse_root(less_mean(from, to, width));
-        write<T>(to, width, [=](Offset t) { return Vec<T, 8>::load(to + t) * Vec<T, 8>(scale); });
+        const Centred<T> rest(from, width);
+        const T scale = inverse_root(rest.square);
+        write<T>(to, width, [&](Offset t) { return rest(t) * Vec<T, 8>(scale); });
         return scale;
       },
       [](T scale, const T* y, const T* dy, Offset width, auto put) {
@@ -1464,12 +1474,16 @@ struct Operands {
     std::vector<Var<T>> out;
     for (const Columns<T>& c : all())
       if (c) out.push_back(c.of);
+    if (x.y_bias.tape) out.push_back(x.y_bias);
     return out;
   }
   Attention<T> call(const Pattern& pattern, const Score& score, const Normaliser& normaliser, int heads,
                     Dropout dropout) const {
-    return {&pattern,   &score,     &normaliser, heads,         x.q.view(),  x.k.view(), x.v.view(),
-            x.a.view(), x.p.view(), x.e.view(),  x.bias.view(), x.ev.view(), dropout};
+    Attention<T> out{&pattern,   &score,     &normaliser, heads,         x.q.view(), x.k.view(), x.v.view(),
+                     x.a.view(), x.p.view(), x.e.view(),  x.bias.view(), x.ev.view()};
+    if (x.y_bias.tape) out.y_bias = x.y_bias.view();
+    out.dropout = dropout;
+    return out;
   }
   // Whether there are columns of a value that are no operand.
   bool uncovered(Var<T> value) const {
@@ -1545,15 +1559,18 @@ Var<T> attention(const AttentionVars<T>& given, std::shared_ptr<const Sight> sig
   };
   if (queries) in_order(x.q, true);
   if (keys) in_order(x.k, false), in_order(x.v, false);
+  Tape<T>* tape = x.q.of.tape;
+  const bool apart = x.y_bias.tape && (queries || tape->device);  // nodes without a row of y get it, too
+  if (apart) x.y_bias = {};
   struct Kept {
     std::shared_ptr<const Sight> sight;
     Score score;
     Normaliser normaliser;
     Operands<T> operands;
     AttentionState<T> state = {};
+    Matrix<T> pieces = {};
   };
   auto kept = std::make_shared<Kept>(Kept{sight, score, normaliser, {x}});
-  Tape<T>* tape = x.q.of.tape;
   Var<T> y = tape->result(x.q.rows(), x.v.cols(), kept->operands.inputs());
   const std::uint64_t stream = tape->next_stream();
   auto call = [=] {
@@ -1572,6 +1589,7 @@ Var<T> attention(const AttentionVars<T>& given, std::shared_ptr<const Sight> sig
         attention<T>(call(), y.value().view(), kept->state);
       },
       [=] {
+        if (x.y_bias.tape) add_column_sums(y.grad(), x.y_bias.sink(), kept->pieces);
         kept->operands.gradient([&](const AttentionGradient<T>& g) {
           if constexpr (on_devices<T>)
             if (tape->device) return tape->device->attention_gradient(call(), y.view(), y.grad(), kept->state, g);
@@ -1607,8 +1625,8 @@ Var<T> attention(const AttentionVars<T>& given, std::shared_ptr<const Sight> sig
       attention_weights<T>(call(), kept->state, out.view());
       return out;
     };
-  if (!queries) return y;
-  return scatter<T>(y, [sight]() -> const Selection& { return *sight->pattern->query_order; });
+  if (queries) y = scatter<T>(y, [sight]() -> const Selection& { return *sight->pattern->query_order; });
+  return apart ? add_bias(y, given.y_bias) : y;
 }
 
 template <class T>

@@ -129,6 +129,7 @@ struct AttentionVars {
   Columns<T> q, k, v;  // as in Attention
   Columns<T> a, p;
   Columns<T> e, bias, ev;
+  Var<T> y_bias = {};  // what sees nothing, or is no query, gets it, too
 };
 // q has a row for each node (query), k and v for each node (key), in the nodes' order. Where the pattern has orders of
 // its own, their rows are gathered so, and the result is put back. `weights`, where given, becomes a function that

@@ -75,8 +75,8 @@ struct Case {  // one call with everything it reads
 
   Attention<float> call() const {
     auto view = [](const Matrix<float>& x) { return x.empty() ? View<const float>{} : x.view(); };
-    return {pattern.get(), &score,  &normaliser, heads,      q.view(), k.view(), v.view(),
-            view(a),       view(p), view(e),     view(bias), view(ev), dropout,  bf16};
+    return {pattern.get(), &score,  &normaliser, heads,    q.view(), k.view(), v.view(), view(a),
+            view(p),       view(e), view(bias),  view(ev), {},       dropout,  bf16};
   }
   AttentionGradient<float> sinks(Results& to) const {
     auto sink = [&](const char* name, Matrix<float>& d, const Matrix<float>& value) {
@@ -419,6 +419,10 @@ TEST_CASE("rows stored as bfloat16") {
   AttentionState<float> state;
   Matrix<float> y(c.q.rows(), c.v.cols());
   CHECK(message([&] { attention(call, y.view(), state); }) == "attention: rows are stored as bfloat16 on a GPU alone");
+  const Matrix<float> bias(1, c.v.cols());
+  call.bf16 = false, call.y_bias = bias.view();
+  CHECK(message([&] { attention_on(*emulated_machine(), 0, call, y.view(), state); }) ==
+        "attention: a bias is added to y on the CPU alone");
 }
 
 TEST_CASE("what is drawn anew on a device: masks beside a list, and keys") {

@@ -60,7 +60,7 @@ enum class Mask { list, symmetric, range, sliding, without, rectangular, empty, 
 constexpr Mask kMasks[] = {Mask::list,        Mask::symmetric, Mask::range, Mask::sliding, Mask::without,
                            Mask::rectangular, Mask::empty,     Mask::hub,   Mask::hub_key, Mask::features};
 
-constexpr Id kHub = static_cast<Id>(kHubEdges + 4000);  // two parts; the largest score may lie in either
+constexpr Id kHub = static_cast<Id>(kHubEdges + 4000);  // some parts; the largest score may lie in any
 
 std::shared_ptr<const Pattern> make_pattern(Mask mask, Random& random) {
   auto list = [](Csr csr) { return Pattern::listed(std::make_shared<Csr>(std::move(csr))); };
@@ -102,7 +102,7 @@ struct Case {  // one call with everything it reads, and all its gradients
   Attention<T> call() const {
     auto view = [](const Matrix<T>& x) { return x.empty() ? View<const T>{} : x.view(); };
     return {pattern.get(), &score,  &normaliser, heads,      q.view(), k.view(), v.view(),
-            view(a),       view(p), view(e),     view(bias), view(ev), dropout};
+            view(a),       view(p), view(e),     view(bias), view(ev), {},       dropout};
   }
   void forward() {
     y.resize(q.rows(), v.cols());

@@ -821,6 +821,91 @@ TEST_CASE("unit and centre: vectors of 0 and constant vectors stay 0 and take no
   }
 }
 
+// The value of attention over `pattern` and the gradients of q, k, v, a and the bias, which it adds itself or not.
+template <class T>
+std::vector<Matrix<T>> biased_attention(const std::shared_ptr<const Pattern>& pattern, const char* score,
+                                        const char* normaliser, int heads, Offset width, bool itself,
+                                        std::uint64_t seed) {
+  Random random(seed);
+  const Score s = score_named(score);
+  const Id n = pattern->queries();
+  const Offset total = heads * width, numbers = s.contracts ? heads : total;
+  Tape<T> tape;
+  tape.training = true;
+  std::deque<Parameter<T>> inputs;
+  auto input = [&](Offset rows, Offset cols) {
+    return tape.parameter(inputs.emplace_back(Parameter<T>{"", random_matrix<T>(rows, cols, random), {}, true}));
+  };
+  AttentionVars<T> x;
+  x.q = input(n, numbers), x.k = input(pattern->keys(), numbers), x.v = input(pattern->keys(), total);
+  if (s.reads_vector) x.a = input(1, numbers);
+  if (s.scalars > 0) x.p = input(s.scalars, heads);
+  Var<T> bias = input(1, total);
+  if (itself) x.y_bias = bias;
+  Var<T> y = attention(x, pattern, s, normaliser_named(normaliser), heads, 0.3);
+  if (!itself) y = add_bias(y, bias);
+  Var<T> loss = tape.result(1, 1, {y});
+  const Matrix<T> dy = random_matrix<T>(n, total, random);
+  tape.record(
+      loss, [] {}, [&] { std::copy(dy.begin(), dy.end(), y.sink().to.data); });
+  tape.forward(), tape.backward(loss);
+  std::vector<Matrix<T>> out{y.value()};
+  for (auto& p : inputs) out.push_back(p.grad);
+  return out;
+}
+
+TEST_CASE("attention that adds its bias itself: the values and gradients of a bias behind it") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  const Id hub = static_cast<Id>(3 * kHubEdges + 100);
+  Csr rows{.rows = 5, .cols = hub};
+  for (Id i = 0; i < 5; ++i) {  // two hubs, one of them every second node, and rows that see one or none
+    for (Id j = 0; j < (i == 0 ? hub : i < 3 ? i - 1 : 0); ++j) rows.ids.push_back(j);
+    for (Id j = 0; j < (i == 3 ? hub : 0); j += 2) rows.ids.push_back(j);
+    rows.offsets.push_back(rows.edges());
+  }
+  const auto list = Pattern::listed(std::make_shared<Csr>(random_pattern(60, 50, 6, random)));
+  const auto hubs = Pattern::listed(std::make_shared<Csr>(rows));
+  const auto all = Pattern::all(300, 300);
+  struct Case {
+    std::shared_ptr<const Pattern> pattern;
+    const char *score, *normaliser;
+    int heads;
+    Offset width;
+  };
+  for (const Case& c :
+       {Case{list, "dot", "softmax", 4, 16}, Case{list, "gat", "softmax", 8, 8}, Case{list, "gat", "softmax", 8, 3},
+        Case{list, "gatv2", "softmax", 3, 5}, Case{list, "dot", "entmax15", 2, 4}, Case{list, "gaussian", "max", 2, 4},
+        Case{list, "dot topk(2)", "sigmoid", 2, 4}, Case{list, "dot", "softmax", 40, 2},
+        Case{hubs, "dot", "softmax", 4, 16}, Case{hubs, "gat", "softmax", 2, 3}, Case{hubs, "dot", "sparsemax", 2, 3},
+        Case{all, "dot", "softmax", 2, 8}, Case{all, "node", "softmax", 4, 16}, Case{all, "dot", "entmax15", 2, 3}}) {
+    CAPTURE(c.score);
+    CAPTURE(c.normaliser);
+    auto compare = [&]<class T>(T, double most) {
+      const auto own = biased_attention<T>(c.pattern, c.score, c.normaliser, c.heads, c.width, true, seed);
+      const auto behind = biased_attention<T>(c.pattern, c.score, c.normaliser, c.heads, c.width, false, seed);
+      REQUIRE(own.size() == behind.size());
+      CHECK(own[0] == behind[0]);
+      auto norm = [](const Matrix<T>& x, const Matrix<T>* less = nullptr) {
+        double square = 0;
+        for (Offset e = 0; e < x.size(); ++e) square += std::pow(x.data()[e] - (less ? less->data()[e] : T(0)), 2);
+        return std::sqrt(square);
+      };
+      // What is subtracted is of the bias's size: of the largest gradient, not of each.
+      double size = 0;
+      for (std::size_t t = 1; t < own.size(); ++t) size = std::max(size, norm(behind[t]));
+      CHECK(size > 0);
+      for (std::size_t t = 1; t < own.size(); ++t) {
+        CAPTURE(t);
+        CHECK(norm(own[t], &behind[t]) <= most * size);
+      }
+    };
+    compare(1.0f, 3e-6);
+    compare(1.0, 1e-12);
+  }
+}
+
 TEST_CASE("by degree: rules that number nodes mean the caller's") {
   auto seed = fresh_seed();
   CAPTURE(seed);
