@@ -87,8 +87,10 @@ class Matrix {  // rows x cols, zero when made
       if (memory_) {
         data_ = static_cast<T*>(memory_->allocate(total));
       } else {
-        data_ = static_cast<T*>(std::aligned_alloc(alignment, total));
-        if (data_ == nullptr) fail("out of memory: a matrix of " + std::to_string(rows) + " x " + std::to_string(cols));
+        void* found = nullptr;  // std::aligned_alloc would want whole huge pages
+        if (posix_memalign(&found, alignment, total) != 0)
+          fail("out of memory: a matrix of " + std::to_string(rows) + " x " + std::to_string(cols));
+        data_ = static_cast<T*>(found);
         if (alignment == kHugePage) madvise(data_, total / kHugePage * kHugePage, MADV_HUGEPAGE);
         std::memset(static_cast<void*>(data_), 0, total);
       }
