@@ -379,7 +379,8 @@ void forward_block(const Plan<T>& plan, Scratch<T>& w, const Block& block, const
   Matrix<T>& tau = saved.tau;
   const Attention<T>& x = plan.x;
   if constexpr (std::is_same_v<T, float>)
-    if (plan.fused) return plan.fused->forward({x, plan.finish(), out.y, tau.view(), out.above}, block, sum, state);
+    if (plan.fused)
+      return plan.fused->forward({x, plan.finish(), out.y, tau.view(), out.above, saved.needed}, block, sum, state);
   T* const above = w.dw;  // a buffer of weights
   auto empty = [&](Id i) {
     if (block.part >= 0) return;
@@ -659,15 +660,17 @@ void attention(const Attention<T>& x, View<T> y, AttentionState<T>& state) {
   }
   if (in_head_groups(x, [&](const Attention<T>& part, int first, int count) {
         AttentionState<T>& own = group_state(state, first);
-        own.backward = state.backward;
+        own.backward = state.backward, own.needed = state.needed;
         attention(part, y.columns(first * (y.cols / x.heads), count * (y.cols / x.heads)), own);
         for (Offset i = 0; i < y.rows; ++i) std::copy_n(own.tau.row(i), count, state.tau.row(i) + first);
       }))
     return;
   auto add_bias = [&](Offset begin, Offset end) {
     if (!x.y_bias) return;
-    for (Offset i = begin; i < end; ++i)
+    for (Offset i = begin; i < end; ++i) {
+      if (state.needed && !state.needed[i]) continue;
       for (Offset c = 0; c < y.cols; ++c) y(i, c) += x.y_bias(0, c);
+    }
   };
   if (in_tiles(x)) {
     tiled_attention(x, y, state);

@@ -35,7 +35,8 @@ struct Attention {
   View<const T> e;     // edges x heads*score_width: projected features of edges; may be none
   View<const T> bias;  // edges x heads; may be none
   View<const T> ev;    // edges x heads*width: added to the value; may be none
-  // 1 x heads*width; may be none, and is on GPUs. Its gradient, the sum over dy, is the caller's business.
+  // 1 x heads*width; may be none, and is on GPUs. Its gradient, the sum over dy, is the caller's business. Those of q
+  // and k lose as many digits as it is larger than what it is added to.
   View<const T> y_bias;
   Dropout dropout;  // of the attention weights
   // On a GPU: q, k, v and dy are rounded to bfloat16 first, and passes over edges gather rows of half the size; sums,
@@ -58,10 +59,13 @@ struct AttentionState {
   // Where a filter counts keys (topk), those that pass: the score of the last one, and which it is; queries x heads.
   Matrix<T> least;
   Matrix<Id> last;
-  bool backward = true;             // to be set before forward: whether backward will follow, which uses `above`
-  std::vector<std::uint8_t> given;  // of queries, in loops over whole rows: is dy not 0? none if most are
-  Matrix<T> parts;                  // partial results of hub rows
-  Matrix<T> sums;                   // per block: da and dp
+  bool backward = true;  // to be set before forward: whether backward will follow, which uses `above`
+  // Whether each query's y is wanted, on the CPU; null: all are. Those that are not keep what is there, or are computed
+  // all the same, and their dy must be 0. At most half are wanted where this is given.
+  const std::uint8_t* needed = nullptr;
+  std::vector<std::uint8_t> given;              // of queries, in loops over whole rows: is dy not 0? none if most are
+  Matrix<T> parts;                              // partial results of hub rows
+  Matrix<T> sums;                               // per block: da and dp
   std::array<Matrix<std::uint16_t>, 4> narrow;  // q, k, v and dy as bfloat16 numbers, where the call asks for them
   std::vector<AttentionState> groups;           // of a call with so many heads that it runs as several
   // Where all rows are the same: the pattern of one, and its y and dy.

@@ -20,6 +20,7 @@ struct FusedForward {
   Finish<float> finish;
   View<float> y, tau;
   View<float> above;  // AttentionState::above, or none
+  const std::uint8_t* needed;  // AttentionState::needed, or null
 };
 
 struct FusedBackward {
@@ -76,6 +77,13 @@ struct Edges {
     for (int at = 0; at < bytes; at += 64) __builtin_prefetch(from + at);
   }
 };
+
+// Those of them that are marked, which come together in `room`.
+HEED_FN Edges those(const Edges& edges, const std::uint8_t* marked, Id* room) {
+  int n = 0;
+  for (int t = 0; t < edges.n; ++t) room[n] = edges.ids[t], n += marked[edges.ids[t]] != 0;
+  return {room, n, room + n};
+}
 
 // The vector of the edges from t on: a number a head of a table's rows; or one number of each edge.
 template <int heads>
@@ -363,6 +371,7 @@ struct Kernels {
     const bool drops = x.dropout.rate > 0;
     const int last = tail(v.cols);
     for (Id i = block.first; i < block.last; ++i) {
+      if (f.needed && !f.needed[i]) continue;
       V mine[contracts ? 1 : vectors], acc[vectors], up[keeps ? vectors : 1];
       V top = kNone, total = 0.0f, share = 0.0f;
       if constexpr (contracts)
@@ -556,8 +565,10 @@ struct Kernels {
       else
         load<heads, width>(x.k.row(j), mine), clear<vectors>(down);
       load<heads, width>(x.v.row(j), value), clear<vectors>(sum);
-      const bool any = for_each_portion(rows, block, j, [&](const Edges& edges, bool) __attribute__((always_inline)) {
-        if (b.given && std::none_of(edges.ids, edges.ids + edges.n, [&](Id i) { return b.given[i]; })) return;
+      const bool any = for_each_portion(rows, block, j, [&](const Edges& of_row, bool) __attribute__((always_inline)) {
+        Id few[kTogether];
+        const Edges edges = b.given ? those(of_row, b.given, few) : of_row;
+        if (edges.n == 0) return;
         alignas(64) float s[room], raw[room], dw[room];
         const int end = used(edges) * kLanes;
         const int followed = edges.followed();

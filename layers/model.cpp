@@ -93,6 +93,7 @@ std::shared_ptr<const Sight> Scope<T>::sight(const Mask& mask, const Keys& keys)
   if (made) return made;
   const bool changes = mask.needs().step || keys.needs().step;
   auto now = std::make_shared<Sight>();
+  now->changes = changes;
   auto make = [scope = *this, mask, keys, changes] {
     const MaskContext c = scope.context(mask.needs() | keys.needs(), changes);
     if (keys.every_node()) return mask.pattern(c, nullptr, scope.virtual_);
@@ -142,6 +143,7 @@ std::shared_ptr<const Sight> Scope<T>::sight(const Mask& mask, const Keys& keys)
 template <class T>
 std::shared_ptr<const Sight> Scope<T>::sight(const Mask& mask, double share, Var<T> u) {
   auto now = std::make_shared<Sight>();
+  now->changes = true;
   const Id n = graph().nodes(), count = share_of(share, n);
   auto scores = std::make_shared<std::vector<double>>(static_cast<std::size_t>(n));
   auto make = [scope = *this, mask, scores, count, now] {

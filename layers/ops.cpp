@@ -43,6 +43,14 @@ void store(const Sink<T>& to, Offset t, WideVec<T> value) {
 template <class T>
 inline constexpr bool on_devices = std::is_same_v<T, float>;
 
+// What is computed row by row.
+template <class T>
+std::function<void(Reach<T>&)> same_rows(Var<T> y, std::vector<Var<T>> inputs) {
+  return [y, inputs = std::move(inputs)](Reach<T>& reach) {
+    for (Var<T> x : inputs) x.rows() == y.rows() ? reach.need_rows_of(x, y) : reach.need(x);
+  };
+}
+
 // An elementwise operation whose derivative follows from its formula.
 template <class T, class F>
 Var<T> elementwise(Var<T> x, F f) {
@@ -82,7 +90,7 @@ Var<T> elementwise(Var<T> x, F f) {
         each_vector<T>(x.value().size(),
                        [&](Offset t) { store(dx, t, V::load(dy + t) * f(variable<0>(V::load(from + t))).d[0]); });
       },
-      "elementwise");
+      "elementwise", same_rows<T>(y, {x}));
   return y;
 }
 
@@ -299,7 +307,10 @@ std::vector<Var<T>> linears(Var<T> x, const std::vector<std::vector<LinearMap<T>
     }
     if (Sink<T> dx = x.sink()) product_by_transpose<T>(k.dy, k.maps, dx, k.room);
   };
-  x.tape->record(outputs, forward, backward, sparse ? "sparse linear" : "linear");
+  auto reach = [=](Reach<T>& reach) {
+    for (const Placed& at : kept->all) reach.need_rows_of(x, at.y), reach.need(at.map.w);
+  };
+  x.tape->record(outputs, forward, backward, sparse ? "sparse linear" : "linear", reach);
   return outputs;
 }
 
@@ -352,7 +363,7 @@ Var<T> add_bias(Var<T> x, Var<T> b) {
         if (y.tape->pass_gradient(y, x)) return;
         if (Sink<T> dx = x.sink()) add_to(x.tape, dx, y.grad());
       },
-      "bias");
+      "bias", same_rows<T>(y, {x, b}));
   return y;
 }
 
@@ -376,7 +387,7 @@ Var<T> add(Var<T> a, Var<T> b) {
         if (Sink<T> da = a.sink()) add_to(a.tape, da, y.grad());
         if (Sink<T> db = b.sink()) add_to(a.tape, db, y.grad());
       },
-      "add");
+      "add", same_rows<T>(y, {a, b}));
   return y;
 }
 
@@ -410,7 +421,7 @@ Var<T> concat(const std::vector<Var<T>>& parts) {
           first += x.cols();
         }
       },
-      "concat");
+      "concat", same_rows<T>(y, parts));
   return y;
 }
 
@@ -429,7 +440,7 @@ Var<T> columns(const Columns<T>& x) {
         if (!dx.add) clear(y.tape, dx.to);
         add_to(y.tape, Sink<T>{dx.to.columns(x.first, x.count), true}, y.grad());
       },
-      "columns");
+      "columns", same_rows<T>(y, {x.of}));
   return y;
 }
 
@@ -761,7 +772,7 @@ Var<T> mean_heads(Var<T> x, int heads) {
             }
         });
       },
-      "mean heads");
+      "mean heads", same_rows<T>(y, {x}));
   return y;
 }
 
@@ -899,7 +910,7 @@ Var<T> contract(Var<T> x, const std::vector<Var<T>>& a, int heads) {
             });
           });
       },
-      "contract");
+      "contract", same_rows<T>(y, inputs));
   return y;
 }
 
@@ -959,7 +970,7 @@ Var<T> dropout(Var<T> x, double rate) {
         else
           add_to(tape, dx, y.grad());
       },
-      "dropout");
+      "dropout", same_rows<T>(y, {x}));
   return y;
 }
 
@@ -1072,7 +1083,7 @@ Var<T> layer_norm(Var<T> x, Var<T> gain, Var<T> shift, double epsilon) {
         if (dgain) add_to(x.tape, dgain, std::as_const(sums).view().columns(0, width));
         if (dshift) add_to(x.tape, dshift, std::as_const(sums).view().columns(width, width));
       },
-      "layer norm");
+      "layer norm", same_rows<T>(y, {x, gain, shift}));
   return y;
 }
 
@@ -1479,8 +1490,8 @@ struct Operands {
   }
   Attention<T> call(const Pattern& pattern, const Score& score, const Normaliser& normaliser, int heads,
                     Dropout dropout) const {
-    Attention<T> out{&pattern,   &score,     &normaliser, heads,         x.q.view(), x.k.view(), x.v.view(),
-                     x.a.view(), x.p.view(), x.e.view(),  x.bias.view(), x.ev.view()};
+    Attention<T> out{&pattern,   &score,     &normaliser, heads,      x.q.view(),    x.k.view(),
+                     x.v.view(), x.a.view(), x.p.view(),  x.e.view(), x.bias.view(), x.ev.view()};
     if (x.y_bias.tape) out.y_bias = x.y_bias.view();
     out.dropout = dropout;
     return out;
@@ -1584,6 +1595,7 @@ Var<T> attention(const AttentionVars<T>& given, std::shared_ptr<const Sight> sig
       y,
       [=] {
         kept->state.backward = tape->training && y.needs_grad();
+        kept->state.needed = tape->focus_of(y);
         if constexpr (on_devices<T>)
           if (tape->device) return tape->device->attention(call(), y.value().view(), kept->state);
         attention<T>(call(), y.value().view(), kept->state);
@@ -1596,7 +1608,23 @@ Var<T> attention(const AttentionVars<T>& given, std::shared_ptr<const Sight> sig
           attention_gradient<T>(call(), y.view(), y.grad(), kept->state, g);
         });
       },
-      "attention");
+      "attention",
+      [=](Reach<T>& reach) {
+        const AttentionVars<T>& x = kept->operands.x;
+        for (const Columns<T>& c : {x.a, x.p, x.e, x.bias, x.ev})
+          if (c) reach.need(c.of);
+        if (x.y_bias.tape) reach.need(x.y_bias);
+        reach.need_rows_of(x.q.of, y);
+        const Pattern& pattern = *kept->sight->pattern;
+        std::vector<std::uint8_t> keys;
+        if (const auto* queries = reach.some_of(y); queries && pattern.is_listed() && !kept->sight->changes) {
+          keys.resize(static_cast<std::size_t>(pattern.keys()));
+          for (Id i = 0; i < pattern.queries(); ++i)
+            if ((*queries)[i])
+              for (Id j : pattern.by_query.list->row(i)) keys[j] = 1;
+        }
+        for (const Columns<T>& c : {x.k, x.v}) keys.empty() ? reach.need(c.of) : reach.need(c.of, keys);
+      });
   if (weights)
     *weights = [=] {
       const Pattern& pattern = *kept->sight->pattern;
@@ -1644,7 +1672,7 @@ Var<T> attention_scores(const AttentionVars<T>& given, std::shared_ptr<const Pat
     AttentionState<T> state = {};
   };
   AttentionVars<T> x = given;
-  x.v = x.ev = {};
+  x.v = x.ev = {}, x.y_bias = {};
   auto kept = std::make_shared<Kept>(Kept{pattern, score, normaliser_named("none"), {x}, {}, {}});
   Tape<T>* tape = x.q.of.tape;
   Var<T> y = tape->result(pattern->edges(), heads, kept->operands.inputs());
@@ -1774,7 +1802,12 @@ Var<T> mean_loss(Var<T> x, std::span<const Id> rows, std::span<const Id> labels,
           for (Offset t = begin; t < end; ++t) gradient(rows[t], d, dx.to.row(rows[t]));
         });
       },
-      "loss");
+      "loss",
+      [=](Reach<T>& reach) {
+        std::vector<std::uint8_t> read(static_cast<std::size_t>(x.rows()));
+        for (Id i : rows) read[i] = 1;
+        reach.need(x, read);
+      });
   return y;
 }
 

@@ -120,6 +120,7 @@ Var<T> grow(Var<T> x, Id m);
 // Who sees whom at this step. Where it changes, an earlier step of the tape puts the pattern here.
 struct Sight {
   std::shared_ptr<const Pattern> pattern;
+  bool changes = false;  // from step to step
 };
 
 // The fused operator. Absent operands are empty. Columns of one value, as linear() lays them side by side, are the same

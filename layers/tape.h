@@ -10,6 +10,7 @@
 #include <deque>
 #include <functional>
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -71,10 +72,42 @@ struct TapeNode {
   Matrix<T>* value = nullptr;  // of a sparse node: 1 x entries
   Matrix<T>* grad = nullptr;
   const Sparse* sparse = nullptr;
+  std::vector<int> inputs;
   bool needs_grad = false;
   bool arrived = false;       // a gradient, in this backward
   bool grad_is_kept = false;  // by a parameter
   Matrix<T> own_value, own_grad;
+};
+
+// The rows of each value that matter to a result; an empty one: all.
+using Focus = std::vector<std::vector<std::uint8_t>>;
+
+// While a focus is worked out, from the result backwards: which rows of what is to be read.
+template <class T>
+class Reach {
+ public:
+  explicit Reach(std::size_t values) : rows(values), all(values) {}
+
+  bool reached(Var<T> x) const { return all[at(x)] || !rows[at(x)].empty(); }
+  void need(Var<T> x) { all[at(x)] = 1; }
+  void need(Var<T> x, const std::vector<std::uint8_t>& some) {
+    std::vector<std::uint8_t>& to = rows[at(x)];
+    to.resize(some.size());
+    for (std::size_t i = 0; i < some.size(); ++i) to[i] |= some[i];
+  }
+  void need_rows_of(Var<T> x, Var<T> y) {  // those of y
+    if (all[at(y)])
+      need(x);
+    else if (reached(y))
+      need(x, rows[at(y)]);
+  }
+  const std::vector<std::uint8_t>* some_of(Var<T> y) const { return all[at(y)] ? nullptr : &rows[at(y)]; }  // null: all
+
+  Focus rows;
+  std::vector<std::uint8_t> all;
+
+ private:
+  static std::size_t at(Var<T> x) { return static_cast<std::size_t>(x.id); }
 };
 
 using Profile = std::map<std::string, std::array<double, 2>>;  // seconds {forward, backward} by operation
@@ -87,6 +120,10 @@ class Tape {
   std::uint64_t step = 0;
 
   Profile* profile = nullptr;  // where given, every operation adds its seconds
+
+  // What forward is for, where that is less than all values: operations may leave out other rows, which then hold
+  // finite numbers from before. To be set for as many steps as one likes. Devices compute everything.
+  const Focus* focus = nullptr;
 
   // Where the tape runs; null: on the CPU. To be set before anything is recorded.
   DeviceOps* device = nullptr;
@@ -137,25 +174,53 @@ class Tape {
     Var<T> v = add(rows, cols);
     TapeNode<T>& n = node(v.id);
     n.own_value.resize(rows, cols);
-    for (Var<T> x : inputs) n.needs_grad = n.needs_grad || x.needs_grad();
+    for (Var<T> x : inputs) n.needs_grad = n.needs_grad || x.needs_grad(), n.inputs.push_back(x.id);
     return v;
   }
   // The same pattern as x, with other entries.
   Var<T> sparse_result(Var<T> x) {
     Var<T> v = add(x.rows(), x.cols());
+    node(v.id).inputs = {x.id};
     node(v.id).sparse = x.sparse();
     node(v.id).own_value.resize(1, x.value().cols());
     return v;
   }
-  // Enters an operation. `backward` runs only if a gradient has arrived at `output`. `name` is for the profile.
-  void record(Var<T> output, std::function<void()> forward, std::function<void()> backward,
-              const char* name = "other") {
-    record(std::vector<Var<T>>{output}, std::move(forward), std::move(backward), name);
+  // Enters an operation. `backward` runs only if a gradient has arrived at `output`. `name` is for the profile. `reach`
+  // tells which rows of its inputs those of its output are computed from; none: all.
+  void record(Var<T> output, std::function<void()> forward, std::function<void()> backward, const char* name = "other",
+              std::function<void(Reach<T>&)> reach = {}) {
+    record(std::vector<Var<T>>{output}, std::move(forward), std::move(backward), name, std::move(reach));
   }
   // One with several outputs: `backward` runs if a gradient has arrived at any of them.
   void record(std::vector<Var<T>> outputs, std::function<void()> forward, std::function<void()> backward,
-              const char* name = "other") {
-    steps_.push_back({std::move(outputs), name, std::move(forward), std::move(backward)});
+              const char* name = "other", std::function<void(Reach<T>&)> reach = {}) {
+    steps_.push_back({std::move(outputs), name, std::move(forward), std::move(backward), std::move(reach)});
+  }
+  // The focus on rows of a value (empty: on all of it).
+  Focus focus_on(Var<T> last, std::span<const Id> rows = {}) {
+    Reach<T> reach(nodes_.size());
+    std::vector<std::uint8_t> some(static_cast<std::size_t>(last.rows()));
+    for (Id i : rows) some[i] = 1;
+    rows.empty() ? reach.need(last) : reach.need(last, some);
+    for (auto s = steps_.rbegin(); s != steps_.rend(); ++s) {
+      if (std::ranges::none_of(s->outputs, [&](Var<T> y) { return reach.reached(y); })) continue;
+      if (s->reach) {
+        s->reach(reach);
+        continue;
+      }
+      for (Var<T> y : s->outputs)
+        for (int x : node(y.id).inputs) reach.need({this, x});
+    }
+    for (std::size_t id = 0; id < nodes_.size(); ++id) {  // most rows: as well all
+      std::vector<std::uint8_t>& is = reach.rows[id];
+      if (reach.all[id] || 2 * std::ranges::count(is, 1) > std::ssize(is)) is = {};
+    }
+    return std::move(reach.rows);
+  }
+  // Whether each row of y matters; null: all do.
+  const std::uint8_t* focus_of(Var<T> y) const {
+    if (!focus || (*focus)[static_cast<std::size_t>(y.id)].empty()) return nullptr;
+    return (*focus)[static_cast<std::size_t>(y.id)].data();
   }
   // A number of this operation's own, for its random stream.
   std::uint64_t next_stream() { return ++streams_; }
@@ -217,6 +282,7 @@ class Tape {
     std::vector<Var<T>> outputs;
     const char* name;
     std::function<void()> forward, backward;
+    std::function<void(Reach<T>&)> reach;
   };
   void run(const std::function<void()>& step, const char* name, int pass) {
     if (profile == nullptr) return step();

@@ -842,6 +842,7 @@ std::vector<Matrix<T>> biased_attention(const std::shared_ptr<const Pattern>& pa
   if (s.scalars > 0) x.p = input(s.scalars, heads);
   Var<T> bias = input(1, total);
   if (itself) x.y_bias = bias;
+  if (pattern->is_listed() && !s.filter) attention_scores(x, pattern, s, heads);  // which does not read it
   Var<T> y = attention(x, pattern, s, normaliser_named(normaliser), heads, 0.3);
   if (!itself) y = add_bias(y, bias);
   Var<T> loss = tape.result(1, 1, {y});
@@ -1059,6 +1060,80 @@ TEST_CASE("training: the same bits on 1, 2 and 7 threads, and from a fresh tape"
     }
 }
 
+TEST_CASE("a focus on a loss of few rows: its bits and those of all gradients, with less computed") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  const Id n = 400, classes = 4;
+  Graph graph = random_graph(n, 600, 0, false, random);  // two steps from a few nodes are not yet most
+  std::vector<Id> rows{3, 8, n - 1}, labels(static_cast<std::size_t>(n));
+  for (Id& label : labels) label = static_cast<Id>(random.below(classes));
+  auto gat_with = [&](Attend first, Attend second) {
+    return stack({dropout(0.4), attend(first), activation(Activation::elu), dropout(0.4), attend(second)});
+  };
+  const Score gat = score_named("gat"), dot = score_named("scaled_dot");
+  const Mask near = local() | self();
+  std::map<std::string, Model> models{
+      {"one layer", attend({.out = classes, .score = gat, .mask = near})},
+      {"gat", gat_with({.out = 8, .heads = 8, .score = gat, .mask = near, .dropout = 0.5},
+                       {.out = classes, .heads = 8, .score = gat, .mask = near, .concat = false})},
+      {"dot", gat_with({.out = 16, .heads = 4, .score = dot, .mask = near},
+                       {.out = 8, .score = score_named("gatv2"), .mask = near, .residual = true})},
+      {"through the stages",
+       gat_with({.out = 5, .heads = 3, .score = gat, .normaliser = normaliser_named("entmax15"), .mask = near},
+                {.out = classes, .score = dot, .mask = near, .keys = every(2)})},
+      {"redrawn", gat_with({.out = 8, .heads = 8, .score = gat, .mask = near | heed::random(2, Draw::every_step)},
+                           {.out = 8, .score = gat, .mask = near})},
+      {"all", gat_with({.out = 8, .heads = 8, .score = dot, .mask = all()}, {.out = 8, .score = gat, .mask = near})},
+      {"forty heads",
+       gat_with({.out = 2, .heads = 40, .score = dot, .mask = near}, {.out = 8, .score = gat, .mask = near})}};
+  for (const ModelEntry& entry : model_menu())
+    models.emplace(entry.name, entry.make({.classes = classes, .norm = Norm::batch, .residual = true}));
+  for (const auto& [name, model] : models)
+    for (bool sparse : {false, true}) {
+      CAPTURE(name);
+      CAPTURE(sparse);
+      Features features = dense_features(n, 20, random);
+      if (sparse) features = {.dense = {}, .sparse = random_sparse(n, 20, 8, random)};
+      struct Run {
+        Network<float> network;
+        Var<float> loss;
+        Run(const Model& m, const Graph& g, const Features& f) : network(m, g, f, 17) {}
+      };
+      auto run = [&](bool focused) {
+        auto out = std::make_unique<Run>(model, graph, features);
+        out->loss = cross_entropy<float>(out->network.output(), rows, labels);
+        Tape<float>& tape = out->network.tape();
+        const Focus focus = tape.focus_on(out->loss);
+        if (focused) tape.focus = &focus;
+        for (std::uint64_t step = 1; step <= 3; ++step) {
+          tape.training = true, tape.step = step;
+          tape.forward(), tape.backward(out->loss);
+          for (auto& p : out->network.parameters())
+            for (Offset t = 0; p.trained && t < p.value.size(); ++t) p.value.data()[t] -= 0.1f * p.grad.data()[t];
+        }
+        tape.focus = nullptr;
+        return out;
+      };
+      auto whole = run(false), part = run(true);
+      CHECK(std::isfinite(whole->loss.value()(0, 0)));
+      CHECK(whole->loss.value() == part->loss.value());
+      for (std::size_t p = 0; p < whole->network.parameters().size(); ++p) {
+        CAPTURE(whole->network.parameters()[p].name);
+        CHECK(whole->network.parameters()[p].value == part->network.parameters()[p].value);
+        CHECK(whole->network.parameters()[p].grad == part->network.parameters()[p].grad);
+      }
+      for (Run* r : {whole.get(), part.get()}) r->network.tape().training = false, r->network.tape().forward();
+      CHECK(whole->network.output().value() == part->network.output().value());
+      if (name != "one layer") continue;
+      const Focus focus = part->network.tape().focus_on(part->loss);
+      part->network.tape().focus = &focus;
+      Matrix<float>& logits = part->network.output().value();  // rows that nobody wants keep what they had
+      logits.fill(7), part->network.tape().forward();
+      CHECK(std::ranges::count(logits, 7.0f) == (n - std::ssize(rows)) * classes);
+    }
+}
+
 TEST_CASE("dropout: none outside training; in training it keeps its rate and draws anew for step, seed and place") {
   auto seed = fresh_seed();
   CAPTURE(seed);
@@ -1207,7 +1282,7 @@ TEST_CASE("shapes that do not fit are named") {
         }).find("the normaliser 'sum' takes scores that are never negative") == 0);
   CHECK(message([&] {
           attend({.out = 2, .score = score_named("gat"), .score_width = 3});
-        }).find("scores have a width of their own only") != std::string::npos);
+        }).find("takes no width of its own") != std::string::npos);
   CHECK(message([&] { attend({.out = 2, .temperature = -1}); }).find("a temperature must be above 0") == 0);
   CHECK(message([&] { attend({.out = 2, .temperature = 0}); }).find("a temperature must be above 0") == 0);
   CHECK(message([&] { attend({.out = 8, .score = score_named("softdtw(3)")}); }) ==

@@ -155,6 +155,7 @@ class Training {
     loss_ = (o.loss == Loss::cross_entropy ? cross_entropy<float> : binary_cross_entropy<float>)(network_.output(),
                                                                                                  split_.train,
                                                                                                  data.labels, options);
+    if (!device) focus_ = network_.tape().focus_on(loss_);
     network_.tape().profile = o.profile;
     network_.tape().bf16 = device && o.storage == Storage::bf16;
     optimiser_.emplace(
@@ -220,7 +221,9 @@ class Training {
     } else {
       tape.training = true;
       tape.step = static_cast<std::uint64_t>(epoch);
+      tape.focus = &focus_;
       tape.forward();
+      tape.focus = nullptr;
       state_.train_loss = loss_.value()(0, 0);
       tape.backward(loss_);
       timed("optimiser", [&] { optimiser_->step(factor); });
@@ -349,6 +352,7 @@ class Training {
   Network<float> network_;
   RateFactor factor_;
   Var<float> loss_;
+  Focus focus_;  // of its rows: what a training step computes
   std::optional<Optimiser<float>> optimiser_;
   std::optional<DeviceEpochs> there_;  // where it trains on a device
   TrainState state_;
