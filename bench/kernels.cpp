@@ -24,7 +24,9 @@ double bytes_of_list(const Rows& rows) {
 void verify_plainly(const Input& in, const Operands<float>& x, const Operands<double>& exact) {
   const Csr& list = list_of(in);
   Matrix<double> w(list.edges(), in.heads), y(x.y.rows(), x.y.cols()), dv(x.dv.rows(), x.dv.cols());
-  const bool softmax = in.normaliser.name == "softmax", sigmoid = in.normaliser.name == "sigmoid";
+  // A filter's choice is taken from the operator.
+  const bool plain = !in.score.filter, softmax = plain && in.normaliser.name == "softmax";
+  const bool sigmoid = plain && in.normaliser.name == "sigmoid";
   if (softmax || sigmoid)
     attention_scores(exact.call(), w.view());
   else
@@ -413,7 +415,8 @@ Work make_dense(const Input& in) {
 const std::vector<Kernel>& kernels() {
   static const std::vector<Kernel> list{
       {"attention", "the fused operator", true, true, true, make_attention},
-      {"plain", "attention in plain steps that store edges x heads, forward only", true, true, false, make_plain},
+      {"plain", "attention in plain steps that store edges x heads, forward only", true, true, false, make_plain,
+       [](const Input& in) { return !in.score.filter; }},
       {"specialised", "dot and GAT under softmax, 4 x 16 or 8 x 8: one loop that is written for it, forward only", true,
        true, false, make_specialised_beside, has_specialised},
       {"sddmm", "the scores alone, edges x heads", true, false, false, make_sddmm},

@@ -89,7 +89,7 @@ void run(const Options& o) {
   tbb::global_control limit(tbb::global_control::max_allowed_parallelism, static_cast<std::size_t>(threads));
   const Score score = score_named(o.score);
   if (o.score != "gat" && o.score != "gatv2" && o.score != "dot")
-    unknown("score to verify", o.score, {"gat", "gatv2", "dot"});
+    fail("bench layer knows the results of gat, gatv2 and dot, not of '" + printable(o.score) + "'");
   if (o.write) check_writable(*o.write);
   const double at_start = resident_mb();
   const Graph graph = graph_of(o.graph, o.nodes, o.edges, o.seed, o.data);

@@ -567,8 +567,8 @@ std::string caption(const Sweep& sweep, const std::vector<SweepRow>& rows, bool 
     const std::string test = test_of(row, sweep.trials[row.trial]);
     corrected |= test == "corrected", plain |= test == "paired";
   }
-  std::string out = fmt::format("Test metric, mean ± standard deviation of {} runs; {} is the best of its dataset.",
-                                most, stars ? "*" : "bold");
+  std::string out = fmt::format("Test metric, mean ± standard deviation of {} run{}; {} is the best of its dataset.",
+                                most, most == 1 ? "" : "s", stars ? "*" : "bold");
   if (corrected || plain)
     out += fmt::format(" + better, - worse than {}: p < 0.05, paired t test{}, after Holm over the dataset's rows.",
                        sweep.baseline,

@@ -41,8 +41,12 @@ const std::vector<Normaliser>& normaliser_menu() {
 }
 
 void scores::SoftDtw::refuse_steps(int steps, int width) {
-  fail("the score 'softdtw': " + std::to_string(width) + " channels a head do not divide into " +
-       std::to_string(steps) + " steps");
+  const std::string all = "the score 'softdtw': " + std::to_string(width) + " channels a head ";
+  if (steps == 0) steps = width;
+  if (steps > 0 && width % steps == 0)
+    fail(all + "are a series of " + std::to_string(steps) + " steps, and at most " + std::to_string(kMostSteps) +
+         " run; softdtw(STEPS) takes fewer");
+  fail(all + "do not divide into " + std::to_string(steps) + " steps");
 }
 
 Score with_temperature(Score score, double temperature, bool learned) {

@@ -161,9 +161,10 @@ struct SoftDtw {
   float gamma = 1;  // above 0
 
   int count(int width) const { return steps > 0 ? steps : width; }
-  // Throws Error where a head's channels do not divide into the steps.
+  static constexpr int kMostSteps = 4096;  // 50 million numbers to work in
+  // Throws Error where a head's channels do not divide into the steps, or there are more.
   void check(int width) const {
-    if (steps < 0 || width % count(width) != 0) refuse_steps(steps, width);
+    if (steps < 0 || width % count(width) != 0 || count(width) > kMostSteps) refuse_steps(steps, width);
   }
   int room(int width) const { return 3 * (count(width) + 2) * (count(width) + 2); }
 

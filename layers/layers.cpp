@@ -70,7 +70,8 @@ Model attend(Attend o) {
                    : o.score.reads_vector && !own_width ? Projection::source_target
                                                         : Projection::separate;
   if (own_width && o.projection != Projection::separate)
-    fail("attend: scores have a width of their own only where query, key and value are projected separately");
+    fail("attend: the score '" + o.score.name +
+         "' takes no width of its own (score_width): it reads the projection that is the value, too");
   if (o.score.contracts && o.projection != Projection::one)
     fail("attend: the score '" + o.score.name + "' contracts one projection; it takes no other");
   if (o.head_masks.empty()) o.head_masks = {{0, kEveryHead, o.mask}};

@@ -62,7 +62,7 @@ struct Parser {
     while (at < text.size() && is_word(text[at])) ++at;
     if (at == begin) fail_at(at, "expected a name or '(' before " + here());
     Expression out{text.substr(begin, at - begin), static_cast<int>(begin) + 1, {}, {}};
-    if (!take('(')) return out;
+    if (!take('(') || take(')')) return out;  // all() is all
     do out.arguments.push_back(argument());
     while (take(','));
     if (!take(')')) fail_at(at, "expected ',' or ')' before " + here());

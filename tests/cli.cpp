@@ -231,6 +231,7 @@ TEST_CASE("values out of range are refused") {
   refused("train karate --model gcn --heads 8", "has no attention");
   refused("train karate --model gcn --score dot", "has no attention");
   refused("train karate --score 'softdtw(3)'", "the score 'softdtw': 8 channels a head do not divide into 3 steps");
+  refused("train karate --model attention --score softdtw --hidden 65536 --heads 1", "at most 4096 run");
   refused("train karate --score 'softdtw(8, 0)'", "--score: softdtw takes a number of steps, 1 or more");
   refused("train karate --score dto", "unknown score 'dto'; did you mean dot");
   refused("train karate --normaliser sum", "the normaliser 'sum' takes scores that are never negative");

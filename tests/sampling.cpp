@@ -600,7 +600,8 @@ TEST_CASE("masks and keys by name: their text comes back, and errors name the co
   CHECK(wrong("local self") == "column 7: expected '|', '&', '-' or the end, not 's'");
   CHECK(wrong("(local") == "column 7: expected ')' before the end");
   CHECK(wrong("local(2") == "column 8: expected ',' or ')' before the end");
-  CHECK(wrong("local()") == "column 7: expected an argument before ')'");
+  CHECK(wrong("local(") == "column 7: expected an argument before the end");
+  CHECK(mask_named("local() | all()").text() == mask_named("local | all").text());
   CHECK(wrong("pairs(\"a)") == "column 7: the quotation has no end");
   CHECK(wrong("self | local(0)") == "column 14: local(k) takes a whole number of 1 to 1000000000, not '0'");
   CHECK(wrong("local(2.5)") == "column 7: local(k) takes a whole number of 1 to 1000000000, not '2.5'");

@@ -105,7 +105,11 @@ const std::string& filled(const std::string& text) {
 void set_temperature(ModelOptions& o, const std::string& text) {
   const std::string learned = "learned";
   const bool named = text == learned, started = text.rfind(learned + ":", 0) == 0;
-  o.temperature = named ? 1 : number(started ? text.substr(learned.size() + 1) : text, Bound::positive);
+  try {
+    o.temperature = named ? 1 : number(started ? text.substr(learned.size() + 1) : text, Bound::positive);
+  } catch (const Error&) {
+    fail("must be a number above 0 that float can hold, 'learned' or 'learned:NUMBER', not '" + printable(text) + "'");
+  }
   o.learn_temperature = named || started;
 }
 
@@ -192,8 +196,8 @@ const std::vector<Field>& fields() {
       {"threads", training, "0: all; the result is the same for any number", false, false,
        HEED_WHOLE(train.threads, 0, 4096)},
       {"device", training, "Where it computes: cpu or cuda", false, true, HEED_CHOICE(train.device, device)},
-      {"storage", training, "On a GPU: of the rows that attention gathers in training, fp32 or bf16",
-       false, true, HEED_CHOICE(train.storage, storage)},
+      {"storage", training, "On a GPU: of the rows that attention gathers in training, fp32 or bf16", false, true,
+       HEED_CHOICE(train.storage, storage)},
 
       {"model", model, "A name (heed list)", false, true, HEED_GET(r.model),
        HEED_SET(r.model = model_named(text).name)},
@@ -211,8 +215,9 @@ const std::vector<Field>& fields() {
       {"normaliser", model, "How scores become weights (heed list normalisers); empty: softmax", true, true,
        HEED_GET(r.options.normaliser),
        HEED_SET(r.options.normaliser = text.empty() ? text : normaliser_named(text).name)},
-      {"temperature", model, "What scores are divided by: a number, or learned:NUMBER, one per head from there on",
-       true, true, HEED_GET((r.options.learn_temperature ? "learned:" : "") + text_of(r.options.temperature)),
+      {"temperature", model,
+       "What scores are divided by: a number, learned, or learned:NUMBER, one per head from there on", true, true,
+       HEED_GET((r.options.learn_temperature ? "learned:" : "") + text_of(r.options.temperature)),
        HEED_SET(set_temperature(r.options, text))},
       {"dropout", model, "Of each layer's input", false, false, HEED_NUMBER(options.dropout, share)},
       {"input-dropout", model, "Of the first layer's; -1: as the others", false, false,
