@@ -120,6 +120,17 @@ void clear(Tape<T>* tape, View<T> x) {
   });
 }
 
+// The sums over rows, in order.
+template <class T>
+void add_column_sums(View<const T> x, const Sink<T>& to, Matrix<T>& pieces) {
+  if (!to) return;
+  if (!to.add) std::fill_n(to.to.data, x.cols, T(0));
+  ordered_sums(x.rows, row_grain(x.cols), x.cols, to.to.data, pieces, [&](Offset begin, Offset end, T* acc) {
+    for (Offset i = begin; i < end; ++i)
+      for (Offset c = 0; c < x.cols; ++c) acc[c] += x(i, c);
+  });
+}
+
 }  // namespace
 
 template <class T>
@@ -292,14 +303,8 @@ std::vector<Var<T>> linears(Var<T> x, const std::vector<std::vector<LinearMap<T>
         };
         if (k.dw[m] && !plain) put(k.dw[m], k.sums[at++].y.to);
         if (!k.db[m]) continue;
-        const View<const T> dy = k.dy[m];
-        k.sums_of_dy.resize(1, dy.cols);
-        k.sums_of_dy.fill(T(0));
-        ordered_sums(dy.rows, row_grain(dy.cols), dy.cols, k.sums_of_dy.data(), k.room.numbers,
-                     [&](Offset begin, Offset end, T* acc) {
-                       for (Offset i = begin; i < end; ++i)
-                         for (Offset c = 0; c < dy.cols; ++c) acc[c] += dy(i, c);
-                     });
+        k.sums_of_dy.resize(1, k.dy[m].cols);
+        add_column_sums(k.dy[m], Sink<T>{k.sums_of_dy.view(), false}, k.room.numbers);
         put(k.db[m], std::as_const(k.sums_of_dy).view());
       }
     } else if (learned) {
@@ -312,16 +317,6 @@ std::vector<Var<T>> linears(Var<T> x, const std::vector<std::vector<LinearMap<T>
   };
   x.tape->record(outputs, forward, backward, sparse ? "sparse linear" : "linear", reach);
   return outputs;
-}
-
-template <class T>
-static void add_column_sums(View<const T> x, const Sink<T>& to, Matrix<T>& pieces) {
-  if (!to) return;
-  if (!to.add) std::fill_n(to.to.data, x.cols, T(0));
-  ordered_sums(x.rows, row_grain(x.cols), x.cols, to.to.data, pieces, [&](Offset begin, Offset end, T* acc) {
-    for (Offset i = begin; i < end; ++i)
-      for (Offset c = 0; c < x.cols; ++c) acc[c] += x(i, c);
-  });
 }
 
 template <class T>
