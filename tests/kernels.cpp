@@ -796,6 +796,9 @@ Case<T> case_of_tiles(const Score& score, const Normaliser& normaliser, Shape sh
   c.pattern = many_tiles(shape, random);
   for (auto* x : {&c.q, &c.dy}) *x = random_matrix<T>(c.pattern->queries(), x->cols(), random);
   for (auto* x : {&c.k, &c.v}) *x = random_matrix<T>(c.pattern->keys(), x->cols(), random);
+  // So that the few best scores lie on both sides of the kink: on one alone dq cancels to what rounding left of it.
+  if (base_name(score) == "gat" && normaliser.solves)
+    for (T& z : c.q) z = z / 5 - T(2.6);
   return c;
 }
 
