@@ -268,7 +268,7 @@ HEED_FN bool any(V::Mask lanes) {
   for (int l = 0; l < kLanes; ++l) out |= lanes[l];
   return out != 0;
 }
-HEED_FN V larger(V a, V b) { return select(b > a, b, a); }
+inline constexpr auto larger = [](auto a, decltype(a) b) __attribute__((always_inline)) { return select(b > a, b, a); };
 HEED_FN V plus(V a, V b) { return a + b; }
 
 // The edges of row i in the block, some at a time.
@@ -360,6 +360,58 @@ struct Kernels {
       if (f.above) return forward_rows<true>(f, block, part, state);
     forward_rows<false>(f, block, part, state);
   }
+  // A full portion of an interval whose numbers and values lie as its edges do: no id is read, and the rows come while
+  // the exponentials are computed. The same bits as any other portion's.
+  static HEED_FN void add_stream(const S& score, V mine, const float* numbers, const float* row, V* acc, V& top,
+                                 V& total, bool starts) {
+    constexpr int lanes = heads * width % kWideLanes == 0 ? kWideLanes : kLanes, parts = heads * width / lanes;
+    constexpr int count = kTogether * heads, rows = kWideLanes / heads, halves = kWideLanes / kLanes;
+    auto wide = [](V x) {
+      const V both[] = {x, x};
+      return joined<kWideLanes>(both);
+    };
+    const Wide own = wide(mine);
+    auto score_at = [&](int l) { return stages::term<true>(score, own, Wide::load(numbers + l), Zero{}, Zero{}); };
+    V half[halves], best = top, more = 0.0f;
+    Wide most = kNone;  // the scores are cheap: each is computed twice, and none is kept
+    for (int l = 0; l < count; l += kWideLanes) most = larger(most, score_at(l));
+    split(most, half);
+    for (V some : half) best = larger(best, some);
+    best = stages::among_heads(best, heads, larger);
+    const V use = select(best > V(kNone), best, V(0.0f));
+    const Wide shift = wide(use);
+    alignas(64) float w[count + kLanes];
+    for (int l = 0; l < count; l += kWideLanes) {
+      const char* to_come = reinterpret_cast<const char*>(row + l * width);
+#pragma GCC unroll 16
+      for (int at = 0; at < rows * bytes; at += 64) __builtin_prefetch(to_come + at);
+      __builtin_prefetch(numbers + count + l);
+      const Wide some = raw_weight(Softmax{}, score_at(l), shift);
+      some.store(w + l), split(some, half);
+      for (V x : half) more = more + x;
+    }
+    if (starts) {
+      total = more;
+    } else if (!any(best > top)) {
+      total = total + more;
+    } else {
+      const V rescale = select(top > V(kNone), exp_of(top - use), V(0.0f));
+      total = total * rescale + more;
+      for_vectors<vectors>([&]<int g>() __attribute__((always_inline)) {
+        acc[g] = acc[g] * of_heads<kLanes, width, g>(rescale);
+      });
+    }
+    top = best;
+    Vec<float, lanes> sum[parts];
+#pragma GCC unroll 8
+    for (int g = 0; g < parts; ++g) sum[g] = joined<lanes>(acc + g * (lanes / kLanes));
+    for (int t = 0; t < kTogether; ++t, row += heads * width)
+      for_vectors<parts>([&]<int g>() __attribute__((always_inline)) {
+        sum[g] = sum[g] + of_heads<lanes, width, g>(w + t * heads) * Vec<float, lanes>::load(row + g * lanes);
+      });
+#pragma GCC unroll 8
+    for (int g = 0; g < parts; ++g) split(sum[g], acc + g * (lanes / kLanes));
+  }
   template <bool keeps>  // sums over scores above 0, too
   static void forward_rows(const FusedForward& f, const Block& block, float* part,
                            const stages::RowState<float>& state) {
@@ -368,7 +420,7 @@ struct Kernels {
     const Rows& rows = x.pattern->by_query;
     const View<const float> q = x.q, k = x.k, v = x.v;
     const Finisher finisher(x, f.finish);
-    const bool drops = x.dropout.rate > 0;
+    const bool drops = x.dropout.rate > 0, streams = !drops && k.stride == heads && v.stride == heads * width;
     const int last = tail(v.cols);
     for (Id i = block.first; i < block.last; ++i) {
       if (f.needed && !f.needed[i]) continue;
@@ -382,11 +434,15 @@ struct Kernels {
       if constexpr (keeps) clear<vectors>(up);
       const std::uint64_t key = drops ? x.dropout.row_key(i) : 0;
       for_each_portion(rows, block, i, [&](const Edges& edges, bool starts) __attribute__((always_inline)) {
+        if constexpr (contracts && !keeps)
+          if (streams && edges.adjacent && edges.n == kTogether) {
+            add_stream(score, mine[0], k.row(edges.ids[0]), v.row(edges.ids[0]), acc, top, total, starts);
+            return;
+          }
         alignas(64) float s[room], above[keeps ? room : 1];
         const int count = used(edges), end = count * kLanes;
         V(0.0f).store(s + end - kLanes);
         V best = top;
-        const float* next = nullptr;  // k's numbers, where they lie as their edges do
         if constexpr (!contracts) {
           sums<S, heads, width, true>(score, mine, x.a.data, k, edges, last, s);
           if (finisher.runs) x.score->single.finish(x.score->self.get(), s, f.finish, count, heads, s);
@@ -394,18 +450,14 @@ struct Kernels {
             for (int l = 0; l < end; l += kLanes) (V::load(s + l) * finisher.factor).store(s + l);
         } else {
           for (int t = 0, followed = edges.followed(); t < followed; ++t) edges.fetch<64>(k, t);
-          auto score_of = [&](int l) {
-            return stages::term<true>(score, mine[0], numbers<heads>(k, edges, l / heads), Zero{}, Zero{});
-          };
-          if (edges.adjacent && k.stride == heads) next = k.row(edges.ids[0]);
           auto score_at = [&](int l) {
-            return next ? stages::term<true>(score, mine[0], V::load(next + l), Zero{}, Zero{}) : score_of(l);
+            return stages::term<true>(score, mine[0], numbers<heads>(k, edges, l / heads), Zero{}, Zero{});
           };
           for (int l = 0; l + kLanes < end; l += kLanes) {
             const V z = score_at(l);
             z.store(s + l), best = larger(best, z);
           }
-          score_of(end - kLanes).store(s + end - kLanes);
+          score_at(end - kLanes).store(s + end - kLanes);
         }
         const int lanes = last_lanes(edges);
         if (lanes < kLanes) keep_first(V::load(s + end - kLanes), lanes, kNone).store(s + end - kLanes);
@@ -423,11 +475,6 @@ struct Kernels {
           for (V half : each) sum = sum + half;
         };
         for (int l = 0; l < end; l += kWideLanes) {
-          if (contracts && next) {  // their rows, which no earlier portion fetched, and numbers to come
-            const float* row = v.row(edges.ids[0]) + l / heads * v.stride;
-            for (int t = 0; t < kWideLanes / heads; ++t) Edges::fetch_row<bytes>(row + t * v.stride);
-            __builtin_prefetch(next + kTogether * heads + l);
-          }
           const Wide z = Wide::load(s + l), w = raw_weight(Softmax{}, z, shift);
           w.store(s + l), add_to(more, w);
           if constexpr (keeps) {

@@ -1213,6 +1213,35 @@ TEST_CASE("attention: rows that run whole give what the stages give, of any leng
     }
 }
 
+TEST_CASE("attention: an interval has the bits of the list of its pairs, wherever its largest score is") {
+  auto seed = fresh_seed();
+  CAPTURE(seed);
+  Random random(seed);
+  for (const std::string name : {"node", "gat"})
+    for (auto [heads, width] :
+         {std::pair{4, 16}, {8, 8}, {1, 8}, {4, 8}, {8, 16}, {4, 32}, {1, 16}, {8, 1}, {8, 3}, {8, 5}, {8, 7}})
+      for (double slope : {-0.1, 0.0, 0.1})  // of the scores along the interval
+        for (bool backward : {false, true}) {
+          CAPTURE(name);
+          CAPTURE(heads);
+          CAPTURE(width);
+          CAPTURE(slope);
+          auto c = make_case<float>(score_named(name), normaliser_named("softmax"), Mask::list, heads, 1, width, random);
+          const Id keys = 40 + static_cast<Id>(random.below(3 * kHub)), first = static_cast<Id>(random.below(80));
+          c.pattern = Pattern::sliding(keys, {{0, keys / 2}, {keys / 3, keys}}, nullptr);
+          for (auto* x : {&c.q, &c.dy}) *x = random_matrix<float>(2, x->cols(), random);
+          for (auto* x : {&c.k, &c.v}) *x = random_matrix<float>(keys, x->cols(), random);
+          for (Id j = 0; j < keys; ++j)
+            for (float& k : std::span(c.k.row(j), heads)) k = j < first ? -INFINITY : k + static_cast<float>(slope * j);
+          auto d = c;
+          d.pattern = as_list(*c.pattern);
+          c.state.backward = d.state.backward = backward;
+          c.forward(), d.forward();
+          CHECK(c.y == d.y);
+          CHECK(c.state.tau == d.state.tau);
+        }
+}
+
 TEST_CASE("attention: gradients are added where asked, and many heads equal groups of heads") {
   auto seed = fresh_seed();
   CAPTURE(seed);
