@@ -553,19 +553,19 @@ template <class T>
 struct Centred {
   using V = Vec<T, 8>;
   const T* x;
-  T middle, square = 0;  // of what is left, summed
+  T middle, square;  // of what is left, summed
   bool constant;
 
   Centred(const T* x, Offset width) : x(x), middle(mean(x, width)) {
-    const V least = 8 * std::numeric_limits<T>::epsilon() * std::abs(middle);
-    V squares = T(0), larger = T(0);
-    for (Offset t = 0; t < width; t += 8) {
-      const V rest = keep_first((*this)(t), static_cast<int>(std::min<Offset>(8, width - t)));
-      squares = squares + rest * rest;
-      larger = select(fn::abs(rest) > least, V(1), larger);
-    }
-    constant = !(fold(larger) > 0 || std::isnan(middle));
-    square = constant ? 0 : fold(squares);
+    square = sum_of<T>(width, [this](Offset t) { return (*this)(t) * (*this)(t); });
+    const T least = 8 * std::numeric_limits<T>::epsilon() * std::abs(middle);
+    constant = !(square > static_cast<T>(width) * least * least) && none_beyond(least, width);
+    if (constant) square = 0;
+  }
+  bool none_beyond(T least, Offset width) const {
+    for (Offset t = 0; t < width; ++t)
+      if (!(std::abs(x[t] - middle) <= least)) return false;
+    return true;
   }
   V operator()(Offset t) const { return V::load(x + t) - V(middle); }
 };
