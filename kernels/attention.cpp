@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <cstring>
 #include <numeric>
 
@@ -743,6 +744,12 @@ void fill_delta(const Plan<T>& plan, View<const T> y, View<const T> dy, Attentio
     for (Offset i = begin; i < end; i += kChunk) {
       batch.n = static_cast<int>(std::min<Offset>(kChunk, end - i));
       batch.ids = batch.rows;
+      if (const std::uint8_t* marks = plan.fused ? state.needed : nullptr;
+          marks && std::none_of(marks + i, marks + i + batch.n, std::identity())) {
+        std::fill_n(state.given.begin() + i, batch.n, 0);
+        for (int t = 0; t < batch.n && dq && !dq.add; ++t) std::fill_n(dq.to.row(i + t), plan.heads, T(0));
+        continue;
+      }
       for (int t = 0; t < batch.n; ++t) {
         batch.rows[t] = static_cast<Id>(i + t), batch.at[t] = t * 2 * plan.heads;
         std::copy_n(state.tau.row(i + t), plan.heads, state.tau_delta.row(i + t));
@@ -1157,7 +1164,7 @@ void attention_weights(const Attention<T>& x, const AttentionState<T>& state, Vi
 
 template <class T>
 void weighted_sum(const Rows& rows, std::span<const T> weights, std::span<const Offset> edge, std::span<const T> scale,
-                  std::span<const Summand<T>> sums, Matrix<T>& parts) {
+                  std::span<const Summand<T>> sums, Matrix<T>& parts, const std::uint8_t* needed) {
   Offset total = 0;
   for (const auto& [x, y] : sums) {
     expect("x of a sparse product", x, rows.cols, x.cols);
@@ -1223,6 +1230,7 @@ void weighted_sum(const Rows& rows, std::span<const T> weights, std::span<const 
       });
     const Csr& list = *rows.list;
     for (Id i = block.first; i < block.last; ++i) {
+      if (needed && !needed[i]) continue;
       const Offset first = list.offsets[i] + (part ? block.begin : 0);
       const Offset end = part ? list.offsets[i] + block.end : list.offsets[i + 1];
       if (first == end) empty(i);
@@ -1263,7 +1271,7 @@ void weighted_sum(const Rows& rows, std::span<const T> weights, std::span<const 
   template void attention_scores(const Attention<T>&, View<T>);                                            \
   template void attention_weights(const Attention<T>&, const AttentionState<T>&, View<T>);                 \
   template void weighted_sum(const Rows&, std::span<const T>, std::span<const Offset>, std::span<const T>, \
-                             std::span<const Summand<T>>, Matrix<T>&);
+                             std::span<const Summand<T>>, Matrix<T>&, const std::uint8_t*);
 HEED_INSTANTIATE(float)
 HEED_INSTANTIATE(double)
 

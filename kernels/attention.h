@@ -113,6 +113,7 @@ void attention_scores(const Attention<T>& x, View<T> scores);
 
 // y (+)= sum_j weight_ij x_j over the columns j of each row: the sparse product. `weights` holds one number per entry
 // of rows.list (empty: all 1), picked through `edge` where it is given; `scale` one number per row (empty: all 1).
+// `needed`: a mark for each row, without which y may keep what is there; null: all have one.
 template <class T>
 struct Summand {
   View<const T> x;  // rows.cols x any
@@ -120,7 +121,7 @@ struct Summand {
 };
 template <class T>
 void weighted_sum(const Rows& rows, std::span<const T> weights, std::span<const Offset> edge, std::span<const T> scale,
-                  std::span<const Summand<T>> sums, Matrix<T>& parts);
+                  std::span<const Summand<T>> sums, Matrix<T>& parts, const std::uint8_t* needed = nullptr);
 template <class T>
 void weighted_sum(const Rows& rows, std::span<const T> weights, std::span<const Offset> edge, std::span<const T> scale,
                   View<const T> x, Sink<T> y, Matrix<T>& parts) {

@@ -1,5 +1,6 @@
 #include "kernels/dense.h"
 
+#include <functional>
 #include <string>
 
 #include "kernels/parallel.h"
@@ -87,10 +88,11 @@ HEED_FN void in_vectors(int width, Run run) {
 
 // Rows [begin, end) of the panels: to (+)= bias + sum_s a_s b_s, the inner dimensions of the a_s one after the other.
 template <class T>
-void multiply(std::span<const DensePanel<T>> panels, Offset begin, Offset end) {
+void multiply(std::span<const DensePanel<T>> panels, Offset begin, Offset end, const std::uint8_t* needed) {
   for (const DensePanel<T>& p : panels)
     in_vectors<T>(p.width, [&]<int N>() {
       in_tiles(begin, end, [&]<int R>(Offset i) {
+        if (needed && std::none_of(needed + i, needed + i + R, std::identity())) return;
         Tile<R, N, T> tile;
         tile.begin(p, i);
         const T* b = p.b;
@@ -109,6 +111,44 @@ Offset piece(Offset in, Offset out) {
   return kTile * std::max<Offset>(1, std::min(near, worth) / kTile);
 }
 
+// Rows that are needed, side by side.
+template <class T>
+struct Gathered {
+  Matrix<T> numbers;
+  std::vector<View<const T>> x, dy;
+  Offset rows = 0;
+
+  // The next ones from `first` on, which comes to lie after them: at most `most`, before `end`.
+  void take(const std::uint8_t* needed, Offset most, Offset& first, Offset end, std::span<const View<const T>> all_x,
+            std::span<const View<const T>> all_dy) {
+    Offset width = 0;
+    for (auto tables : {all_x, all_dy})
+      for (const View<const T>& table : tables) width += whole(table.cols);
+    numbers.resize(most, width);
+    for (rows = 0; first < end && rows < most; ++first) {
+      if (!needed[first]) continue;
+      T* to = numbers.row(rows++);
+      for (auto tables : {all_x, all_dy})
+        for (const View<const T>& table : tables)
+          std::copy_n(table.row(first), table.cols, to), to += whole(table.cols);
+    }
+    Offset at = 0;
+    for (auto [tables, views] : {std::pair{all_x, &x}, {all_dy, &dy}}) {
+      views->clear();
+      for (const View<const T>& table : tables) {
+        views->push_back({numbers.data() + at, rows, table.cols, width});
+        at += whole(table.cols);
+      }
+    }
+  }
+  static Offset whole(Offset cols) { return (cols + kPanel<T> - 1) / kPanel<T> * kPanel<T>; }
+};
+template <class T>
+Gathered<T>& gathered() {
+  thread_local Gathered<T> of_thread;
+  return of_thread;
+}
+
 template <class T>
 const View<const T>& of_map(std::span<const View<const T>> x, std::size_t m) {
   return x[x.size() == 1 ? 0 : m];
@@ -118,7 +158,7 @@ const View<const T>& of_map(std::span<const View<const T>> x, std::size_t m) {
 
 template <class T>
 void product(std::span<const View<const T>> x, std::span<const DenseMap<T>> maps, std::span<const Sink<T>> y,
-             DenseRoom<T>& room) {
+             DenseRoom<T>& room, const std::uint8_t* needed) {
   const Offset rows = x[0].rows;
   Offset count = 0, in = 0, out = 0;
   for (std::size_t m = 0; m < maps.size(); ++m) {
@@ -154,12 +194,13 @@ void product(std::span<const View<const T>> x, std::span<const DenseMap<T>> maps
       for (Offset k = 0; k < w.rows; ++k) put(w.row(k) + c);
     }
   }
-  parallel_pieces(rows, piece(in, out), [&](Offset begin, Offset end) { multiply<T>(room.panels, begin, end); });
+  parallel_pieces(rows, piece(in, out),
+                  [&](Offset begin, Offset end) { multiply<T>(room.panels, begin, end, needed); });
 }
 
 template <class T>
 void product_by_transpose(std::span<const View<const T>> dy, std::span<const DenseMap<T>> maps, Sink<T> dx,
-                          DenseRoom<T>& room) {
+                          DenseRoom<T>& room, const std::uint8_t* needed) {
   Offset inner = 0;
   for (std::size_t m = 0; m < maps.size(); ++m) {
     expect("columns of dy and columns of w", dy[m].cols, maps[m].w.cols);
@@ -179,13 +220,13 @@ void product_by_transpose(std::span<const View<const T>> dy, std::span<const Den
         for (int l = 0; l < kPanel<T>; ++l) to[l] = l < width ? s * w(k + l, c) : T(0);
   }
   parallel_pieces(dx.to.rows, piece(inner, in),
-                  [&](Offset begin, Offset end) { multiply<T>(room.panels, begin, end); });
+                  [&](Offset begin, Offset end) { multiply<T>(room.panels, begin, end, needed); });
 }
 
 template <class T>
 void product_of_transpose(std::span<const View<const T>> x, std::span<const View<const T>> dy,
                           std::span<const DenseMap<T>> maps, std::span<const Sink<T>> dw,
-                          std::span<const Sink<T>> dbias, DenseRoom<T>& room) {
+                          std::span<const Sink<T>> dbias, DenseRoom<T>& room, const std::uint8_t* needed) {
   const Offset all = x[0].rows;
   Offset in = 0, out = 0;
   for (std::size_t m = 0; m < dy.size(); ++m) {
@@ -204,26 +245,33 @@ void product_of_transpose(std::span<const View<const T>> x, std::span<const View
   parallel_pieces(all, kLong, [&](Offset begin, Offset end) {
     const View<T> part{room.numbers.row(begin / kLong), in + 1, stride, stride};
     std::fill_n(part.data, (in + 1) * stride, T(0));
-    for (Offset first = begin; first < end; first += near) {
-      const Offset rows = std::min(near, end - first);
+    Gathered<T>& some = gathered<T>();
+    for (Offset first = begin; first < end;) {
+      Offset rows = std::min(near, end - first), from = first;
+      if (needed) {
+        some.take(needed, near, first, end, x, dy);
+        rows = some.rows, from = 0;
+      } else {
+        first += rows;
+      }
       Offset at = 0;
       for (std::size_t m = 0; m < dy.size(); ++m) {
-        const View<const T>&d = dy[m], &own = of_map(x, m);
+        const View<const T> d = needed ? some.dy[m] : dy[m], own = needed ? of_map<T>(some.x, m) : of_map(x, m);
         for (Offset c = 0; c < d.cols; c += kPanel<T>) {
           const int width = static_cast<int>(std::min<Offset>(kPanel<T>, d.cols - c));
-          const DensePanel<T> p{d.row(first) + c, d.stride, part.columns(at + c, width), width, true, {}};
+          const DensePanel<T> p{d.row(from) + c, d.stride, part.columns(at + c, width), width, true, {}};
           in_vectors<T>(width, [&]<int N>() {
             in_tiles(0, own.cols, [&]<int R>(Offset k) {
               Tile<R, N, T> tile;
               tile.begin(p, k);
-              tile.run(own.row(first) + k, 1, own.stride, p.b, p.stride, rows);
+              tile.run(own.row(from) + k, 1, own.stride, p.b, p.stride, rows);
               tile.end(p, k);
             });
           });
         }
         T* sums = part.row(in) + at;
         if (!dbias.empty())
-          for (Offset i = first; i < first + rows; ++i)
+          for (Offset i = from; i < from + rows; ++i)
             for (Offset c = 0; c < d.cols; ++c) sums[c] += d(i, c);
         at += d.cols;
       }
@@ -252,12 +300,12 @@ void product_of_transpose(std::span<const View<const T>> x, std::span<const View
 
 #define HEED_INSTANTIATE(T)                                                                                            \
   template void product(std::span<const View<const T>>, std::span<const DenseMap<T>>, std::span<const Sink<T>>,        \
-                        DenseRoom<T>&);                                                                                \
+                        DenseRoom<T>&, const std::uint8_t*);                                                           \
   template void product_by_transpose(std::span<const View<const T>>, std::span<const DenseMap<T>>, Sink<T>,            \
-                                     DenseRoom<T>&);                                                                   \
+                                     DenseRoom<T>&, const std::uint8_t*);                                              \
   template void product_of_transpose(std::span<const View<const T>>, std::span<const View<const T>>,                   \
                                      std::span<const DenseMap<T>>, std::span<const Sink<T>>, std::span<const Sink<T>>, \
-                                     DenseRoom<T>&);
+                                     DenseRoom<T>&, const std::uint8_t*);
 HEED_INSTANTIATE(float)
 HEED_INSTANTIATE(double)
 

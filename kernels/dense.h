@@ -34,33 +34,36 @@ struct DenseMap {      // y = s (x w + bias)
   T s = 1;
 };
 
-// All throw Error where shapes do not fit.
+// All throw Error where shapes do not fit. `needed`: a mark for each of the n rows, without which a row of the results
+// may be left as it is, and is 0 in dy; null: all have one.
 
 // y_m (+)= s_m (x_m w_m + bias_m)            x_m: n x in, one for each map, or one for all; y_m: n x out_m
 template <class T>
 void product(std::span<const View<const T>> x, std::span<const DenseMap<T>> maps, std::span<const Sink<T>> y,
-             DenseRoom<T>& room);
+             DenseRoom<T>& room, const std::uint8_t* needed = nullptr);
 
 // dx (+)= sum_m s_m dy_m w_m^T               dy_m: n x out_m, dx: n x in
 template <class T>
 void product_by_transpose(std::span<const View<const T>> dy, std::span<const DenseMap<T>> maps, Sink<T> dx,
-                          DenseRoom<T>& room);
+                          DenseRoom<T>& room, const std::uint8_t* needed = nullptr);
 
 // dw_m (+)= s_m x_m^T dy_m, and dbias_m (+)= s_m times the sums of dy_m's columns; sinks may be none
 template <class T>
 void product_of_transpose(std::span<const View<const T>> x, std::span<const View<const T>> dy,
                           std::span<const DenseMap<T>> maps, std::span<const Sink<T>> dw,
-                          std::span<const Sink<T>> dbias, DenseRoom<T>& room);
+                          std::span<const Sink<T>> dbias, DenseRoom<T>& room, const std::uint8_t* needed = nullptr);
 
 // The same for one x.
 template <class T>
-void product(View<const T> x, std::span<const DenseMap<T>> maps, std::span<const Sink<T>> y, DenseRoom<T>& room) {
-  product<T>({&x, 1}, maps, y, room);
+void product(View<const T> x, std::span<const DenseMap<T>> maps, std::span<const Sink<T>> y, DenseRoom<T>& room,
+             const std::uint8_t* needed = nullptr) {
+  product<T>({&x, 1}, maps, y, room, needed);
 }
 template <class T>
 void product_of_transpose(View<const T> x, std::span<const View<const T>> dy, std::span<const DenseMap<T>> maps,
-                          std::span<const Sink<T>> dw, std::span<const Sink<T>> dbias, DenseRoom<T>& room) {
-  product_of_transpose<T>({&x, 1}, dy, maps, dw, dbias, room);
+                          std::span<const Sink<T>> dw, std::span<const Sink<T>> dbias, DenseRoom<T>& room,
+                          const std::uint8_t* needed = nullptr) {
+  product_of_transpose<T>({&x, 1}, dy, maps, dw, dbias, room, needed);
 }
 // And for one map without a bias.
 template <class T>

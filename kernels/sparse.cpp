@@ -33,7 +33,7 @@ Matrix<float> dense_of(const Sparse& x) {
 // instead: each adds to a y of its own, and these are added up in order.
 template <class T>
 void transposed_product(const Sparse& pattern, std::span<const T> values, std::span<const Summand<T>> sums,
-                        Matrix<T>& parts) {
+                        Matrix<T>& parts, const std::uint8_t* needed) {
   using V = WideVec<T>;
   constexpr int lanes = V::lanes;
   const Csr& list = pattern.pattern();
@@ -57,7 +57,8 @@ void transposed_product(const Sparse& pattern, std::span<const T> values, std::s
     T* const own = parts.row(p);
     std::fill_n(own, size, T(0));
     const Offset last = row_at((p + 1) * list.edges() / pieces);
-    for (Offset i = row_at(p * list.edges() / pieces); i < last; ++i)
+    for (Offset i = row_at(p * list.edges() / pieces); i < last; ++i) {
+      if (needed && !needed[i]) continue;
       for (Offset at = list.offsets[i]; at < list.offsets[i + 1]; at += kChunk) {
         // Of dropped features most values are 0.
         const Offset end = std::min<Offset>(list.offsets[i + 1], at + kChunk);
@@ -80,6 +81,7 @@ void transposed_product(const Sparse& pattern, std::span<const T> values, std::s
           place += c;
         }
       }
+    }
   });
   parallel_pieces(pattern.cols(), row_grain(pieces * stride), [&](Offset begin, Offset end) {
     for (Offset j = begin; j < end; ++j) {
@@ -94,10 +96,10 @@ void transposed_product(const Sparse& pattern, std::span<const T> values, std::s
     }
   });
 }
-template void transposed_product(const Sparse&, std::span<const float>, std::span<const Summand<float>>,
-                                 Matrix<float>&);
+template void transposed_product(const Sparse&, std::span<const float>, std::span<const Summand<float>>, Matrix<float>&,
+                                 const std::uint8_t*);
 template void transposed_product(const Sparse&, std::span<const double>, std::span<const Summand<double>>,
-                                 Matrix<double>&);
+                                 Matrix<double>&, const std::uint8_t*);
 
 ReorderedSparse reordered(const Sparse& x, std::span<const Id> order) {
   const Csr& old = x.pattern();

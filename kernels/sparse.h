@@ -27,10 +27,11 @@ Matrix<float> dense_of(const Sparse& x);
 
 // y (+)= X^T x for each summand, where X is `pattern` with `values` as its entries: x rows x any, y cols x the same.
 // Entries of 0 are passed over, whatever stands in x. `parts`, up to 32 MB, is a buffer that may be kept between calls.
-// Throws Error where shapes do not fit.
+// `needed`: a mark for each row of X, without which the row of x is 0; null: all have one. Throws Error where shapes do
+// not fit.
 template <class T>
 void transposed_product(const Sparse& pattern, std::span<const T> values, std::span<const Summand<T>> sums,
-                        Matrix<T>& parts);
+                        Matrix<T>& parts, const std::uint8_t* needed = nullptr);
 
 // The same matrix with its rows in another order, in which each has its place: row i of the result is row order[i].
 // entry[t] is the entry of `x` that became entry t.

@@ -32,6 +32,26 @@ void each_vector(Offset n, F f) {
   });
 }
 
+// Of y's memory, what holds rows that matter.
+template <class T, class F>
+void each_vector(Var<T> y, F f) {
+  const Focus::Rows* some = y.tape->focus_of(y);
+  if (!some) return each_vector<T>(y.value().size(), f);
+  constexpr Offset run = kRunBytes / sizeof(T);
+  parallel_pieces(std::ssize(some->runs), kElementGrain / run, [&](Offset begin, Offset end) {
+    for (Offset at = begin; at < end; ++at)
+      for (Offset t = some->runs[at]; t < some->runs[at] + run; t += WideVec<T>::lanes) f(t);
+  });
+}
+// f(i) for the rows of y that matter, where each is some work on `cols` numbers.
+template <class T, class F>
+void each_row(Var<T> y, Offset cols, F f) {
+  const Focus::Rows* some = y.tape->focus_of(y);
+  parallel_pieces(some ? std::ssize(some->ids) : y.rows(), row_grain(cols), [&](Offset begin, Offset end) {
+    for (Offset at = begin; at < end; ++at) f(some ? some->ids[at] : at);
+  });
+}
+
 template <class T>
 void store(const Sink<T>& to, Offset t, WideVec<T> value) {
   if (to.add) value = value + WideVec<T>::load(to.to.data + t);
@@ -70,10 +90,10 @@ Var<T> elementwise(Var<T> x, F f) {
                                             .f = activations::place<F>(),
                                             .factor = activations::factor_of(f)},
                                x.value().size());
-        each_vector<T>(x.value().size(), [&](Offset t) { f(V::load(from + t)).store(to + t); });
+        each_vector(y, [&](Offset t) { f(V::load(from + t)).store(to + t); });
       },
       [=] {
-        Sink<T> dx = x.sink();
+        Sink<T> dx = x.tape->sink_beside(x, y);
         if (!dx) return;
         const T *from = x.value().data(), *dy = y.grad().data;
         if constexpr (on_devices<T>)
@@ -87,8 +107,7 @@ Var<T> elementwise(Var<T> x, F f) {
                                             .f = activations::place<F>(),
                                             .factor = activations::factor_of(f)},
                                x.value().size());
-        each_vector<T>(x.value().size(),
-                       [&](Offset t) { store(dx, t, V::load(dy + t) * f(variable<0>(V::load(from + t))).d[0]); });
+        each_vector(y, [&](Offset t) { store(dx, t, V::load(dy + t) * f(variable<0>(V::load(from + t))).d[0]); });
       },
       "elementwise", same_rows<T>(y, {x}));
   return y;
@@ -213,9 +232,10 @@ std::vector<Var<T>> linears(Var<T> x, const std::vector<std::vector<LinearMap<T>
       k.maps.push_back({map.w.view(), map.b.tape ? map.b.view() : View<const T>{}, static_cast<T>(map.s)});
       k.y.push_back({y.value().view().columns(first, map.w.cols()), false});
     }
-    if (!sparse) return product<T>(x.view(), k.maps, k.y, k.room);
+    const std::uint8_t* needed = x.tape->marks_of(x);  // for any of the results
+    if (!sparse) return product<T>(x.view(), k.maps, k.y, k.room, needed);
     for (std::size_t m = 0; m < k.all.size(); ++m) k.sums.push_back({k.maps[m].w, k.y[m]});
-    weighted_sum<T>(sparse->by_row, entries(), {}, {}, k.sums, k.room.numbers);
+    weighted_sum<T>(sparse->by_row, entries(), {}, {}, k.sums, k.room.numbers, needed);
     for (std::size_t m = 0; m < k.all.size(); ++m) {
       const auto& [w, b, s] = k.maps[m];
       const View<T> y = k.y[m].to;
@@ -274,6 +294,7 @@ std::vector<Var<T>> linears(Var<T> x, const std::vector<std::vector<LinearMap<T>
         return;
       }
     Kept& k = *kept;
+    const std::uint8_t* needed = x.tape->marks_of(x);
     k.maps.clear(), k.dy.clear(), k.dw.clear(), k.db.clear(), k.sums.clear();
     bool learned = false, biased = false;
     for (const auto& [map, y, first] : k.all) {
@@ -293,7 +314,7 @@ std::vector<Var<T>> linears(Var<T> x, const std::vector<std::vector<LinearMap<T>
         if (k.dw[m])
           k.sums.push_back(
               {k.dy[m], plain ? k.dw[m] : Sink<T>{k.dw_scaled.view().columns(first, k.dy[m].cols), false}});
-      transposed_product<T>(*sparse, entries(), k.sums, k.room.numbers);
+      transposed_product<T>(*sparse, entries(), k.sums, k.room.numbers, needed);
       std::size_t at = 0;
       for (std::size_t m = 0; m < k.maps.size(); ++m) {
         const T s = k.maps[m].s;
@@ -308,9 +329,9 @@ std::vector<Var<T>> linears(Var<T> x, const std::vector<std::vector<LinearMap<T>
         put(k.db[m], std::as_const(k.sums_of_dy).view());
       }
     } else if (learned) {
-      product_of_transpose<T>(x.view(), k.dy, k.maps, k.dw, biased ? k.db : std::span<const Sink<T>>{}, k.room);
+      product_of_transpose<T>(x.view(), k.dy, k.maps, k.dw, biased ? k.db : std::span<const Sink<T>>{}, k.room, needed);
     }
-    if (Sink<T> dx = x.sink()) product_by_transpose<T>(k.dy, k.maps, dx, k.room);
+    if (Sink<T> dx = x.tape->sink_beside(x, x)) product_by_transpose<T>(k.dy, k.maps, dx, k.room, needed);
   };
   auto reach = [=](Reach<T>& reach) {
     for (const Placed& at : kept->all) reach.need_rows_of(x, at.y), reach.need(at.map.w);
@@ -743,28 +764,26 @@ Var<T> mean_heads(Var<T> x, int heads) {
         if constexpr (on_devices<T>)
           if (x.tape->device)
             return bodies::run(*x.tape->device, bodies::MeanHeads{x.view(), heads, part, Y.view()}, Y.size());
-        parallel_pieces(x.rows(), row_grain(x.cols()), [&](Offset begin, Offset end) {
-          for (Offset i = begin; i < end; ++i)
-            for (Offset c = 0; c < width; ++c) {
-              T sum = 0;
-              for (int h = 0; h < heads; ++h) sum += X(i, h * width + c);
-              Y(i, c) = sum * part;
-            }
+        each_row(y, x.cols(), [&](Offset i) {
+          for (Offset c = 0; c < width; ++c) {
+            T sum = 0;
+            for (int h = 0; h < heads; ++h) sum += X(i, h * width + c);
+            Y(i, c) = sum * part;
+          }
         });
       },
       [=] {
         View<const T> dY = y.grad();
-        Sink<T> dx = x.sink();
+        Sink<T> dx = x.tape->sink_beside(x, y);
         if (!dx) return;
         if constexpr (on_devices<T>)
           if (x.tape->device)
             return bodies::run(*x.tape->device, bodies::MeanHeadsBack{dY, part, dx}, x.rows() * x.cols());
-        parallel_pieces(x.rows(), row_grain(x.cols()), [&](Offset begin, Offset end) {
-          for (Offset i = begin; i < end; ++i)
-            for (int h = 0; h < heads; ++h) {
-              T* to = dx.to.row(i) + h * width;
-              for (Offset c = 0; c < width; ++c) to[c] = (dx.add ? to[c] : T(0)) + dY(i, c) * part;
-            }
+        each_row(y, x.cols(), [&](Offset i) {
+          for (int h = 0; h < heads; ++h) {
+            T* to = dx.to.row(i) + h * width;
+            for (Offset c = 0; c < width; ++c) to[c] = (dx.add ? to[c] : T(0)) + dY(i, c) * part;
+          }
         });
       },
       "mean heads", same_rows<T>(y, {x}));
@@ -933,21 +952,27 @@ Var<T> dropout(Var<T> x, double rate) {
                                         .threshold = threshold,
                                         .key = tape->keys_at() + stream},
                            n);
-    parallel_pieces(n, kElementGrain, [&](Offset begin, Offset end) {
-      for (Offset block = begin; block < end; block += 1024) {
-        const std::uint64_t key = drop.row_key(static_cast<std::uint64_t>(block) / 1024);
-        using V = WideVec<T>;
-        using W = typename RawVec<std::uint32_t, V::lanes>::type;
-        W low{}, high{}, column{};
-        low += static_cast<std::uint32_t>(key), high += static_cast<std::uint32_t>(key >> 32);
-        for (int l = 0; l < V::lanes; ++l) column[l] = l;
-        const Offset last = std::min<Offset>(block + 1024, end);
-        for (Offset t = block; t < last; t += V::lanes, column += V::lanes) {
-          V value = V::load(from + t) * drop_factors<T>(low, high, column, W{}, threshold, factor);
-          if (add) value = value + V::load(to + t);
-          value.store(to + t);
-        }
+    auto elements = [=](Offset begin, Offset end) {  // of one such block
+      const std::uint64_t key = drop.row_key(static_cast<std::uint64_t>(begin) / 1024);
+      using V = WideVec<T>;
+      using W = typename RawVec<std::uint32_t, V::lanes>::type;
+      W low{}, high{}, column{};
+      low += static_cast<std::uint32_t>(key), high += static_cast<std::uint32_t>(key >> 32);
+      for (int l = 0; l < V::lanes; ++l) column[l] = static_cast<std::uint32_t>(begin % 1024) + l;
+      for (Offset t = begin; t < end; t += V::lanes, column += V::lanes) {
+        V value = V::load(from + t) * drop_factors<T>(low, high, column, W{}, threshold, factor);
+        if (add) value = value + V::load(to + t);
+        value.store(to + t);
       }
+    };
+    if (const Focus::Rows* some = tape->focus_of(y)) {
+      constexpr Offset run = kRunBytes / sizeof(T);
+      return parallel_pieces(std::ssize(some->runs), kElementGrain / run, [&](Offset begin, Offset end) {
+        for (Offset at = begin; at < end; ++at) elements(some->runs[at], some->runs[at] + run);
+      });
+    }
+    parallel_pieces(n, kElementGrain, [&](Offset begin, Offset end) {
+      for (Offset block = begin; block < end; block += 1024) elements(block, std::min<Offset>(block + 1024, end));
     });
   };
   tape->record(
@@ -958,7 +983,7 @@ Var<T> dropout(Var<T> x, double rate) {
         if (tape->training) apply(x.value().data(), y.value().data(), false);
       },
       [=] {
-        Sink<T> dx = x.sink();
+        Sink<T> dx = tape->training ? tape->sink_beside(x, y) : x.sink();
         if (!dx) return;
         if (tape->training)
           apply(y.grad().data, dx.to.data, dx.add);
@@ -1590,7 +1615,7 @@ Var<T> attention(const AttentionVars<T>& given, std::shared_ptr<const Sight> sig
       y,
       [=] {
         kept->state.backward = tape->training && y.needs_grad();
-        kept->state.needed = tape->focus_of(y);
+        kept->state.needed = tape->marks_of(y);
         if constexpr (on_devices<T>)
           if (tape->device) return tape->device->attention(call(), y.value().view(), kept->state);
         attention<T>(call(), y.value().view(), kept->state);

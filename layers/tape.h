@@ -75,12 +75,22 @@ struct TapeNode {
   std::vector<int> inputs;
   bool needs_grad = false;
   bool arrived = false;       // a gradient, in this backward
+  std::uint64_t zero_beyond = 0;  // the focus beyond which `grad` is 0; none: it may hold anything
   bool grad_is_kept = false;  // by a parameter
   Matrix<T> own_value, own_grad;
 };
 
-// The rows of each value that matter to a result; an empty one: all.
-using Focus = std::vector<std::vector<std::uint8_t>>;
+// The rows of each value that matter to a result.
+struct Focus {
+  struct Rows {
+    std::vector<std::uint8_t> is;  // a mark for each row; none: all matter
+    std::vector<Offset> runs;      // where in the value's memory runs of kRunBytes begin that hold those that do
+    std::vector<Id> ids;           // which they are
+  };
+  std::vector<Rows> of;    // a value each
+  std::uint64_t name = 0;  // each has its own
+};
+inline constexpr Offset kRunBytes = 64;  // the widest vector's
 
 // While a focus is worked out, from the result backwards: which rows of what is to be read.
 template <class T>
@@ -103,7 +113,7 @@ class Reach {
   }
   const std::vector<std::uint8_t>* some_of(Var<T> y) const { return all[at(y)] ? nullptr : &rows[at(y)]; }  // null: all
 
-  Focus rows;
+  std::vector<std::vector<std::uint8_t>> rows;
   std::vector<std::uint8_t> all;
 
  private:
@@ -121,8 +131,9 @@ class Tape {
 
   Profile* profile = nullptr;  // where given, every operation adds its seconds
 
-  // What forward is for, where that is less than all values: operations may leave out other rows, which then hold
-  // finite numbers from before. To be set for as many steps as one likes. Devices compute everything.
+  // What forward and backward are for, where that is less than all values: operations may leave out other rows, which
+  // then hold finite numbers from before, and whose gradients are 0. To be set for as many steps as one likes. Devices
+  // compute everything.
   const Focus* focus = nullptr;
 
   // Where the tape runs; null: on the CPU. To be set before anything is recorded.
@@ -211,16 +222,34 @@ class Tape {
       for (Var<T> y : s->outputs)
         for (int x : node(y.id).inputs) reach.need({this, x});
     }
-    for (std::size_t id = 0; id < nodes_.size(); ++id) {  // most rows: as well all
-      std::vector<std::uint8_t>& is = reach.rows[id];
-      if (reach.all[id] || 2 * std::ranges::count(is, 1) > std::ssize(is)) is = {};
+    Focus out{.of = std::vector<Focus::Rows>(nodes_.size()), .name = ++focuses_};
+    for (std::size_t id = 0; id < nodes_.size(); ++id) {
+      const std::vector<std::uint8_t>& is = reach.rows[id];
+      if (reach.all[id] || is.empty() || 2 * std::ranges::count(is, 1) > std::ssize(is)) continue;  // most: as well all
+      Focus::Rows& rows = out.of[id];
+      rows.is = is;
+      const TapeNode<T>& n = nodes_[id];
+      constexpr Offset run = kRunBytes / sizeof(T);
+      for (Id i = 0; i < n.rows; ++i) {
+        if (!is[i]) continue;
+        rows.ids.push_back(i);
+        const Csr* list = n.sparse ? &n.sparse->pattern() : nullptr;
+        const Offset begin = list ? list->offsets[i] : i * n.cols, end = list ? list->offsets[i + 1] : begin + n.cols;
+        Offset at = begin / run * run;
+        if (!rows.runs.empty() && rows.runs.back() == at) at += run;
+        for (; at < end; at += run) rows.runs.push_back(at);
+      }
     }
-    return std::move(reach.rows);
+    return out;
   }
-  // Whether each row of y matters; null: all do.
-  const std::uint8_t* focus_of(Var<T> y) const {
-    if (!focus || (*focus)[static_cast<std::size_t>(y.id)].empty()) return nullptr;
-    return (*focus)[static_cast<std::size_t>(y.id)].data();
+  // The rows of y that matter; null: all do.
+  const Focus::Rows* focus_of(Var<T> y) const {
+    if (!focus || focus->of[static_cast<std::size_t>(y.id)].is.empty()) return nullptr;
+    return &focus->of[static_cast<std::size_t>(y.id)];
+  }
+  const std::uint8_t* marks_of(Var<T> y) const {  // one for each row; null: all matter
+    const Focus::Rows* some = focus_of(y);
+    return some ? some->is.data() : nullptr;
   }
   // A number of this operation's own, for its random stream.
   std::uint64_t next_stream() { return ++streams_; }
@@ -264,6 +293,7 @@ class Tape {
     TapeNode<T>& to = node(x.id);
     if (!to.needs_grad || to.arrived || to.grad_is_kept) return false;
     to.grad = node(y.id).grad;
+    node(y.id).zero_beyond = 0;  // x may matter in more rows
     if (begun_ == y.id) begun_ = -1;  // more may be added to it
     return to.arrived = true;
   }
@@ -274,6 +304,20 @@ class Tape {
     if (n.grad->rows() != n.rows || n.grad->cols() != n.cols) n.grad->resize(n.rows, n.cols);
     Sink<T> out{n.grad->view(), n.arrived};
     n.arrived = true;
+    if (!focus) n.zero_beyond = 0;
+    return out;
+  }
+  // x's, for an operation whose backward passes over the rows of y that do not matter: 0 there if it is the first.
+  Sink<T> sink_beside(Var<T> x, Var<T> y) {
+    TapeNode<T>& n = node(x.id);
+    Sink<T> out = sink(x.id);
+    if (!out || out.add || !focus_of(y)) return out;
+    if (const Focus::Rows* some = focus_of(x); some && n.zero_beyond == focus->name) {
+      for (Id i : some->ids) std::fill_n(out.to.row(i), n.cols, T(0));
+    } else {
+      n.grad->fill(T(0));
+      n.zero_beyond = some && n.grad == &n.own_grad ? focus->name : 0;
+    }
     return out;
   }
 
@@ -301,7 +345,7 @@ class Tape {
   }
   std::deque<TapeNode<T>> nodes_;
   std::vector<Step> steps_;
-  std::uint64_t streams_ = 0;
+  std::uint64_t streams_ = 0, focuses_ = 0;
   Matrix<std::uint64_t> keys_;  // on the device
   int begun_ = -1;              // the value whose gradient is 1 there, from the last backward
 };

@@ -223,9 +223,9 @@ class Training {
       tape.step = static_cast<std::uint64_t>(epoch);
       tape.focus = &focus_;
       tape.forward();
-      tape.focus = nullptr;
       state_.train_loss = loss_.value()(0, 0);
       tape.backward(loss_);
+      tape.focus = nullptr;
       timed("optimiser", [&] { optimiser_->step(factor); });
       tape.training = false;
       tape.forward();
