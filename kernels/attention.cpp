@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <cstring>
 #include <numeric>
 
@@ -742,19 +741,18 @@ void fill_delta(const Plan<T>& plan, View<const T> y, View<const T> dy, Attentio
   parallel_pieces(y.rows, 256, [&](Offset begin, Offset end) {
     Batch& batch = scratch<T>().batches[0];
     for (Offset i = begin; i < end; i += kChunk) {
-      batch.n = static_cast<int>(std::min<Offset>(kChunk, end - i));
+      batch.n = 0;
       batch.ids = batch.rows;
-      if (const std::uint8_t* marks = plan.fused ? state.needed : nullptr;
-          marks && std::none_of(marks + i, marks + i + batch.n, std::identity())) {
-        std::fill_n(state.given.begin() + i, batch.n, 0);
-        for (int t = 0; t < batch.n && dq && !dq.add; ++t) std::fill_n(dq.to.row(i + t), plan.heads, T(0));
-        continue;
-      }
-      for (int t = 0; t < batch.n; ++t) {
-        batch.rows[t] = static_cast<Id>(i + t), batch.at[t] = t * 2 * plan.heads;
-        std::copy_n(state.tau.row(i + t), plan.heads, state.tau_delta.row(i + t));
-        const T* row = dy.row(i + t);
-        if (plan.fused) state.given[i + t] = std::any_of(row, row + dy.cols, [](T x) { return x != 0; });
+      for (Offset row = i; row < std::min(i + kChunk, end); ++row) {
+        if (plan.fused && state.needed && !state.needed[row]) {
+          state.given[row] = 0;
+          if (dq && !dq.add) std::fill_n(dq.to.row(row), plan.heads, T(0));
+          continue;
+        }
+        batch.rows[batch.n] = static_cast<Id>(row), batch.at[batch.n++] = static_cast<int>(row - i) * 2 * plan.heads;
+        std::copy_n(state.tau.row(row), plan.heads, state.tau_delta.row(row));
+        const T* from = dy.row(row);
+        if (plan.fused) state.given[row] = std::any_of(from, from + dy.cols, [](T x) { return x != 0; });
       }
       plan.dot_values(y, batch.rows, dy, nullptr, batch, nullptr, plan.heads, plan.width, false,
                       state.tau_delta.row(i) + plan.heads);
@@ -764,7 +762,8 @@ void fill_delta(const Plan<T>& plan, View<const T> y, View<const T> dy, Attentio
         bias.stride = 0;  // the one row for all
         plan.dot_values(bias, batch.rows, dy, nullptr, batch, nullptr, plan.heads, plan.width, false, along);
         for (int t = 0; t < batch.n; ++t)
-          for (int h = 0; h < plan.heads; ++h) state.tau_delta(i + t, plan.heads + h) -= along[t * plan.heads + h];
+          for (int h = 0; h < plan.heads; ++h)
+            state.tau_delta(batch.rows[t], plan.heads + h) -= along[t * plan.heads + h];
       }
       if (!dq) continue;
       // <dy, sum_above w m v>
@@ -772,10 +771,11 @@ void fill_delta(const Plan<T>& plan, View<const T> y, View<const T> dy, Attentio
                       along);
       for (int t = 0; t < batch.n; ++t)
         for (int h = 0; h < plan.heads; ++h) {
-          const T share = state.above(i + t, y.cols + h), delta = state.tau_delta(i + t, plan.heads + h);
+          const Id row = batch.rows[t];
+          const T share = state.above(row, y.cols + h), delta = state.tau_delta(row, plan.heads + h);
           const T left = along[t * plan.heads + h] - delta * share;  // dy may be NaN where the row sees no key
           const T value = share == 0 ? 0 : (1 - static_cast<T>(plan.x.score->slope_below)) * left;
-          T& to = dq.to(i + t, h);
+          T& to = dq.to(row, h);
           to = dq.add ? to + value : value;
         }
     }

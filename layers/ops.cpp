@@ -139,14 +139,16 @@ void clear(Tape<T>* tape, View<T> x) {
   });
 }
 
-// The sums over rows, in order.
+// The sums over rows, in order; over those that are needed, where the others are 0.
 template <class T>
-void add_column_sums(View<const T> x, const Sink<T>& to, Matrix<T>& pieces) {
+void add_column_sums(View<const T> x, const Sink<T>& to, Matrix<T>& pieces, const std::uint8_t* needed = nullptr) {
   if (!to) return;
   if (!to.add) std::fill_n(to.to.data, x.cols, T(0));
   ordered_sums(x.rows, row_grain(x.cols), x.cols, to.to.data, pieces, [&](Offset begin, Offset end, T* acc) {
-    for (Offset i = begin; i < end; ++i)
+    for (Offset i = begin; i < end; ++i) {
+      if (needed && !needed[i]) continue;
       for (Offset c = 0; c < x.cols; ++c) acc[c] += x(i, c);
+    }
   });
 }
 
@@ -375,7 +377,7 @@ Var<T> add_bias(Var<T> x, Var<T> b) {
             if (Sink<T> dx = x.sink()) add_to(x.tape, dx, dY);
             return;
           }
-        add_column_sums(dY, b.sink(), *pieces);
+        add_column_sums(dY, b.sink(), *pieces, y.tape->marks_of(y));
         if (y.tape->pass_gradient(y, x)) return;
         if (Sink<T> dx = x.sink()) add_to(x.tape, dx, y.grad());
       },
@@ -504,23 +506,24 @@ Var<T> each_head(const char* name, const Columns<T>& x, int heads, Forward forwa
       y,
       [=] {
         View<const T> X = x.view();
+        const View<T> Y = y.value().view();
         kept->resize(X.rows, heads);
         if constexpr (on_devices<T>)
           if (y.tape->device)
             return bodies::run(
                 *y.tape->device,
-                bodies::Prepare<centres, units>{X, heads, static_cast<int>(width), y.value().view(), kept->view()},
+                bodies::Prepare<centres, units>{X, heads, static_cast<int>(width), Y, kept->view()},
                 X.rows * heads);
         parallel_pieces(X.rows, row_grain(total), [&](Offset begin, Offset end) {
           with_width(width, [&](auto count) {
             for (Offset i = begin; i < end; ++i)
               for (int h = 0; h < heads; ++h)
-                (*kept)(i, h) = forward(X.row(i) + h * count, y.value().row(i) + h * count, count);
+                (*kept)(i, h) = forward(X.row(i) + h * count, Y.row(i) + h * count, count);
           });
         });
       },
       [=] {
-        View<const T> dY = y.grad();
+        const View<const T> dY = y.grad(), Y = y.view();
         Sink<T> dx = sink_of(x);
         if (!dx) return;
         if constexpr (on_devices<T>)
@@ -534,7 +537,7 @@ Var<T> each_head(const char* name, const Columns<T>& x, int heads, Forward forwa
             for (Offset i = begin; i < end; ++i)
               for (int h = 0; h < heads; ++h) {
                 const Offset c = h * count;
-                backward((*kept)(i, h), y.value().row(i) + c, dY.row(i) + c, count,
+                backward((*kept)(i, h), Y.row(i) + c, dY.row(i) + c, count,
                          [=, to = dx.to.row(i) + c, add = dx.add](auto vector_at) {
                            write<T>(to, count, [=](Offset t) {
                              return add ? Vec<T, 8>::load(to + t) + vector_at(t) : vector_at(t);
@@ -801,6 +804,13 @@ static void with_width(int width, Use use) {
     use.template operator()<0>();
 }
 
+template <class T>
+std::vector<const T*> data_of(const std::vector<Var<T>>& values) {
+  std::vector<const T*> out;
+  for (Var<T> x : values) out.push_back(x.value().data());
+  return out;
+}
+
 // All vectors meet a row while it is at hand.
 template <class T>
 Var<T> contract(Var<T> x, const std::vector<Var<T>>& a, int heads) {
@@ -831,12 +841,16 @@ Var<T> contract(Var<T> x, const std::vector<Var<T>>& a, int heads) {
             }
             return;
           }
-        const Var<T>* vectors = a.data();  // which the loops capture by value, and so without a copy of `a`
-        auto run = [=]<int W>(Offset begin, Offset end) {
-          for (Offset i = begin; i < end; ++i)
+        const View<const T> X = x.view();
+        const View<T> Y = y.value().view();
+        const std::vector<const T*> vectors = data_of(a);
+        const std::uint8_t* needed = x.tape->marks_of(y);
+        auto run = [&]<int W>(Offset begin, Offset end) {
+          for (Offset i = begin; i < end; ++i) {
+            if (needed && !needed[i]) continue;
             for (int r = 0; r < count; ++r) {
-              const T *row = x.value().row(i), *weight = vectors[r].value().data();
-              T* to = y.value().row(i) + r * heads;
+              const T *row = X.row(i), *weight = vectors[r];
+              T* to = Y.row(i) + r * heads;
               auto sum = [=](int h) {
                 V total = T(0);
                 stages::for_each_vector<W>(width, [&](int c, int tail) {
@@ -849,9 +863,10 @@ Var<T> contract(Var<T> x, const std::vector<Var<T>>& a, int heads) {
               for (; h + 4 <= heads; h += 4) fold_four(sum(h), sum(h + 1), sum(h + 2), sum(h + 3)).store(to + h);
               for (; h < heads; ++h) to[h] = fold(sum(h));
             }
+          }
         };
-        parallel_pieces(n, row_grain(x.cols()), [=](Offset begin, Offset end) {
-          with_width(width, [=]<int W>() { run.template operator()<W>(begin, end); });
+        parallel_pieces(n, row_grain(x.cols()), [&](Offset begin, Offset end) {
+          with_width(width, [&]<int W>() { run.template operator()<W>(begin, end); });
         });
       },
       [=] {
@@ -884,17 +899,20 @@ Var<T> contract(Var<T> x, const std::vector<Var<T>>& a, int heads) {
             }
             return;
           }
-        const Var<T>* vectors = a.data();
+        const View<const T> X = x.view();
+        const std::vector<const T*> vectors = data_of(a);
+        const std::uint8_t* needed = x.tape->marks_of(y);
         bool learned = false;
         for (Var<T> vector : a) learned = learned || vector.needs_grad();
         if (learned) {
           sums->resize(1, count * total);
           sums->fill(T(0));
           ordered_sums(
-              n, row_grain(x.cols()), count * total, sums->data(), *pieces, [=](Offset begin, Offset end, T* acc) {
-                with_width(width, [=]<int W>() {
+              n, row_grain(x.cols()), count * total, sums->data(), *pieces, [&](Offset begin, Offset end, T* acc) {
+                with_width(width, [&]<int W>() {
                   for (Offset i = begin; i < end; ++i) {
-                    const T *d = dY.row(i), *row = x.value().row(i);
+                    if (needed && !needed[i]) continue;
+                    const T *d = dY.row(i), *row = X.row(i);
                     for (int r = 0; r < count; ++r)
                       for (int h = 0; h < heads; ++h)
                         stages::for_each_vector<W>(width, [&](int c, int tail) {
@@ -907,17 +925,18 @@ Var<T> contract(Var<T> x, const std::vector<Var<T>>& a, int heads) {
           for (int r = 0; r < count; ++r)
             if (Sink<T> da = a[r].sink()) add_to(x.tape, da, std::as_const(*sums).view().columns(r * total, total));
         }
-        if (Sink<T> dx = x.sink())
-          parallel_pieces(n, row_grain(x.cols()), [=](Offset begin, Offset end) {
-            with_width(width, [=]<int W>() {
+        if (Sink<T> dx = x.tape->sink_beside(x, y))
+          parallel_pieces(n, row_grain(x.cols()), [&](Offset begin, Offset end) {
+            with_width(width, [&]<int W>() {
               for (Offset i = begin; i < end; ++i) {
+                if (needed && !needed[i]) continue;
                 const T* d = dY.row(i);
                 for (int h = 0; h < heads; ++h)
                   stages::for_each_vector<W>(width, [&](int c, int tail) {
                     T* to = dx.to.row(i) + h * width + c;
                     V sum = dx.add ? V::load(to) : V(T(0));
                     for (int r = 0; r < count; ++r)
-                      sum = sum + V(d[r * heads + h]) * V::load(vectors[r].value().data() + h * width + c);
+                      sum = sum + V(d[r * heads + h]) * V::load(vectors[r] + h * width + c);
                     store_first(sum, tail, to);
                   });
               }
@@ -1621,7 +1640,7 @@ Var<T> attention(const AttentionVars<T>& given, std::shared_ptr<const Sight> sig
         attention<T>(call(), y.value().view(), kept->state);
       },
       [=] {
-        if (x.y_bias.tape) add_column_sums(y.grad(), x.y_bias.sink(), kept->pieces);
+        if (x.y_bias.tape) add_column_sums(y.grad(), x.y_bias.sink(), kept->pieces, tape->marks_of(y));
         kept->operands.gradient([&](const AttentionGradient<T>& g) {
           if constexpr (on_devices<T>)
             if (tape->device) return tape->device->attention_gradient(call(), y.view(), y.grad(), kept->state, g);
