@@ -1190,6 +1190,11 @@ void weighted_sum(const Rows& rows, std::span<const T> weights, std::span<const 
     const T* w = room;
     if (!weights.empty() && edge.empty() && scale.empty()) {
       w = weights.data() + entry;
+      if (4 * std::count(w, w + n, T(0)) > n) {  // dropped features: their rows are passed over
+        int count = 0;
+        for (int t = 0; t < n; ++t) room[count] = w[t], kept[count] = ids[t], count += w[t] != 0;
+        w = room, ids = kept, n = count, last = kept + count;
+      }
     } else {
       const T by = scale.empty() ? T(1) : scale[i];
       auto weight = [&](int t) {

@@ -69,11 +69,21 @@ struct Tile {
     }
   }
   HEED_FN void end(const DensePanel<T>& p, Offset row) const {
+    if (!p.to) return end_parts(p, row);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
       for (int v = 0; v < N; ++v)
         if (p.width > lanes * v) store_first(sum[r][v], p.width - lanes * v, p.to.row(row + r) + lanes * v);
+  }
+  void end_parts(const DensePanel<T>& p, Offset row) const {
+    alignas(64) T numbers[N * lanes];
+    for (int r = 0; r < R; ++r) {
+      for (int v = 0; v < N; ++v) sum[r][v].store(numbers + lanes * v);
+      const T* from = numbers;
+      for (const View<T>& part : p.parts)
+        for (Offset c = 0; c < part.cols; ++c) part(row + r, c) = *from++;
+    }
   }
 };
 
@@ -173,26 +183,47 @@ void product(std::span<const View<const T>> x, std::span<const DenseMap<T>> maps
   }
   // Each panel with its bias before it, in whole vectors.
   room.numbers.resize(count, (in + 1) * kPanel<T>);
-  room.panels.clear();
-  for (std::size_t m = 0; m < maps.size(); ++m) {
-    const auto& [w, bias, s] = maps[m];
-    for (Offset c = 0; c < w.cols; c += kPanel<T>) {
-      const int width = static_cast<int>(std::min<Offset>(kPanel<T>, w.cols - c));
-      T* to = room.numbers.row(static_cast<Offset>(room.panels.size()));
-      auto put = [&](const T* from) {
-        for (int l = 0; l < kPanel<T>; ++l) to[l] = from && l < width ? s * from[l] : T(0);
-        to += kPanel<T>;
-      };
-      room.panels.push_back({to + kPanel<T>,
-                             kPanel<T>,
-                             y[m].to.columns(c, width),
-                             width,
-                             y[m].add,
-                             {&of_map(x, m), 1},
-                             bias ? to : nullptr});
-      put(bias ? bias.data + c : nullptr);
-      for (Offset k = 0; k < w.rows; ++k) put(w.row(k) + c);
+  room.panels.clear(), room.parts.clear(), room.parts.reserve(maps.size());
+  // Column c of a map and those after it come to lie in a panel from `place` on.
+  auto put = [&](const DenseMap<T>& map, Offset c, int width, T* panel, int place) {
+    const auto& [w, bias, s] = map;
+    for (Offset k = -1; k < w.rows; ++k, panel += kPanel<T>) {
+      const T* from = k >= 0 ? w.row(k) + c : bias ? bias.data + c : nullptr;
+      for (int l = 0; l < width; ++l) panel[place + l] = from ? s * from[l] : T(0);
     }
+  };
+  auto panel_of = [&](std::size_t m, View<T> to, int width, bool add, bool biased) {
+    T* panel = room.numbers.row(static_cast<Offset>(room.panels.size()));
+    std::fill_n(panel, (of_map(x, m).cols + 1) * kPanel<T>, T(0));
+    room.panels.push_back(
+        {panel + kPanel<T>, kPanel<T>, to, width, add, {&of_map(x, m), 1}, biased ? panel : nullptr});
+    return panel;
+  };
+  for (std::size_t m = 0; m < maps.size();) {
+    // Narrow maps of one x share a panel.
+    std::size_t last = m;
+    Offset together = 0;
+    bool biased = false;
+    for (; last < maps.size() && x.size() == 1 && !y[last].add; ++last) {
+      if (together + maps[last].w.cols > kPanel<T>) break;
+      together += maps[last].w.cols, biased = biased || maps[last].bias;
+    }
+    if (last > m + 1) {
+      T* panel = panel_of(m, {}, static_cast<int>(together), false, biased);
+      const std::size_t first = room.parts.size();
+      for (int place = 0; m < last; place += static_cast<int>(maps[m++].w.cols)) {
+        put(maps[m], 0, static_cast<int>(maps[m].w.cols), panel, place);
+        room.parts.push_back(y[m].to);
+      }
+      room.panels.back().parts = std::span(room.parts).subspan(first);
+      continue;
+    }
+    const DenseMap<T>& map = maps[m];
+    for (Offset c = 0; c < map.w.cols; c += kPanel<T>) {
+      const int width = static_cast<int>(std::min<Offset>(kPanel<T>, map.w.cols - c));
+      put(map, c, width, panel_of(m, y[m].to.columns(c, width), width, y[m].add, bool(map.bias)), 0);
+    }
+    ++m;
   }
   parallel_pieces(rows, piece(in, out),
                   [&](Offset begin, Offset end) { multiply<T>(room.panels, begin, end, needed); });

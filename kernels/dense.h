@@ -10,21 +10,23 @@
 
 namespace heed {
 
-// Some neighbouring columns of a result, and what they need of the weights.
+// Some columns, and what they need of the weights.
 template <class T>
 struct DensePanel {
   const T* b;  // its row t, at b + t * stride, meets column t of the other factor
   Offset stride;
-  View<T> to;  // whose first `width` columns are meant
+  View<T> to;  // whose first `width` columns are meant; none: those of `parts`
   int width;
   bool add;
   std::span<const View<const T>> a;  // the other factor, its columns one after the other
   const T* bias = nullptr;           // that begins the sums
+  std::span<const View<T>> parts{};  // results whose columns lie in it, one after the other
 };
 template <class T>
 struct DenseRoom {  // buffers that are kept between calls
   Matrix<T> numbers;
   std::vector<DensePanel<T>> panels;
+  std::vector<View<T>> parts;
 };
 
 template <class T>

@@ -38,7 +38,7 @@ void each_vector(Var<T> y, F f) {
   const Focus::Rows* some = y.tape->focus_of(y);
   if (!some) return each_vector<T>(y.value().size(), f);
   constexpr Offset run = kRunBytes / sizeof(T);
-  parallel_pieces(std::ssize(some->runs), kElementGrain / run, [&](Offset begin, Offset end) {
+  parallel_pieces(std::ssize(some->runs), kElementGrain / run / 4, [&](Offset begin, Offset end) {
     for (Offset at = begin; at < end; ++at)
       for (Offset t = some->runs[at]; t < some->runs[at] + run; t += WideVec<T>::lanes) f(t);
   });
@@ -805,10 +805,10 @@ static void with_width(int width, Use use) {
 }
 
 template <class T>
-std::vector<const T*> data_of(const std::vector<Var<T>>& values) {
-  std::vector<const T*> out;
-  for (Var<T> x : values) out.push_back(x.value().data());
-  return out;
+std::span<const T* const> data_of(const std::vector<Var<T>>& values, std::vector<const T*>& room) {
+  room.clear();
+  for (Var<T> x : values) room.push_back(x.value().data());
+  return room;
 }
 
 // All vectors meet a row while it is at hand.
@@ -824,6 +824,7 @@ Var<T> contract(Var<T> x, const std::vector<Var<T>>& a, int heads) {
   inputs.push_back(x);
   Var<T> y = x.tape->result(n, count * heads, inputs);
   auto pieces = std::make_shared<Matrix<T>>(), sums = std::make_shared<Matrix<T>>();
+  auto room = std::make_shared<std::vector<const T*>>();
   x.tape->record(
       y,
       [=] {
@@ -843,7 +844,7 @@ Var<T> contract(Var<T> x, const std::vector<Var<T>>& a, int heads) {
           }
         const View<const T> X = x.view();
         const View<T> Y = y.value().view();
-        const std::vector<const T*> vectors = data_of(a);
+        const std::span<const T* const> vectors = data_of(a, *room);
         const std::uint8_t* needed = x.tape->marks_of(y);
         auto run = [&]<int W>(Offset begin, Offset end) {
           for (Offset i = begin; i < end; ++i) {
@@ -900,7 +901,7 @@ Var<T> contract(Var<T> x, const std::vector<Var<T>>& a, int heads) {
             return;
           }
         const View<const T> X = x.view();
-        const std::vector<const T*> vectors = data_of(a);
+        const std::span<const T* const> vectors = data_of(a, *room);
         const std::uint8_t* needed = x.tape->marks_of(y);
         bool learned = false;
         for (Var<T> vector : a) learned = learned || vector.needs_grad();
@@ -974,19 +975,22 @@ Var<T> dropout(Var<T> x, double rate) {
     auto elements = [=](Offset begin, Offset end) {  // of one such block
       const std::uint64_t key = drop.row_key(static_cast<std::uint64_t>(begin) / 1024);
       using V = WideVec<T>;
+      const bool adds = add;  // here, lest each store seem to change what is captured
+      const T *source = from, scale = factor;
+      T* const target = to;
       using W = typename RawVec<std::uint32_t, V::lanes>::type;
       W low{}, high{}, column{};
       low += static_cast<std::uint32_t>(key), high += static_cast<std::uint32_t>(key >> 32);
       for (int l = 0; l < V::lanes; ++l) column[l] = static_cast<std::uint32_t>(begin % 1024) + l;
       for (Offset t = begin; t < end; t += V::lanes, column += V::lanes) {
-        V value = V::load(from + t) * drop_factors<T>(low, high, column, W{}, threshold, factor);
-        if (add) value = value + V::load(to + t);
-        value.store(to + t);
+        V value = V::load(source + t) * drop_factors<T>(low, high, column, W{}, threshold, scale);
+        if (adds) value = value + V::load(target + t);
+        value.store(target + t);
       }
     };
     if (const Focus::Rows* some = tape->focus_of(y)) {
       constexpr Offset run = kRunBytes / sizeof(T);
-      return parallel_pieces(std::ssize(some->runs), kElementGrain / run, [&](Offset begin, Offset end) {
+      return parallel_pieces(std::ssize(some->runs), kElementGrain / run / 4, [&](Offset begin, Offset end) {
         for (Offset at = begin; at < end; ++at) elements(some->runs[at], some->runs[at] + run);
       });
     }

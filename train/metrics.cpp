@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "graph/error.h"
+#include "kernels/parallel.h"
 
 namespace heed {
 namespace {
@@ -119,9 +120,15 @@ Evaluation evaluate(const Matrix<float>& logits, std::span<const Id> labels, std
                     Loss loss) {
   Evaluation out;
   double right = 0;
-  for (Id i : nodes) {
-    right += predicted(logits, i) == labels[i];
-    out.loss += loss_of({logits.row(i), static_cast<std::size_t>(logits.cols())}, labels[i], loss);
+  thread_local std::vector<double> losses;  // kept between calls
+  losses.resize(nodes.size());
+  parallel_pieces(std::ssize(nodes), 128, [&, losses = losses.data()](Offset begin, Offset end) {
+    for (Offset t = begin; t < end; ++t)
+      losses[t] = loss_of({logits.row(nodes[t]), static_cast<std::size_t>(logits.cols())}, labels[nodes[t]], loss);
+  });
+  for (std::size_t t = 0; t < nodes.size(); ++t) {
+    right += predicted(logits, nodes[t]) == labels[nodes[t]];
+    out.loss += losses[t];
   }
   const auto count = static_cast<double>(nodes.size());
   out.loss /= count;

@@ -105,7 +105,7 @@ void Optimiser<T>::move() {
     const T* __restrict grad = m.parameter->grad.data();
     T* __restrict first = m.first.data();
     T* __restrict second = m.second.data();
-    parallel_pieces(m.parameter->value.size(), kElementGrain,
+    parallel_pieces(m.parameter->value.size(), kElementGrain / 4,  // a root and a quotient each
                     [=, size = size, root = root, shrink = shrink](Offset begin, Offset end) {
                       if (!adam) {
                         for (Offset t = begin; t < end; ++t) {

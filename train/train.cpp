@@ -228,7 +228,7 @@ class Training {
       tape.focus = nullptr;
       timed("optimiser", [&] { optimiser_->step(factor); });
       tape.training = false;
-      tape.forward();
+      tape.forward(network_.output());
       timed("evaluation",
             [&] { valid = evaluate(network_.output().value(), data_.labels, split_.valid, o_.metric, o_.loss); });
     }
