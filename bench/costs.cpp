@@ -377,7 +377,9 @@ void times(const Options& o, Report& report, const std::shared_ptr<const Pattern
     Work checked = kernels()[0].make(input_of(small, score));
     checked.forward(), checked.backward(), checked.verify();
     Turns forward, both;
-    const int repeat = score.name == "softdtw" ? 1 : o.repeat;
+    const auto limit = limits.find(score.name);
+    const bool narrow = limit != limits.end() && limit->second < 1.2;  // a few hundredths matter
+    const int repeat = score.name == "softdtw" ? 1 : (narrow ? 4 : 1) * o.repeat;
     auto make = [&](const Score& s) { return [&] { return std::make_unique<Prepared>(pattern, s); }; };
     in_both_orders(make(dot), make(score), [&](Prepared& reference, Prepared& other) {
       for (int r = repeat > 1 ? -1 : 0; r < repeat; ++r) {
@@ -389,7 +391,6 @@ void times(const Options& o, Report& report, const std::shared_ptr<const Pattern
         if (r >= 0) forward.add(f[0], f[1]), both.add(f[0] + b[0], f[1] + b[1]);
       }
     });
-    const auto limit = limits.find(score.name);
     report.add({score.name, fixed(forward.second, 1), fixed(forward.times(), 2), fixed(both.second, 1),
                 fixed(both.times(), 2), limit == limits.end() ? "" : report.at_most(limit->second, both.times())});
   }
