@@ -1164,7 +1164,7 @@ void attention_weights(const Attention<T>& x, const AttentionState<T>& state, Vi
 
 template <class T>
 void weighted_sum(const Rows& rows, std::span<const T> weights, std::span<const Offset> edge, std::span<const T> scale,
-                  std::span<const Summand<T>> sums, Matrix<T>& parts, const std::uint8_t* needed) {
+                  std::span<const Summand<T>> sums, Matrix<T>& parts, const std::uint8_t* needed, bool passes_zeros) {
   Offset total = 0;
   for (const auto& [x, y] : sums) {
     expect("x of a sparse product", x, rows.cols, x.cols);
@@ -1190,7 +1190,7 @@ void weighted_sum(const Rows& rows, std::span<const T> weights, std::span<const 
     const T* w = room;
     if (!weights.empty() && edge.empty() && scale.empty()) {
       w = weights.data() + entry;
-      if (4 * std::count(w, w + n, T(0)) > n) {  // dropped features: their rows are passed over
+      if (passes_zeros && 4 * std::count(w, w + n, T(0)) > n) {
         int count = 0;
         for (int t = 0; t < n; ++t) room[count] = w[t], kept[count] = ids[t], count += w[t] != 0;
         w = room, ids = kept, n = count, last = kept + count;
@@ -1276,7 +1276,7 @@ void weighted_sum(const Rows& rows, std::span<const T> weights, std::span<const 
   template void attention_scores(const Attention<T>&, View<T>);                                            \
   template void attention_weights(const Attention<T>&, const AttentionState<T>&, View<T>);                 \
   template void weighted_sum(const Rows&, std::span<const T>, std::span<const Offset>, std::span<const T>, \
-                             std::span<const Summand<T>>, Matrix<T>&, const std::uint8_t*);
+                             std::span<const Summand<T>>, Matrix<T>&, const std::uint8_t*, bool);
 HEED_INSTANTIATE(float)
 HEED_INSTANTIATE(double)
 

@@ -113,7 +113,8 @@ void attention_scores(const Attention<T>& x, View<T> scores);
 
 // y (+)= sum_j weight_ij x_j over the columns j of each row: the sparse product. `weights` holds one number per entry
 // of rows.list (empty: all 1), picked through `edge` where it is given; `scale` one number per row (empty: all 1).
-// `needed`: a mark for each row, without which y may keep what is there; null: all have one.
+// `needed`: a mark for each row, without which y may keep what is there; null: all have one. `passes_zeros`: where many
+// weights are 0, as of dropped features, what they would meet is not read.
 template <class T>
 struct Summand {
   View<const T> x;  // rows.cols x any
@@ -121,7 +122,8 @@ struct Summand {
 };
 template <class T>
 void weighted_sum(const Rows& rows, std::span<const T> weights, std::span<const Offset> edge, std::span<const T> scale,
-                  std::span<const Summand<T>> sums, Matrix<T>& parts, const std::uint8_t* needed = nullptr);
+                  std::span<const Summand<T>> sums, Matrix<T>& parts, const std::uint8_t* needed = nullptr,
+                  bool passes_zeros = false);
 template <class T>
 void weighted_sum(const Rows& rows, std::span<const T> weights, std::span<const Offset> edge, std::span<const T> scale,
                   View<const T> x, Sink<T> y, Matrix<T>& parts) {

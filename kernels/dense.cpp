@@ -183,7 +183,8 @@ void product(std::span<const View<const T>> x, std::span<const DenseMap<T>> maps
   }
   // Each panel with its bias before it, in whole vectors.
   room.numbers.resize(count, (in + 1) * kPanel<T>);
-  room.panels.clear(), room.parts.clear(), room.parts.reserve(maps.size());
+  room.panels.clear(), room.parts.clear();
+  room.parts.reserve(maps.size());  // panels point into it
   // Column c of a map and those after it come to lie in a panel from `place` on.
   auto put = [&](const DenseMap<T>& map, Offset c, int width, T* panel, int place) {
     const auto& [w, bias, s] = map;
@@ -195,8 +196,7 @@ void product(std::span<const View<const T>> x, std::span<const DenseMap<T>> maps
   auto panel_of = [&](std::size_t m, View<T> to, int width, bool add, bool biased) {
     T* panel = room.numbers.row(static_cast<Offset>(room.panels.size()));
     std::fill_n(panel, (of_map(x, m).cols + 1) * kPanel<T>, T(0));
-    room.panels.push_back(
-        {panel + kPanel<T>, kPanel<T>, to, width, add, {&of_map(x, m), 1}, biased ? panel : nullptr});
+    room.panels.push_back({panel + kPanel<T>, kPanel<T>, to, width, add, {&of_map(x, m), 1}, biased ? panel : nullptr});
     return panel;
   };
   for (std::size_t m = 0; m < maps.size();) {

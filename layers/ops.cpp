@@ -32,15 +32,21 @@ void each_vector(Offset n, F f) {
   });
 }
 
-// Of y's memory, what holds rows that matter.
+// f(begin, end) for the runs of elements that hold `some` rows. They are few: shorter pieces than of all.
+template <class T, class F>
+void each_run(const Focus::Rows& some, F f) {
+  constexpr Offset run = kRunBytes / sizeof(T);
+  parallel_pieces(std::ssize(some.runs), kElementGrain / run / 4, [&](Offset begin, Offset end) {
+    for (Offset at = begin; at < end; ++at) f(some.runs[at], some.runs[at] + run);
+  });
+}
+// f(t) for the vectors of y, or of its rows that matter.
 template <class T, class F>
 void each_vector(Var<T> y, F f) {
   const Focus::Rows* some = y.tape->focus_of(y);
   if (!some) return each_vector<T>(y.value().size(), f);
-  constexpr Offset run = kRunBytes / sizeof(T);
-  parallel_pieces(std::ssize(some->runs), kElementGrain / run / 4, [&](Offset begin, Offset end) {
-    for (Offset at = begin; at < end; ++at)
-      for (Offset t = some->runs[at]; t < some->runs[at] + run; t += WideVec<T>::lanes) f(t);
+  each_run<T>(*some, [&](Offset begin, Offset end) {
+    for (Offset t = begin; t < end; t += WideVec<T>::lanes) f(t);
   });
 }
 // f(i) for the rows of y that matter, where each is some work on `cols` numbers.
@@ -237,7 +243,7 @@ std::vector<Var<T>> linears(Var<T> x, const std::vector<std::vector<LinearMap<T>
     const std::uint8_t* needed = x.tape->marks_of(x);  // for any of the results
     if (!sparse) return product<T>(x.view(), k.maps, k.y, k.room, needed);
     for (std::size_t m = 0; m < k.all.size(); ++m) k.sums.push_back({k.maps[m].w, k.y[m]});
-    weighted_sum<T>(sparse->by_row, entries(), {}, {}, k.sums, k.room.numbers, needed);
+    weighted_sum<T>(sparse->by_row, entries(), {}, {}, k.sums, k.room.numbers, needed, x.tape->training);
     for (std::size_t m = 0; m < k.all.size(); ++m) {
       const auto& [w, b, s] = k.maps[m];
       const View<T> y = k.y[m].to;
@@ -327,7 +333,7 @@ std::vector<Var<T>> linears(Var<T> x, const std::vector<std::vector<LinearMap<T>
         if (k.dw[m] && !plain) put(k.dw[m], k.sums[at++].y.to);
         if (!k.db[m]) continue;
         k.sums_of_dy.resize(1, k.dy[m].cols);
-        add_column_sums(k.dy[m], Sink<T>{k.sums_of_dy.view(), false}, k.room.numbers);
+        add_column_sums(k.dy[m], Sink<T>{k.sums_of_dy.view(), false}, k.room.numbers, needed);
         put(k.db[m], std::as_const(k.sums_of_dy).view());
       }
     } else if (learned) {
@@ -510,10 +516,9 @@ Var<T> each_head(const char* name, const Columns<T>& x, int heads, Forward forwa
         kept->resize(X.rows, heads);
         if constexpr (on_devices<T>)
           if (y.tape->device)
-            return bodies::run(
-                *y.tape->device,
-                bodies::Prepare<centres, units>{X, heads, static_cast<int>(width), Y, kept->view()},
-                X.rows * heads);
+            return bodies::run(*y.tape->device,
+                               bodies::Prepare<centres, units>{X, heads, static_cast<int>(width), Y, kept->view()},
+                               X.rows * heads);
         parallel_pieces(X.rows, row_grain(total), [&](Offset begin, Offset end) {
           with_width(width, [&](auto count) {
             for (Offset i = begin; i < end; ++i)
@@ -988,12 +993,7 @@ Var<T> dropout(Var<T> x, double rate) {
         value.store(target + t);
       }
     };
-    if (const Focus::Rows* some = tape->focus_of(y)) {
-      constexpr Offset run = kRunBytes / sizeof(T);
-      return parallel_pieces(std::ssize(some->runs), kElementGrain / run / 4, [&](Offset begin, Offset end) {
-        for (Offset at = begin; at < end; ++at) elements(some->runs[at], some->runs[at] + run);
-      });
-    }
+    if (const Focus::Rows* some = tape->focus_of(y)) return each_run<T>(*some, elements);
     parallel_pieces(n, kElementGrain, [&](Offset begin, Offset end) {
       for (Offset block = begin; block < end; block += 1024) elements(block, std::min<Offset>(block + 1024, end));
     });

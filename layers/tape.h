@@ -74,9 +74,9 @@ struct TapeNode {
   const Sparse* sparse = nullptr;
   std::vector<int> inputs;
   bool needs_grad = false;
-  bool arrived = false;       // a gradient, in this backward
+  bool arrived = false;           // a gradient, in this backward
   std::uint64_t zero_beyond = 0;  // the focus beyond which `grad` is 0; none: it may hold anything
-  bool grad_is_kept = false;  // by a parameter
+  bool grad_is_kept = false;      // by a parameter
   Matrix<T> own_value, own_grad;
 };
 
@@ -293,7 +293,7 @@ class Tape {
     TapeNode<T>& to = node(x.id);
     if (!to.needs_grad || to.arrived || to.grad_is_kept) return false;
     to.grad = node(y.id).grad;
-    node(y.id).zero_beyond = 0;  // x may matter in more rows
+    node(y.id).zero_beyond = 0;       // x may matter in more rows
     if (begun_ == y.id) begun_ = -1;  // more may be added to it
     return to.arrived = true;
   }

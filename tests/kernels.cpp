@@ -1217,7 +1217,7 @@ TEST_CASE("attention: an interval has the bits of the list of its pairs, whereve
   auto seed = fresh_seed();
   CAPTURE(seed);
   Random random(seed);
-  for (const std::string name : {"node", "gat"})
+  for (const std::string& name : std::vector<std::string>{"node", "gat"})
     for (auto [heads, width] :
          {std::pair{4, 16}, {8, 8}, {1, 8}, {4, 8}, {8, 16}, {4, 32}, {1, 16}, {8, 1}, {8, 3}, {8, 5}, {8, 7}})
       for (double slope : {-0.1, 0.0, 0.1})  // of the scores along the interval

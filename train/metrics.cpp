@@ -120,9 +120,8 @@ Evaluation evaluate(const Matrix<float>& logits, std::span<const Id> labels, std
                     Loss loss) {
   Evaluation out;
   double right = 0;
-  thread_local std::vector<double> losses;  // kept between calls
-  losses.resize(nodes.size());
-  parallel_pieces(std::ssize(nodes), 128, [&, losses = losses.data()](Offset begin, Offset end) {
+  std::vector<double> losses(nodes.size());  // side by side, then summed in order
+  parallel_pieces(std::ssize(nodes), 128, [&](Offset begin, Offset end) {
     for (Offset t = begin; t < end; ++t)
       losses[t] = loss_of({logits.row(nodes[t]), static_cast<std::size_t>(logits.cols())}, labels[nodes[t]], loss);
   });
