@@ -1326,28 +1326,41 @@ Var<T> propagate(Var<T> x, std::shared_ptr<const Pattern> pattern, std::vector<T
 
 namespace {
 
-constexpr Offset kPickGrain = 64;
+constexpr Offset kPickGrain = 64, kPickAhead = 8;
+
+template <class T>
+void copy_row(const T* from, Offset cols, T* to, bool adds) {
+  if (!adds) {
+    std::copy_n(from, cols, to);
+    return;
+  }
+  for (Offset c = 0; c < cols; ++c) to[c] += from[c];
+}
 
 // to_t (+)= from_rows[t]
 template <class T>
 void pick(const Selection& rows, View<const T> from, const Sink<T>& to) {
+  const Id* ids = rows.ids.data();
   parallel_pieces(to.to.rows, kPickGrain, [&](Offset begin, Offset end) {
     for (Offset t = begin; t < end; ++t) {
-      const T* row = from.row(rows.ids[t]);
-      T* into = to.to.row(t);
-      for (Offset c = 0; c < from.cols; ++c) into[c] = to.add ? into[c] + row[c] : row[c];
+      if (t + kPickAhead < to.to.rows) prefetch_row(from, ids[t + kPickAhead]);
+      copy_row(from.row(ids[t]), from.cols, to.to.row(t), to.add);
     }
   });
 }
 // to_i (+)= sum of the from_t with rows[t] = i
 template <class T>
 void put_back(const Selection& rows, View<const T> from, const Sink<T>& to) {
+  const Csr& places = rows.places;
   parallel_pieces(to.to.rows, kPickGrain, [&](Offset begin, Offset end) {
     for (Offset i = begin; i < end; ++i) {
       T* into = to.to.row(i);
-      if (!to.add) std::fill_n(into, from.cols, T(0));
-      for (Id t : rows.places.row(static_cast<Id>(i)))
-        for (Offset c = 0; c < from.cols; ++c) into[c] += from(t, c);
+      const Offset first = places.offsets[i], last = places.offsets[i + 1];
+      if (first == last && !to.add) std::fill_n(into, from.cols, T(0));
+      for (Offset e = first; e < last; ++e) {
+        if (e + kPickAhead < places.edges()) prefetch_row(from, places.ids[e + kPickAhead]);
+        copy_row(from.row(places.ids[e]), from.cols, into, to.add || e > first);
+      }
     }
   });
 }
