@@ -216,27 +216,38 @@ HEED_FN void sums(const S& score, const V* mine, const float* learned, View<cons
   }
 }
 
-// sum[g] += w[t][head of g] * row t. `fetches`: rows to come, too, so that their misses lie beside these sums.
-template <int heads, int width, bool fetches = false>
-HEED_FN void add(const float* w, View<const float> table, const Edges& edges, V* sum) {
+// sum[g] += w[t][head of g] * row t, and `also` of other weights, if there are such, while the row is at hand.
+// `fetches`: rows to come, too, so that their misses lie beside these sums.
+template <int heads, int width, bool fetches = false, bool two = false>
+HEED_FN void add(const float* w, View<const float> table, const Edges& edges, V* sum, const float* others = nullptr,
+                 V* also = nullptr) {
   constexpr int lanes = heads * width % kWideLanes == 0 ? kWideLanes : kLanes, vectors = lanes / kLanes;
-  constexpr int all = heads * width / lanes, group = std::min(all, 8);  // in registers
+  constexpr int all = heads * width / lanes, group = two && all % 4 == 0 ? 4 : std::min(all, 8);  // in registers
+  static_assert(all % group == 0);
   const int followed = fetches ? edges.followed() : 0;
-#pragma GCC unroll 2
+#pragma GCC unroll 4
   for (int first = 0; first < all; first += group) {
-    Vec<float, lanes> sums[group];
+    Vec<float, lanes> sums[group], second[group];
 #pragma GCC unroll 8
-    for (int g = 0; g < group; ++g) sums[g] = joined<lanes>(sum + (first + g) * vectors);
+    for (int g = 0; g < group; ++g) {
+      sums[g] = joined<lanes>(sum + (first + g) * vectors);
+      if constexpr (two) second[g] = joined<lanes>(also + (first + g) * vectors);
+    }
     for (int t = 0; t < edges.n; ++t) {
       const float* row = stages::one_address(table.row(edges.ids[t]) + first * lanes);
-      const float* weights = w + t * heads + first * lanes / width;
+      const int at = t * heads + first * lanes / width;
       if (fetches && t < followed) edges.fetch<group * lanes * 4>(table.columns(first * lanes, group * lanes), t);
-      [&]<int... g>(std::integer_sequence<int, g...>) __attribute__((always_inline)) {
-        ((sums[g] = sums[g] + of_heads<lanes, width, g>(weights) * Vec<float, lanes>::load(row + g * lanes)), ...);
-      }(std::make_integer_sequence<int, group>{});
+      for_vectors<group>([&]<int g>() __attribute__((always_inline)) {
+        const auto x = Vec<float, lanes>::load(row + g * lanes);
+        sums[g] = sums[g] + of_heads<lanes, width, g>(w + at) * x;
+        if constexpr (two) second[g] = second[g] + of_heads<lanes, width, g>(others + at) * x;
+      });
     }
 #pragma GCC unroll 8
-    for (int g = 0; g < group; ++g) split(sums[g], sum + (first + g) * vectors);
+    for (int g = 0; g < group; ++g) {
+      split(sums[g], sum + (first + g) * vectors);
+      if constexpr (two) split(second[g], also + (first + g) * vectors);
+    }
   }
 }
 
@@ -475,7 +486,8 @@ struct Kernels {
           for (V half : each) sum = sum + half;
         };
         for (int l = 0; l < end; l += kWideLanes) {
-          const Wide z = Wide::load(s + l), w = raw_weight(Softmax{}, z, shift);
+          const V stored[] = {V::load(s + l), V::load(s + l + kLanes)};
+          const Wide z = joined<kWideLanes>(stored), w = raw_weight(Softmax{}, z, shift);
           w.store(s + l), add_to(more, w);
           if constexpr (keeps) {
             const Wide some = select(z > Wide(0.0f), w, Wide(0.0f));
@@ -503,8 +515,8 @@ struct Kernels {
             if constexpr (keeps) (V::load(above + l) * kept).store(above + l);
           }
         // Where v is k, its rows were fetched for the scores: an end here leaves none to come.
-        add<heads, width, true>(s, v, v.data == k.data ? Edges{edges.ids, edges.n, edges.ids} : edges, acc);
-        if constexpr (keeps) add<heads, width>(above, v, edges, up);
+        const Edges fetching = v.data == k.data ? Edges{edges.ids, edges.n, edges.ids} : edges;
+        add<heads, width, true, keeps>(s, v, fetching, acc, above, up);
       });
       total = stages::among_heads(total, heads, plus), share = stages::among_heads(share, heads, plus);
       if (block.part >= 0) {
@@ -551,38 +563,41 @@ struct Kernels {
   template <bool own_is_query>
   static HEED_FN void pull(const S& score, const V* mine, const float* a, View<const float> other, const Edges& edges,
                            const float* ds, V* own, float* learned) {
-    auto term_of = [&](V mine, const float* row, V a) {
+    constexpr int lanes = heads * width % kWideLanes == 0 ? kWideLanes : kLanes, each = lanes / kLanes;
+    using L = Vec<float, lanes>;
+    auto term_of = [&](L mine, const float* row, L a) {
       if constexpr (stages::reads_vector<S, V>)
-        return stages::term<own_is_query>(score, variable<0>(mine), Jet<V, 0>(V::load(row)), Zero{}, variable<1>(a));
+        return stages::term<own_is_query>(score, variable<0>(mine), Jet<L, 0>(L::load(row)), Zero{}, variable<1>(a));
       else
-        return stages::term<own_is_query>(score, variable<0>(mine), Jet<V, 0>(V::load(row)), Zero{}, Zero{});
+        return stages::term<own_is_query>(score, variable<0>(mine), Jet<L, 0>(L::load(row)), Zero{}, Zero{});
     };
-    constexpr unsigned mask = partials<decltype(term_of(V{}, nullptr, V{}))>;  // what the term depends on
-    constexpr int group = std::min(vectors, own_is_query && (mask & 2) ? 4 : 8);
+    constexpr unsigned mask = partials<decltype(term_of(L{}, nullptr, L{}))>;  // what the term depends on
+    constexpr int all = heads * width / lanes, group = std::min(all, own_is_query && (mask & 2) ? 4 : 8);
+    static_assert(all % group == 0);
 #pragma GCC unroll 4
-    for (int first = 0; first < vectors; first += group) {
-      V down[group], da[group], av[group];
+    for (int first = 0; first < all; first += group) {
+      L self[group], down[group], da[group], av[group];
 #pragma GCC unroll 8
       for (int g = 0; g < group; ++g) {
-        down[g] = own[first + g], da[g] = av[g] = 0.0f;
-        if constexpr (stages::reads_vector<S, V>) av[g] = V::load(a + (first + g) * kLanes);
+        self[g] = joined<lanes>(mine + (first + g) * each), down[g] = joined<lanes>(own + (first + g) * each);
+        da[g] = av[g] = 0.0f;
+        if constexpr (stages::reads_vector<S, V>) av[g] = L::load(a + (first + g) * lanes);
       }
       for (int t = 0; t < edges.n; ++t) {
-        const float* row = stages::one_address(other.row(edges.ids[t]));
-#pragma GCC unroll 8
-        for (int g = 0; g < group; ++g) {
-          const int at = first + g;
-          const V d = ds[t * heads + at * kLanes / width];
-          const auto y = term_of(mine[at], row + at * kLanes, av[g]);
+        const float* row = stages::one_address(other.row(edges.ids[t]) + first * lanes);
+        const float* of_edge = ds + t * heads + first * lanes / width;
+        for_vectors<group>([&]<int g>() __attribute__((always_inline)) {
+          const L d = of_heads<lanes, width, g>(of_edge);
+          const auto y = term_of(self[g], row + g * lanes, av[g]);
           if constexpr (mask & 1) down[g] = down[g] + d * y.d[0];
           if constexpr (own_is_query && (mask & 2)) da[g] = da[g] + d * y.d[1];
-        }
+        });
       }
 #pragma GCC unroll 8
       for (int g = 0; g < group; ++g) {
-        own[first + g] = down[g];
+        split(down[g], own + (first + g) * each);
         if constexpr (own_is_query && (mask & 2))
-          if (learned) (V::load(learned + (first + g) * kLanes) + da[g]).store(learned + (first + g) * kLanes);
+          if (learned) (L::load(learned + (first + g) * lanes) + da[g]).store(learned + (first + g) * lanes);
       }
     }
   }
