@@ -486,6 +486,7 @@ struct Kernels {
           for (V half : each) sum = sum + half;
         };
         for (int l = 0; l < end; l += kWideLanes) {
+          // As they were stored: a wider load would wait until all stores before it have reached the cache.
           const V stored[] = {V::load(s + l), V::load(s + l + kLanes)};
           const Wide z = joined<kWideLanes>(stored), w = raw_weight(Softmax{}, z, shift);
           w.store(s + l), add_to(more, w);
