@@ -30,37 +30,40 @@ double gradient_error(const Score& score) {
     for (int h = 0; h < kHeads; ++h) p(i, h) += score.start[static_cast<std::size_t>(i)];
   Matrix<double> y(kNodes, kHeads), dy = draw(kNodes, kHeads);
   AttentionState<double> state;
-  auto loss = [&] {
-    Attention<double> x{pattern.get(), &score, &none, kHeads, q.view(), k.view(), v.view()};
-    x.e = e.view();
-    if (score.reads_vector) x.a = a.view();
-    if (score.scalars > 0) x.p = p.view();
-    attention(x, y.view(), state);
-    double sum = 0;
-    for (Offset t = 0; t < y.size(); ++t) sum += y.data()[t] * dy.data()[t];
-    return std::pair{sum, x};
-  };
-  Matrix<double> dq = q, dk = k, de = e, da = a, dp = p;
-  AttentionGradient<double> g{.dq = {dq.view()}, .dk = {dk.view()}, .de = {de.view()}};
-  if (score.reads_vector) g.da = {da.view()};
-  if (score.scalars > 0) g.dp = {dp.view()};
-  attention_gradient<double>(loss().second, std::as_const(y).view(), std::as_const(dy).view(), state, g);
-
   double worst = 0;
-  for (auto [x, gradient] : {std::pair{&q, &dq}, {&k, &dk}, {&e, &de}, {&a, &da}, {&p, &dp}}) {
-    if ((x == &a && !score.reads_vector) || x->empty()) continue;
-    double largest = 1e-3;
-    for (double each : *gradient) largest = std::max(largest, std::abs(each));
-    for (Offset t = 0; t < x->size(); ++t) {
-      double& at = x->data()[t];
-      const double old = at;
-      at = old + kStep;
-      const double up = loss().first;
-      at = old - kStep;
-      const double down = loss().first;
-      at = old;
-      const double error = std::abs((up - down) / (2 * kStep) - gradient->data()[t]) / largest;
-      worst = std::max(worst, std::isfinite(error) ? error : INFINITY);
+  for (const bool edges : {false, true}) {  // scores may have stages of their own for either
+    auto loss = [&] {
+      Attention<double> x{pattern.get(), &score, &none, kHeads, q.view(), k.view(), v.view()};
+      if (edges) x.e = e.view();
+      if (score.reads_vector) x.a = a.view();
+      if (score.scalars > 0) x.p = p.view();
+      attention(x, y.view(), state);
+      double sum = 0;
+      for (Offset t = 0; t < y.size(); ++t) sum += y.data()[t] * dy.data()[t];
+      return std::pair{sum, x};
+    };
+    Matrix<double> dq = q, dk = k, de = e, da = a, dp = p;
+    AttentionGradient<double> g{.dq = {dq.view()}, .dk = {dk.view()}};
+    if (edges) g.de = {de.view()};
+    if (score.reads_vector) g.da = {da.view()};
+    if (score.scalars > 0) g.dp = {dp.view()};
+    attention_gradient<double>(loss().second, std::as_const(y).view(), std::as_const(dy).view(), state, g);
+
+    for (auto [x, gradient] : {std::pair{&q, &dq}, {&k, &dk}, {&e, &de}, {&a, &da}, {&p, &dp}}) {
+      if ((x == &e && !edges) || (x == &a && !score.reads_vector) || x->empty()) continue;
+      double largest = 1e-3;
+      for (double each : *gradient) largest = std::max(largest, std::abs(each));
+      for (Offset t = 0; t < x->size(); ++t) {
+        double& at = x->data()[t];
+        const double old = at;
+        at = old + kStep;
+        const double up = loss().first;
+        at = old - kStep;
+        const double down = loss().first;
+        at = old;
+        const double error = std::abs((up - down) / (2 * kStep) - gradient->data()[t]) / largest;
+        worst = std::max(worst, std::isfinite(error) ? error : INFINITY);
+      }
     }
   }
   return worst;

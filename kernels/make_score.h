@@ -43,18 +43,19 @@ ScoreStages<T> score_stages() {
     out.gradient[0][at] = score_gradient<S, T, false, width>;
     out.gradient[1][at] = score_gradient<S, T, true, width>;
   };
-  if constexpr (std::is_same_v<T, float>) {
+  enter.template operator()<1, 1>();  // the only one of scores that contract
+  if constexpr (!contracts_of<S>) {
     enter.template operator()<0, 0>();
-    enter.template operator()<1, 1>();
-    enter.template operator()<2, 8>();
-    enter.template operator()<3, 16>();
-    if constexpr (fused::knows<S>) fused::enter<S>(out.fused, std::make_index_sequence<kFusedShapeCount>());
-  } else {
-    enter.template operator()<0, 0>();
-    enter.template operator()<1, 1>();
-    for (int side : {0, 1})
-      for (int at : {2, 3}) out.sums[side][at] = out.sums[side][0], out.gradient[side][at] = out.gradient[side][0];
+    if constexpr (std::is_same_v<T, float>) {
+      enter.template operator()<2, 8>();
+      enter.template operator()<3, 16>();
+    } else {
+      for (int side : {0, 1})
+        for (int at : {2, 3}) out.sums[side][at] = out.sums[side][0], out.gradient[side][at] = out.gradient[side][0];
+    }
   }
+  if constexpr (std::is_same_v<T, float> && fused::knows<S>)
+    fused::enter<S>(out.fused, std::make_index_sequence<kFusedShapeCount>());
   out.tile_sums = tile_sums<S, T>;
   out.tile_gradient = tile_gradient<S, T>;
   out.finish = score_finish<Score, T>;

@@ -8,6 +8,7 @@
 //   prepares     what becomes of q and k first, once per node: a layer's business, the kernels see the result
 //   contracts    q, k and e arrive contracted: one channel per head, computed once per node
 //   nonnegative  s >= 0 always
+//   symmetric    without e, term gives the same bits with q and k exchanged, so one compiled stage serves both sides
 // At coincident points and at kinks the gradient is 0 or that of one side.
 #pragma once
 
@@ -22,6 +23,7 @@ namespace scores {
 // s = q . (k + e)                                  "Attention Is All You Need", arXiv:1706.03762 (unscaled);
 struct Dot {  //                                    with edge features: UniMP, arXiv:2009.03509, eq. 3
   static constexpr const char* name = "dot";
+  static constexpr bool symmetric = true;
   static constexpr About about{"q . k", "arXiv:1706.03762", "d multiply-adds an edge"};
   HEED_FN auto term(auto q, auto k, auto e, auto) const { return q * (k + e); }
 };
@@ -70,6 +72,7 @@ struct Pearson : Cosine {
 // s = leaky(a1 . Wx_i + a2 . Wx_j + a3 . We e)     Graph Attention Networks, arXiv:1710.10903, eq. 3.
 struct Gat {
   static constexpr const char* name = "gat";
+  static constexpr bool symmetric = true;
   static constexpr bool contracts = true;
   static constexpr About about{"leaky(a1 . x_i + a2 . x_j)", "arXiv:1710.10903, eq. 3", "1 addition an edge"};
   float slope = 0.2f;
@@ -80,6 +83,7 @@ struct Gat {
 // s = a . leaky(q + k + e)                         How Attentive are Graph Attention Networks?, arXiv:2105.14491, eq. 7
 struct GatV2 {
   static constexpr const char* name = "gatv2";
+  static constexpr bool symmetric = true;
   static constexpr About about{"a . leaky(q + k)", "arXiv:2105.14491, eq. 7",
                                "d multiply-adds and comparisons an edge"};
   float slope = 0.2f;
@@ -89,6 +93,7 @@ struct GatV2 {
 // s = a . tanh(q + k + e)                          Bahdanau et al., arXiv:1409.0473, appendix A.1.2
 struct Bahdanau {
   static constexpr const char* name = "bahdanau";
+  static constexpr bool symmetric = true;
   static constexpr About about{"a . tanh(q + k)", "arXiv:1409.0473, A.1.2", "d hyperbolic tangents an edge"};
   HEED_FN auto term(auto q, auto k, auto e, auto a) const { return a * fn::quick_tanh(q + k + e); }
 };
@@ -96,6 +101,7 @@ struct Bahdanau {
 // s = a . relu(W1q x_i + W1k x_j + b1 + e) + p     a perceptron with one hidden layer over both nodes, whose first
 struct Mlp {  //                                    layer is computed once per node: q and k are its halves
   static constexpr const char* name = "mlp";
+  static constexpr bool symmetric = true;
   static constexpr Prepare prepares = Prepare::hidden;
   static constexpr int scalars = 1;
   static constexpr float start[] = {0};
@@ -115,6 +121,7 @@ struct Node {  //                                   mask of all pairs it is one 
 // s = -|q - (k + e)|^2
 struct SquaredEuclidean {
   static constexpr const char* name = "sqeuclidean";
+  static constexpr bool symmetric = true;
   static constexpr About about{"-|q - k|^2", "L2 attention, arXiv:2006.04710", "2d operations an edge"};
   HEED_FN auto term(auto q, auto k, auto e, auto) const { return -fn::square(q - (k + e)); }
 };
@@ -141,6 +148,7 @@ struct Gaussian : SquaredEuclidean {  // normaliser `sum` it is kernel regressio
 // s = -a . |q - (k + e)|                           Laplace attention, Attentive Neural Processes, arXiv:1901.05761
 struct Laplace {
   static constexpr const char* name = "laplace";
+  static constexpr bool symmetric = true;
   static constexpr About about{"-a . |q - k|", "arXiv:1901.05761", "2d operations an edge"};
   HEED_FN auto term(auto q, auto k, auto e, auto a) const { return -(a * fn::abs(q - (k + e))); }
 };

@@ -449,6 +449,8 @@ void score_sums(const void* self, const Chunk<T>& x, T* to) {
   };
   if (x.edge)
     run(std::true_type{});
+  else if constexpr (!own_is_query && symmetric_of<S>)
+    score_sums<S, T, true, W>(self, x, to);
   else
     run(std::false_type{});
 }
@@ -583,6 +585,8 @@ void score_gradient(const void* self, const Chunk<T>& x, const ChunkGradient<T>&
   };
   if (x.edge)
     run(std::true_type{});
+  else if constexpr (!own_is_query && symmetric_of<S>)
+    score_gradient<S, T, true, W>(self, x, g);
   else
     run(std::false_type{});
 }

@@ -29,6 +29,14 @@ inline constexpr bool contracts_of = [] {
     return false;
 }();
 
+template <class S>
+inline constexpr bool symmetric_of = [] {
+  if constexpr (requires { S::symmetric; })
+    return S::symmetric;
+  else
+    return false;
+}();
+
 template <class S, class X = float>
 inline constexpr bool finishes_by_width = requires(const S& score, X x, const X* p) {
   score.finish(x, p, 1);

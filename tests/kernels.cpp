@@ -1676,14 +1676,20 @@ struct Crooked {
   static constexpr const char* name = "crooked";
   HEED_FN auto term(auto q, auto k, auto e, auto) const { return q * (crooked(k) + e); }
 };
+struct Lopsided {
+  static constexpr const char* name = "lopsided";
+  static constexpr bool symmetric = true;  // it is not
+  HEED_FN auto term(auto q, auto k, auto e, auto) const { return fn::square(q) * (k + e); }
+};
 
 }  // namespace
 
-TEST_CASE("gradient_error: small for every score, large where a slope is wrong") {
+TEST_CASE("gradient_error: small for every score, large where a slope or a promise is wrong") {
   double worst = 0;
   for (const Score& score : scores_under_test()) worst = std::max(worst, gradient_error(score));
   CHECK(worst <= 1e-6);
   CHECK(gradient_error(make_score(Crooked{})) > 1e-4);
+  CHECK(gradient_error(make_score(Lopsided{})) > 1e-4);
   MESSAGE("worst gradient error " << worst);
 }
 
