@@ -22,20 +22,9 @@ inline constexpr int scalars_of = [] {
 }();
 
 template <class S>
-inline constexpr bool contracts_of = [] {
-  if constexpr (requires { S::contracts; })
-    return S::contracts;
-  else
-    return false;
-}();
-
+inline constexpr bool contracts_of = requires { requires S::contracts; };
 template <class S>
-inline constexpr bool symmetric_of = [] {
-  if constexpr (requires { S::symmetric; })
-    return S::symmetric;
-  else
-    return false;
-}();
+inline constexpr bool symmetric_of = requires { requires S::symmetric; };
 
 template <class S, class X = float>
 inline constexpr bool finishes_by_width = requires(const S& score, X x, const X* p) {
