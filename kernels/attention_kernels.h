@@ -22,17 +22,33 @@ struct Shares {  // a warp's shared memory
 // schedulers share alike, so only multiples of 4 differ.
 template <warp::Pass pass, warp::Body body, class S>
 inline constexpr int kWarps = [] {
-  if (body == warp::Body::lanes) return 12;
+  if (body == warp::Body::lanes) return contracts_of<S> ? 20 : 16;
   if (body == warp::Body::any_width) return 24;
-  if (pass == warp::Pass::row || pass == warp::Pass::column) return 20;
-  return contracts_of<S> ? 32 : 24;
+  if constexpr (pass == warp::Pass::row)
+    return contracts_of<S> ? 28 : warp::reads_vector<S> || !linear_finish<S> ? 20 : 24;
+  if (pass == warp::Pass::column) return contracts_of<S> ? 28 : 20;
+  return contracts_of<S> ? 32 : 28;
 }();
+
+// Fetches what a work item begins with: its block, where its lists begin, and their columns. Nobody writes these, so it
+// need not wait for the kernel before.
+template <warp::Pass pass>
+__device__ __forceinline__ void look_ahead(const warp::Call& call) {
+  using enum warp::Pass;
+  if constexpr (pass == forward || pass == row || pass == column || pass == weigh) {
+    if (!call.rows.listed()) return;
+    const Block* block = call.rows.blocks + blockIdx.x;
+    const Offset at = call.rows.offsets[block->first] + threadIdx.x;
+    if (at < call.rows.offsets[block->last]) asm volatile("prefetch.global.L1 [%0];" ::"l"(call.rows.ids + at));
+  }
+}
 
 template <warp::Pass pass, warp::Body body, class S>
 __global__ void __launch_bounds__(kWarp, kWarps<pass, body, S>)
     kernel(const __grid_constant__ warp::Call call, const __grid_constant__ S score) {
   __shared__ Shares own;
   DeviceWarp lanes;
+  look_ahead<pass>(call);
   follow();
   warp::Memory<DeviceWarp> memory{{own.s}, {own.dw}, {own.factors}, {own.ids}, {own.edges}};
   warp::run<pass, body>(lanes, memory, call, score, Offset{blockIdx.x});

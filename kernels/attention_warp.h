@@ -74,6 +74,9 @@ struct Seen {
     return at[1] - at[0];
   }
   HEED_FN Offset length(Offset i) const { return fixed_length(i) + drawn; }
+  HEED_FN bool listed() const {  // and all that is listed counts
+    return intervals == nullptr && draws == nullptr && kept == nullptr;
+  }
 };
 
 // f of the normaliser at a place in the menu. What is uniform in a warp is a switch at run time, lest kernels be
@@ -175,7 +178,7 @@ struct Call {
   AnyNormaliser normaliser;
   Strided<const float> q, k, v, a, p, e, bias, ev;
   Body body = Body::any_width;
-  int group = 1;           // lanes of a head, in lanes
+  int group_bits = 0;      // of the number of lanes that have a head, in lanes
   bool one_table = false;  // v is k
   bool drops = false;
   std::uint64_t drop_key = 0;
@@ -217,6 +220,7 @@ struct Call {
     return topk > 0 ? counts(s, key, least.row(query)[head], last.row(query)[head]) : counts(s, key, above, Id{-1});
   }
   HEED_FN int padded() const { return 1 << head_bits; }
+  HEED_FN int group() const { return 1 << group_bits; }
   HEED_FN int chunk() const { return kSlots >> head_bits < kWarp ? kSlots >> head_bits : kWarp; }  // edges
   HEED_WARP_FN float keep(Id query, Id key, int head) const {
     std::uint64_t stream = drop_key_at ? read(drop_key_at) : drop_key;
@@ -284,18 +288,23 @@ HEED_WARP_FN bool stands_in_list(const Seen& rows, Id i, Id j) {
   return low < end && read(rows.ids + low) == j;
 }
 
+// `count` columns of a list, from place `base` of all lists on, into memory.ids.
+template <class Warp>
+HEED_WARP_FN void gather_list(Warp& warp, const Memory<Warp>& memory, const Seen& rows, Offset base, int count,
+                              bool want_edges) {
+  warp.lanes([&](int lane) {
+    if (lane >= count) return;
+    memory.ids.set(lane, lane, read(rows.ids + base + lane));
+    if (want_edges) memory.edges.set(lane, lane, rows.edges ? read(rows.edges + base + lane) : base + lane);
+  });
+  warp.sync();
+}
 // Columns at `count` positions of row i from `at` on, those that count, into memory.ids; returns how many.
 template <class Warp>
 HEED_WARP_FN int gather(Warp& warp, const Memory<Warp>& memory, const Seen& rows, Id i, Offset at, int count,
                         bool want_edges) {
-  if (rows.intervals == nullptr && rows.draws == nullptr && rows.kept == nullptr) {
-    const Offset base = rows.offsets[i] + at;
-    warp.lanes([&](int lane) {
-      if (lane >= count) return;
-      memory.ids.set(lane, lane, read(rows.ids + base + lane));
-      if (want_edges) memory.edges.set(lane, lane, rows.edges ? read(rows.edges + base + lane) : base + lane);
-    });
-    warp.sync();
+  if (rows.listed()) {
+    gather_list(warp, memory, rows, rows.offsets[i] + at, count, want_edges);
     return count;
   }
   const Offset fixed = rows.fixed_length(i);
@@ -426,29 +435,47 @@ HEED_WARP_FN void score_sums(Warp& warp, const Memory<Warp>& memory, const Call&
     run(std::false_type{});
 }
 
-// What a score has learned for a head, and what its temperature multiplies scores with.
+// What a score has learned for a head, and what its temperature multiplies scores with; of one that finishes with a
+// factor, that and its derivatives by what was learned.
 template <class S>
 struct Learned {
-  float p[scalars_of<S> + 1] = {}, tempering = 1;
+  float p[scalars_of<S> + 1] = {}, tempering = 1, factor = 1, slopes[scalars_of<S> + 1] = {};
 };
 template <class S>
-HEED_WARP_FN Learned<S> learned_of(const Call& x, bool tempered, int head) {
+inline constexpr bool has_factor = has_finish<S>&& linear_finish<S>;
+template <class S>
+HEED_WARP_FN Learned<S> learned_of(const Call& x, const S& score, bool tempered, int head) {
   Learned<S> out;
   HEED_UNROLL
   for (int t = 0; t < scalars_of<S>; ++t) out.p[t] = read(x.p.row(t) + head);
   out.tempering = tempered ? x.scale * fn::exp(-read(x.p.row(scalars_of<S>) + head)) : x.scale;
+  if constexpr (has_factor<S> && scalars_of<S> == 0) {
+    out.factor = score.factor(out.p, x.score_width);
+  } else if constexpr (has_factor<S>) {
+    Jet<float, 0b1111> p[scalars_of<S>];
+    HEED_UNROLL
+    for (int t = 0; t < scalars_of<S>; ++t) {
+      p[t] = Jet<float, 0b1111>(out.p[t]);
+      p[t].d[t] = 1;
+    }
+    const auto factor = score.factor(p, x.score_width);
+    out.factor = factor.v;
+    HEED_UNROLL
+    for (int t = 0; t < scalars_of<S>; ++t) out.slopes[t] = factor.d[t];
+  }
   return out;
 }
 
 // From the sum over channels to the score, but for biases.
 template <class S>
 HEED_WARP_FN float score_of(const Call& x, const S& score, const Learned<S>& learned, float sum) {
+  if constexpr (has_factor<S>) return sum * learned.factor * learned.tempering;
   return finished(score, sum, learned.p, x.score_width) * learned.tempering;
 }
 template <class S, class Warp>
 HEED_WARP_FN float score_of(const Memory<Warp>& memory, const Call& x, const S& score, int lane, int edge, int head,
                             float sum) {
-  float s = score_of(x, score, learned_of<S>(x, x.tempered, head), sum);
+  float s = score_of(x, score, learned_of(x, score, x.tempered, head), sum);
   if (x.bias) s += read(x.bias.row(memory.edges.get(lane, edge)) + head);
   return s;
 }
@@ -871,7 +898,14 @@ HEED_WARP_FN Slot slot_gradient(const Call& x, const Rules& rules, const S& scor
   if constexpr (own_is_query)
     if (rules.biased() && x.dbias && writes) put(x.dbias.to.row(edge) + head, ds, x.dbias.add);
   ds *= learned.tempering;
-  if constexpr (has_finish<S>) {
+  if constexpr (has_factor<S>) {
+    if constexpr (own_is_query) {
+      HEED_UNROLL
+      for (int j = 0; j < scalars_of<S>; ++j) dp[j] = ds * sum * learned.slopes[j];
+      dp[scalars_of<S>] = -ds * sum * learned.factor;
+    }
+    ds *= learned.factor;
+  } else if constexpr (has_finish<S>) {
     Jet<float, 0b1111> p[scalars_of<S> + 1], from(sum);
     from.d[0] = 1;
     HEED_UNROLL
@@ -913,7 +947,7 @@ HEED_WARP_FN void slot_gradients(Warp& warp, const Memory<Warp>& memory, const C
       float more[scalars_of<S> + 1];
       const float* both = x.both.row(query) + 2 * head;
       const Slot out = slot_gradient<own_is_query>(
-          x, CallRules{x}, score, learned_of<S>(x, x.tempered, head), memory.s.get(lane, slot),
+          x, CallRules{x}, score, learned_of(x, score, x.tempered, head), memory.s.get(lane, slot),
           memory.dw.get(lane, slot), both[0], both[1], query, key, x.bias ? memory.edges.get(lane, edge) : 0, head,
           true, more);
       if constexpr (own_is_query) {

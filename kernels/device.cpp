@@ -27,6 +27,8 @@ constexpr Offset kSegment = 512;      // a longer row is cut into segments of th
 constexpr Offset kLeastSegment = 32;  // is little work, lest all wait for one warp,
 constexpr Offset kMostParts = 65536;  // or of a longer one, so that there are about as many segments at most
 
+static_assert(kTaskEdges / kRowEdges < kWarp);  // a lane for each row of a block, and one for the end of the last
+
 // The work of one direction. It depends on the pattern alone, so sums that are merged block by block have the same bits
 // in every run.
 struct Plan {
@@ -209,7 +211,7 @@ class Operator {
       call_.body = plain ? warp::Body::plain_lanes : warp::Body::lanes;
       narrows_ = x.bf16;
     }
-    call_.group = fit_.group;
+    call_.group_bits = std::countr_zero(static_cast<unsigned>(fit_.group));
     call_.one_table =
         !x.score->contracts && x.k.data == x.v.data && x.k.stride == x.v.stride && call_.score_width == call_.width;
   }
@@ -282,7 +284,7 @@ class Operator {
       } else {
         const Offset items = call.body == warp::Body::any_width
                                  ? call.chunk()
-                                 : Offset{warp::kDeltaRows} * (kWarp / (call.group << call.head_bits));
+                                 : Offset{warp::kDeltaRows} * (kWarp >> (call.group_bits + call.head_bits));
         run(Pass::delta, call, (call.queries + items - 1) / items);
       }
       call.parts = rows(state_.parts.view());
@@ -381,15 +383,17 @@ class Operator {
         skip(call.width, call.v, call.ev, call.y, call.dy, call.dv.to, call.dev.to, call.raised);
         skip(1, call.raised_share, call.p, call.bias, call.tau, call.least, call.last, call.dp.to, call.dbias.to);
         skip(2, call.both);
-        auto aligned = [](const auto&... arrays) { return ((!arrays || arrays.wide) && ...); };
-        if (call.body == warp::Body::plain_lanes &&
-            !(aligned(call.v, call.dy) && (x_.score->contracts || aligned(call.q, call.k))))
-          call.body = warp::Body::lanes;
-        // Rows of bfloat16 numbers are fetched 8 at a time there.
-        if (call.body == warp::Body::plain_lanes && narrows_)
-          call.body = call.width % warp::kVector == 0 && (x_.score->contracts || call.score_width % warp::kVector == 0)
-                          ? warp::Body::half_lanes
-                          : warp::Body::lanes;
+        // There a lane has all of its channels or none, and they are fetched as a whole.
+        auto fit = [](int width, const auto&... arrays) {
+          return width % warp::kVector == 0 && ((!arrays || arrays.wide) && ...);
+        };
+        if (call.body == warp::Body::plain_lanes) {
+          if (!fit(call.width, call.v, call.y, call.dy) ||
+              !(x_.score->contracts || fit(call.score_width, call.q, call.k)))
+            call.body = warp::Body::lanes;
+          else if (narrows_)
+            call.body = warp::Body::half_lanes;
+        }
         body(call);
       }
   }
@@ -405,7 +409,7 @@ class Operator {
   }
   template <class T>
   static Strided<T> rows(View<T> x) {
-    if (x.stride > std::numeric_limits<int>::max()) fail("attention: rows are too long for the GPU");
+    if (x.stride > std::numeric_limits<int>::max() / 4) fail("attention: rows are too long for the GPU");  // in bytes
     return {x.data, static_cast<int>(x.stride)};
   }
   static Into into(const Sink<float>& sink) { return {rows(sink.to), sink.add}; }
@@ -524,7 +528,7 @@ void weighted_sum_there(Machine& machine, const WeightedRows& w, View<const floa
     Call call;
     call.rows = there.seen;
     call.width = call.score_width = static_cast<int>(std::min(kMost, x.cols - first));
-    call.group = fit(1, call.width).group;
+    call.group_bits = std::countr_zero(static_cast<unsigned>(fit(1, call.width).group));
     call.weights = w.weights, call.row_scale = w.row_scale, call.scale = w.scale;
     call.column_bias = w.bias ? w.bias + first : nullptr;
     auto strided = [&](auto view) {
@@ -535,7 +539,7 @@ void weighted_sum_there(Machine& machine, const WeightedRows& w, View<const floa
     call.v = strided(x.columns(first, call.width));
     call.dq = {strided(y.to.columns(first, call.width)), y.add};
     call.parts = strided(parts.view());
-    call.body = call.v.wide ? warp::Body::plain_lanes : warp::Body::lanes;
+    call.body = call.v.wide && call.width % warp::kVector == 0 ? warp::Body::plain_lanes : warp::Body::lanes;
     if (there.blocks > 0) machine.run(Pass::weigh, 0, nullptr, call, there.blocks);
     const Offset merges = there.hubs * warp::tiles(call.width);
     if (merges > 0) machine.run(Pass::merge_row, 0, nullptr, call, merges);

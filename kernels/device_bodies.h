@@ -54,11 +54,12 @@ struct Out {  // a Sink for device code
 struct Cell {
   Offset i, c;
 };
+HEED_FN Cell small_cell(Offset t, Offset cols) {  // of blocks, which are no more than 32 bits count
+  const auto small = static_cast<std::uint32_t>(t), width = static_cast<std::uint32_t>(cols);
+  return {small / width, small % width};
+}
 HEED_FN Cell cell(Offset t, Offset cols) {
-  if (t <= 0xffffffff) {  // division is dear, of 64 bits more so
-    const auto small = static_cast<std::uint32_t>(t), width = static_cast<std::uint32_t>(cols);
-    return {small / width, small % width};
-  }
+  if (t <= 0xffffffff) return small_cell(t, cols);  // division is dear, of 64 bits more so
   return {t / cols, t % cols};
 }
 
@@ -515,7 +516,8 @@ struct Reduce {
   }
 };
 
-// Sums over the rows of a table. A term says at(i, c) and put(c, total), and its Number.
+// Sums over the rows of a table. A term says at(i, c) and put(c, total), and its Number; and kLong where at() is so
+// long that several at once are no gain.
 template <class Term>
 struct OverRows {
   using Number = typename Term::Number;
@@ -523,14 +525,19 @@ struct OverRows {
   Offset rows, width, tiles, piece, pieces;
   int columns;
   HEED_FN Where where(Offset block) const {
-    const auto [part, tile] = cell(block, tiles);
+    const auto [part, tile] = small_cell(block, tiles);
     return {tile * columns, part, pieces, 0, tile};
   }
   HEED_FN Number sum(Offset block, int lane, int lanes, Offset c) const {
-    const Offset begin = cell(block, tiles).i * piece, end = begin + piece < rows ? begin + piece : rows;
+    const Offset begin = small_cell(block, tiles).i * piece, end = begin + piece < rows ? begin + piece : rows;
     Number out = 0;
-    HEED_AHEAD
-    for (Offset i = begin + lane; i < end; i += lanes) out += term.at(i, c);
+    if constexpr (requires { Term::kLong; }) {
+      HEED_ONE_BY_ONE
+      for (Offset i = begin + lane; i < end; i += lanes) out += term.at(i, c);
+    } else {
+      HEED_AHEAD
+      for (Offset i = begin + lane; i < end; i += lanes) out += term.at(i, c);
+    }
     return out;
   }
   HEED_FN void put(Offset, Offset c, Number total) const { term.put(c, total); }
@@ -552,12 +559,16 @@ struct Side {
     ++count;
   }
   HEED_FN Offset cols() const { return count > 0 ? end[count - 1] : 0; }
-  HEED_FN const float* at(Offset i, Offset j, float& scale) const {
+  struct Column {
+    const float* at;  // its first number; null: it is 1 all along
+    Offset stride;
+    float scale;
+  };
+  HEED_FN Column column(Offset j) const {
     int m = 0;
     Offset begin = 0;
     while (m + 1 < count && j >= end[m]) begin = end[m++];
-    scale = s[m];
-    return data[m] + i * stride[m] + j - begin;
+    return {data[m] + j - begin, stride[m], s[m]};
   }
 };
 struct IntoSide {
@@ -670,15 +681,11 @@ struct BatchNormSum {
 
 // Dense products.
 
-struct Factor {  // tables, or their transpose; row `ones` is 1 all along
+struct Factor {  // tables, or their transpose; column `ones` of the tables is 1 all along
   Side side;
   bool transposed = false;
   Offset ones = -1;
-  HEED_FN const float* at(Offset i, Offset j, float& scale) const {  // null: 1
-    scale = 1;
-    if (i == ones) return nullptr;
-    return transposed ? side.at(j, i, scale) : side.at(i, j, scale);
-  }
+  HEED_FN Side::Column column(Offset j) const { return j == ones ? Side::Column{nullptr, 0, 1} : side.column(j); }
 };
 
 // c (+)= s (a b + bias), with the sum over k in pieces.
@@ -703,37 +710,43 @@ struct Product {
   HEED_FN Offset tiles_across() const { return (n + kTileCols - 1) / kTileCols; }
   HEED_FN Offset tiles() const { return (m + kTileRows - 1) / kTileRows * tiles_across(); }
   HEED_FN int steps(Offset block) const {
-    const Offset begin = cell(block, tiles()).i * piece, end = begin + piece < k ? begin + piece : k;
+    const Offset begin = small_cell(block, tiles()).i * piece, end = begin + piece < k ? begin + piece : k;
     return depths(begin, end) + (pieces > 1 ? 3 : 1);
   }
   HEED_FN static int depths(Offset begin, Offset end) { return static_cast<int>((end - begin + kDepth - 1) / kDepth); }
 
-  // Neighbouring threads read what lies together; all that a thread reads is on its way before the first is needed.
-  template <int kWide, class At, class Put>
-  HEED_FN void load(int thread, bool along_k, At at, Put put) const {
-    constexpr int kEach = (kWide * kDepth + kThreads - 1) / kThreads;
-    float values[kEach], scales[kEach];
-    auto place = [&](int e, auto use) {
-      const int t = thread + e * kThreads;
-      if (t < kWide * kDepth) along_k ? use(t / kDepth, t % kDepth) : use(t % kWide, t / kWide);
-    };
+  // put(i, t, value) for what a tile has of a factor: i counts rows of a or columns of b from `tile` on, t counts along
+  // k from `first` on. Neighbouring threads read what lies together in the tables' rows. A thread has one column of the
+  // tables, and all that it reads of it is on its way before the first is needed.
+  template <int kWide, class Put>
+  HEED_FN static void load(int thread, const Factor& from, bool along_k, Offset tile, Offset tile_end, Offset first,
+                           Offset stop, Put put) {
+    constexpr int kEach = kWide * kDepth / kThreads;
+    static_assert(kEach * kThreads == kWide * kDepth && kThreads % kWide == 0 && kThreads % kDepth == 0);
+    const int across = along_k ? kDepth : kWide, mine = thread % across, begin = thread / across;
+    const int step = kThreads / across;
+    const Offset column = (along_k ? first : tile) + mine, row = (along_k ? tile : first) + begin;
+    const bool there = column < (along_k ? stop : tile_end);
+    const Offset rows = there ? (along_k ? tile_end : stop) - row : 0;  // that are left
+    const Side::Column line = there ? from.column(column) : Side::Column{};
+    const float* at = line.at ? line.at + row * line.stride : nullptr;
+    const Offset stride = step * line.stride;
+    float values[kEach];
     HEED_UNROLL
-    for (int e = 0; e < kEach; ++e)
-      place(e, [&](int i, int t) { values[e] = at(i, t, scales[e]); });
+    for (int e = 0; e < kEach; ++e) {
+      values[e] = e * step >= rows ? 0.0f : at ? *at : 1.0f;
+      if (at) at += stride;
+    }
     HEED_UNROLL
-    for (int e = 0; e < kEach; ++e)
-      place(e, [&](int i, int t) { put(i, t, values[e] * scales[e]); });
-  }
-  HEED_FN static float fetch(const Factor& from, Offset i, Offset j, bool there, float& scale) {
-    scale = 1;
-    if (!there) return 0;
-    const float* at = from.at(i, j, scale);
-    return at ? *at : 1.0f;
+    for (int e = 0; e < kEach; ++e) {
+      const int other = begin + e * step;
+      put(along_k ? other : mine, along_k ? mine : other, values[e] * line.scale);
+    }
   }
   HEED_FN void step(int s, Offset block, int thread, Shared& shared, Local& local) const {
     if (s == 0) {
-      const auto [part, tile] = cell(block, tiles());
-      const auto [down, across] = cell(tile, tiles_across());
+      const auto [part, tile] = small_cell(block, tiles());
+      const auto [down, across] = small_cell(tile, tiles_across());
       local.part = part, local.tile = tile, local.row = down * kTileRows, local.col = across * kTileCols;
       local.begin = part * piece, local.end = local.begin + piece < k ? local.begin + piece : k;
       HEED_UNROLL
@@ -745,20 +758,11 @@ struct Product {
     const Offset tile = local.tile, row = local.row, col = local.col;
     const int depth = depths(local.begin, local.end), across = thread % kAcross, down = thread / kAcross * kRows;
     if (s < depth) {
-      const Offset first = local.begin + Offset{s} * kDepth, stop = local.end;
-      auto& to = shared;
-      load<kTileRows>(
-          thread, !a.transposed,
-          [&](int i, int t, float& scale) {
-            return fetch(a, row + i, first + t, row + i < m && first + t < stop, scale);
-          },
-          [&](int i, int t, float value) { to.a[s & 1][t][i] = value; });
-      load<kTileCols>(
-          thread, b.transposed,
-          [&](int j, int t, float& scale) {
-            return fetch(b, first + t, col + j, col + j < n && first + t < stop, scale);
-          },
-          [&](int j, int t, float value) { to.b[s & 1][t][j] = value; });
+      const Offset first = local.begin + Offset{s} * kDepth;
+      load<kTileRows>(thread, a, !a.transposed, row, m, first, local.end,
+                      [&](int i, int t, float value) { shared.a[s & 1][t][i] = value; });
+      load<kTileCols>(thread, b, b.transposed, col, n, first, local.end,
+                      [&](int j, int t, float value) { shared.b[s & 1][t][j] = value; });
     }
     if (s > 0 && s <= depth) {
       const int from = (s - 1) & 1;
@@ -803,14 +807,16 @@ struct Product {
       each([&](int q, Offset j) { places[q] = c.place(i, j); });
       if (pieces > 1) {
         each([&](int q, Offset) { local.sums[r][q] = 0; });
-        constexpr int kTogether = 4;
+        constexpr int kTogether = 8;
+        const float* at = parts + i * n;
+        const Offset stride = m * n;
         for (Offset p = 0; p < pieces; p += kTogether) {
           float some[kTogether][kCols];
           HEED_UNROLL
-          for (int u = 0; u < kTogether; ++u)
-            each([&](int q, Offset j) {
-              some[u][q] = p + u < pieces ? fresh(parts + ((p + u) * m + i) * n + j) : 0.0f;
-            });
+          for (int u = 0; u < kTogether; ++u) {
+            each([&](int q, Offset j) { some[u][q] = p + u < pieces ? fresh(at + j) : 0.0f; });
+            at += stride;
+          }
           HEED_UNROLL
           for (int u = 0; u < kTogether; ++u) each([&](int q, Offset) { local.sums[r][q] += some[u][q]; });
         }
@@ -899,6 +905,7 @@ struct LossOfRow {
 };
 struct LossSum {
   using Number = float;
+  static constexpr bool kLong = true;
   LossOfRow loss;
   float* y;
   HEED_FN float at(Offset i, Offset) const { return loss.value(i); }
@@ -922,13 +929,14 @@ struct EvaluationSum {
   In x;
   const Id *valid, *test, *labels;  // nodes of each part; a label for every node
   Offset valids, tests;
+  float part;  // 1 / x.cols
   bool binary;
   const float* train_loss;
   const unsigned* bad;  // the optimiser's mark
   double* out;          // loss and hits of validation, hits of test, logits' rows not finite, train loss, `bad`
 
   static constexpr Offset kNumbers = 6, kColumns = 4;
-  static constexpr bool kApart = true;  // what a column takes differs from the others
+  static constexpr bool kLong = true, kApart = true;  // what a column takes differs from the others
   HEED_FN float softplus(float v) const { return fmaxf(v, 0.0f) + log1pf(expf(-fabsf(v))); }
   HEED_FN float loss(Id i) const {
     const Id label = labels[i];
@@ -936,7 +944,7 @@ struct EvaluationSum {
     if (binary) {
       if (x.cols == 1) return softplus(label == 1 ? -x(i, 0) : x(i, 0));
       each_column(x, i, [&](Offset c, float v) { total += softplus(c == label ? -v : v); });
-      return total / static_cast<float>(x.cols);
+      return total * part;
     }
     const float top = greatest(x, i);
     each_column(x, i, [&](Offset, float v) { total += expf(v - top); });

@@ -45,19 +45,47 @@ void DeviceOps::flush() {
 
 void DeviceOps::forget() { waiting_->count = 0; }
 
+void DeviceOps::aside(const std::function<void()>& work) {
+  if (aside_) return work();
+  auto turn = [&](bool there) {
+    flush();
+    turn_aside(there);
+    aside_ = there;
+  };
+  turn(true);
+  joined_ = false;
+  try {
+    work();
+    turn(false);
+  } catch (...) {
+    forget();
+    turn(false);
+    throw;
+  }
+}
+
+void DeviceOps::join() {
+  if (joined_ || aside_) return;
+  flush();
+  wait_for_aside();
+  joined_ = true;
+}
+
 void* DeviceOps::scratch(Offset bytes) {
-  if (scratch_.empty() || scratch_.back().cols() < bytes)
-    scratch_.emplace_back(this).resize(1, std::max<Offset>(bytes, 1));
-  return scratch_.back().data();
+  auto& scratch = rooms_[aside_].scratch;
+  if (scratch.empty() || scratch.back().cols() < bytes)
+    scratch.emplace_back(this).resize(1, std::max<Offset>(bytes, 1));
+  return scratch.back().data();
 }
 
 unsigned* DeviceOps::tickets(Offset count) {
-  if (tickets_.empty() || tickets_.back().cols() < count) {
-    Matrix<unsigned>& room = tickets_.emplace_back(this);
+  auto& tickets = rooms_[aside_].tickets;
+  if (tickets.empty() || tickets.back().cols() < count) {
+    Matrix<unsigned>& room = tickets.emplace_back(this);
     room.resize(1, std::max<Offset>(count, 1024));
     room.fill(0);
   }
-  return tickets_.back().data();
+  return tickets.back().data();
 }
 
 #ifndef HEED_CUDA

@@ -22,8 +22,8 @@ __global__ void __launch_bounds__(kThreads) each(const __grid_constant__ Body bo
   if (t < count) body(t);
 }
 
-template <class Body>
-__global__ void __launch_bounds__(Body::kThreads) in_blocks(const __grid_constant__ Body body) {
+template <class Body>  // said that one block is enough, the compiler takes registers rather than spill
+__global__ void __launch_bounds__(Body::kThreads, 1) in_blocks(const __grid_constant__ Body body) {
   __shared__ typename Body::Shared shared;
   typename Body::Local local;
   follow();
@@ -58,6 +58,8 @@ class CudaOps : public DeviceOps {
  public:
   CudaOps() {
     HEED_CHECKED(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+    HEED_CHECKED(cudaStreamCreateWithFlags(&beside_, cudaStreamNonBlocking));
+    HEED_CHECKED(cudaEventCreateWithFlags(&reached_, cudaEventDisableTiming));
     HEED_CHECKED(cudaMallocHost(&near_, kNear));
     follows_ = can_follow();
     machine_ = cuda_machine(stream_);
@@ -67,6 +69,8 @@ class CudaOps : public DeviceOps {
     release_rooms();
     machine_.reset();
     (void)cudaFreeHost(near_);
+    (void)cudaEventDestroy(reached_);
+    (void)cudaStreamDestroy(beside_);
     (void)cudaStreamDestroy(stream_);
   }
 
@@ -99,21 +103,27 @@ class CudaOps : public DeviceOps {
   void run(int body, const void* self, Offset count) override {
     bodies::with_body(body, self, [&](const auto& chosen) {
       using Body = std::remove_cvref_t<decltype(chosen)>;
+      // What has come from the other stream is waited for to its end.
+      const bool follows = follows_ && !crossed_;
+      cudaStream_t stream = aside_now_ ? beside_ : stream_;
       if constexpr (bodies::InBlocks<Body>)
-        launch(stream_, follows_, in_blocks<Body>, count, Body::kThreads, chosen);
+        launch(stream, follows, in_blocks<Body>, count, Body::kThreads, chosen);
       else
-        launch(stream_, follows_, each<Body>, (count + kThreads - 1) / kThreads, kThreads, chosen, count);
+        launch(stream, follows, each<Body>, (count + kThreads - 1) / kThreads, kThreads, chosen, count);
+      crossed_ = false;
     });
   }
 
   std::unique_ptr<Replay> capture(const std::function<void()>& work) override {
     flush();
+    join();
     HEED_CHECKED(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
     capturing_ = true;
     cudaGraph_t graph = nullptr;
     try {
       work();
       flush();
+      join();
     } catch (...) {
       capturing_ = false;
       forget();
@@ -129,16 +139,16 @@ class CudaOps : public DeviceOps {
   bool capturing() const override { return capturing_; }
 
   void weighted_sum(const WeightedRows& w, View<const float> x, Sink<float> y, Matrix<float>& parts) override {
-    flush();
+    settle();
     weighted_sum_there(*machine_, w, x, y, parts);
   }
   void attention(const Attention<float>& x, View<float> y, AttentionState<float>& state) override {
-    flush();
+    settle();
     attention_there(*machine_, place_in_scores(*x.score), x, y, state);
   }
   void attention_gradient(const Attention<float>& x, View<const float> y, View<const float> dy,
                           AttentionState<float>& state, const AttentionGradient<float>& g) override {
-    flush();
+    settle();
     attention_gradient_there(*machine_, place_in_scores(*x.score), x, y, dy, state, g);
   }
   void redraw(const Pattern& pattern, const std::uint64_t* step) override {
@@ -150,13 +160,36 @@ class CudaOps : public DeviceOps {
  private:
   static constexpr std::size_t kNear = 4096;
 
+  // Before what the machine begins on its own.
+  void settle() {
+    flush();
+    if (const bodies::Chain none{}; crossed_) run(bodies::place<bodies::Chain>(), &none, 1);
+  }
+  // A stream of its own where a replay is made, in which both come to lie beside each other.
+  void turn_aside(bool there) override {
+    if (!capturing_) return;
+    if (there) cross(stream_, beside_);
+    aside_now_ = there, crossed_ = there;
+  }
+  void wait_for_aside() override {
+    if (!capturing_) return;
+    cross(beside_, stream_);
+    crossed_ = true;
+  }
+  void cross(cudaStream_t from, cudaStream_t to) {
+    HEED_CHECKED(cudaEventRecord(reached_, from));
+    HEED_CHECKED(cudaStreamWaitEvent(to, reached_, 0));
+  }
+
   static bool on_device(const void* at) {
     cudaPointerAttributes about{};
     HEED_CHECKED(cudaPointerGetAttributes(&about, at));
     return about.type == cudaMemoryTypeDevice;
   }
 
-  cudaStream_t stream_ = nullptr;
+  cudaStream_t stream_ = nullptr, beside_ = nullptr;
+  cudaEvent_t reached_ = nullptr;
+  bool aside_now_ = false, crossed_ = false;
   std::unique_ptr<Machine> machine_;  // for attention
   void* near_ = nullptr;
   bool capturing_ = false;

@@ -56,6 +56,11 @@ class DeviceOps : public Memory {
   // Draws what a pattern of Pattern::redrawn says, for the step that lies at `step` on the device.
   virtual void redraw(const Pattern& pattern, const std::uint64_t* step) = 0;
 
+  // Gradients of parameters, which only the optimiser waits for: a replay may run them beside what follows. Until
+  // join() nothing may read what `work` writes, or write what it reads. Within `work` this runs at once.
+  void aside(const std::function<void()>& work);
+  void join();
+
   // Elementwise work over arrays of one length waits for more of its kind, up to a chain's length, and then costs one
   // kernel. Everything else that begins on the device flushes it before.
   void chain(const bodies::Link& link, Offset count);
@@ -67,12 +72,21 @@ class DeviceOps : public Memory {
   unsigned* tickets(Offset count);  // zeros; a kernel leaves zeros
 
  protected:
-  void release_rooms() { scratch_.clear(), tickets_.clear(); }  // to be called before the memory is gone
+  // That what is begun from here on lies aside, or no longer does; that it waits for what lies there.
+  virtual void turn_aside(bool) {}
+  virtual void wait_for_aside() {}
+  void release_rooms() {  // to be called before the memory is gone
+    for (Rooms& rooms : rooms_) rooms = {};
+  }
   void forget();                                                // what waits
 
  private:
-  std::deque<Matrix<char>> scratch_;
-  std::deque<Matrix<unsigned>> tickets_;
+  struct Rooms {
+    std::deque<Matrix<char>> scratch;
+    std::deque<Matrix<unsigned>> tickets;
+  };
+  Rooms rooms_[2];  // for what lies aside, others
+  bool aside_ = false, joined_ = true;
   std::unique_ptr<bodies::Chain> waiting_;
   Offset waiting_count_ = 0;
 };

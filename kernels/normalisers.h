@@ -53,16 +53,16 @@ struct Softmax : Traits {
   static constexpr bool shifts = true, couples = true, exponential = true;
   template <class X>
   HEED_FN X raw(X s, X shift) const {
-    return fn::exp(s - shift);
+    return fn::quick_exp(s - shift);
   }
   template <class X>
   HEED_FN Closed<X> close(X shift, X total) const {
     auto some = total > X(0);  // a row without keys: all its weights are 0
-    return {select(some, shift + fn::log(total), infinity<X>()), select(some, X(1) / total, X(0))};
+    return {select(some, shift + fn::quick_log(total), infinity<X>()), select(some, X(1) / total, X(0))};
   }
   template <class X>
   HEED_FN X weight(X s, X tau) const {
-    return fn::exp(s - tau);
+    return fn::quick_exp(s - tau);
   }
   template <class X>
   HEED_FN X slope(X, X w, X) const {

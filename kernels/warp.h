@@ -64,6 +64,13 @@ struct DeviceWarp {
       for (int t = 0; t < n; ++t) x[t].own += __shfl_xor_sync(~0u, x[t].own, step);
     }
   }
+  template <class T, int n, int m>
+  HEED_WARP_FN void sum(PerLane<T> (&x)[m][n], int from, int to) const {
+    for (int step = from; step < to; step *= 2) {
+      HEED_UNROLL
+      for (int t = 0; t < m * n; ++t) x[t / n][t % n].own += __shfl_xor_sync(~0u, x[t / n][t % n].own, step);
+    }
+  }
   HEED_WARP_FN void max(PerLane<float>& x, int from, int to) const {
     for (int step = from; step < to; step *= 2) {
       float other = __shfl_xor_sync(~0u, x.own, step);
@@ -71,6 +78,14 @@ struct DeviceWarp {
     }
   }
   HEED_WARP_FN std::uint32_t ballot(PerLane<bool>& x) const { return __ballot_sync(~0u, x.own); }
+  template <class T>
+  HEED_WARP_FN T pick(PerLane<T>& x, int lane) const {  // for all: what that one has
+    return __shfl_sync(~0u, x.own, lane);
+  }
+  template <class T>
+  HEED_WARP_FN T from(PerLane<T>& x, int lane) const {  // in `lanes`, where all are: what lane % kWarp had before
+    return __shfl_sync(~0u, x.own, lane);
+  }
   HEED_WARP_FN void sync() const { __syncwarp(); }
 };
 
@@ -150,12 +165,24 @@ struct EmulatedWarp {
   void sum(PerLane<T> (&x)[n], int from, int to) const {
     for (auto& each : x) sum(each, from, to);
   }
+  template <class T, int n, int m>
+  void sum(PerLane<T> (&x)[m][n], int from, int to) const {
+    for (auto& each : x) sum(each, from, to);
+  }
   void max(PerLane<float>& x, int from, int to) const {
     for (int step = from; step < to; step *= 2) {
       PerLane<float> old = x;
       for (int lane = 0; lane < kWarp; ++lane)
         if (old[lane ^ step] > old[lane]) x[lane] = old[lane ^ step];
     }
+  }
+  template <class T>
+  T pick(PerLane<T>& x, int lane) const {
+    return x[lane];
+  }
+  template <class T>
+  T from(PerLane<T>& x, int lane) const {
+    return x[lane % kWarp];
   }
   std::uint32_t ballot(PerLane<bool>& x) const {
     std::uint32_t mask = 0;

@@ -265,7 +265,9 @@ std::vector<Var<T>> linears(Var<T> x, const std::vector<std::vector<LinearMap<T>
             const auto [w, b, s] = at->map;
             const View<const T> dy = at->y.grad().columns(at->first, w.cols());
             if (const Sink<T> db = b.tape ? b.sink() : Sink<T>{})
-              bodies::sum_rows(*device, bodies::ColumnSum{dy, static_cast<T>(s), db}, dy.rows, dy.cols);
+              device->aside([&] {
+                bodies::sum_rows(*device, bodies::ColumnSum{dy, static_cast<T>(s), db}, dy.rows, dy.cols);
+              });
             if (const Sink<T> dw = w.sink())
               device->weighted_sum({.rows = &sparse->by_column,
                                     .weights = entries().data(),
@@ -292,7 +294,9 @@ std::vector<Var<T>> linears(Var<T> x, const std::vector<std::vector<LinearMap<T>
           if (learned || biased) {  // the sums of dy are the product with a row of ones
             bodies::Factor back{x.view(), true};
             if (biased) back.ones = to.last_row = x.cols();
-            bodies::product(*device, back, {gradients}, x.cols() + biased, gradients.cols(), x.rows(), to);
+            device->aside([&] {
+              bodies::product(*device, back, {gradients}, x.cols() + biased, gradients.cols(), x.rows(), to);
+            });
           }
           if (begin == 0) dx = x.sink();
           if (!dx) continue;
@@ -378,7 +382,10 @@ Var<T> add_bias(Var<T> x, Var<T> b) {
         View<const T> dY = y.grad();
         if constexpr (on_devices<T>)
           if (x.tape->device) {
-            if (Sink<T> db = b.sink()) bodies::sum_rows(*x.tape->device, bodies::ColumnSum{dY, 1, db}, n, width);
+            if (Sink<T> db = b.sink())
+              x.tape->device->aside([&] {
+                bodies::sum_rows(*x.tape->device, bodies::ColumnSum{dY, 1, db}, n, width);
+              });
             if (y.tape->pass_gradient(y, x)) return;
             if (Sink<T> dx = x.sink()) add_to(x.tape, dx, dY);
             return;
@@ -901,7 +908,7 @@ Var<T> contract(Var<T> x, const std::vector<Var<T>>& a, int heads) {
                                          .contract = back},
                             n * total);
               dx.add = true;
-              if (learned) bodies::sum_rows(*device, sum, n, some * total);
+              if (learned) device->aside([&] { bodies::sum_rows(*device, sum, n, some * total); });
             }
             return;
           }
@@ -1818,7 +1825,9 @@ Var<float> mean_loss_on_device(Var<float> x, Var<float> y, std::span<const Id> r
   x.tape->record(
       y,
       [=] {
-        bodies::sum_rows(*device, bodies::LossSum{loss(), y.value().data()}, x.rows(), 1, 1);
+        device->aside([&] {  // backward does not wait for it
+          bodies::sum_rows(*device, bodies::LossSum{loss(), y.value().data()}, x.rows(), 1, 1);
+        });
       },
       [=] {
         if (Sink<float> dx = x.sink()) bodies::run(*device, bodies::LossBack{loss(), y.grad().data, dx}, x.rows());

@@ -77,6 +77,7 @@ struct TapeNode {
   bool arrived = false;           // a gradient, in this backward
   std::uint64_t zero_beyond = 0;  // the focus beyond which `grad` is 0; none: it may hold anything
   bool grad_is_kept = false;      // by a parameter
+  bool of_parameters = false;     // and of nothing else
   Matrix<T> own_value, own_grad;
 };
 
@@ -175,6 +176,7 @@ class Tape {
     n.grad = &p.grad;
     n.grad_is_kept = true;
     n.needs_grad = p.trained;
+    n.of_parameters = true;
     return v;
   }
   // The result of an operation on `inputs`.
@@ -185,7 +187,11 @@ class Tape {
     Var<T> v = add(rows, cols);
     TapeNode<T>& n = node(v.id);
     n.own_value.resize(rows, cols);
-    for (Var<T> x : inputs) n.needs_grad = n.needs_grad || x.needs_grad(), n.inputs.push_back(x.id);
+    n.of_parameters = !inputs.empty();
+    for (Var<T> x : inputs) {
+      n.needs_grad = n.needs_grad || x.needs_grad(), n.of_parameters = n.of_parameters && node(x.id).of_parameters;
+      n.inputs.push_back(x.id);
+    }
     return v;
   }
   // The same pattern as x, with other entries.
@@ -283,9 +289,16 @@ class Tape {
         begun_ = loss.id;
       }
     for (Offset i = 0; !device && i < start.to.rows; ++i) std::fill_n(start.to.row(i), start.to.cols, T(1));
-    for (auto s = steps_.rbegin(); s != steps_.rend(); ++s)
-      if (s->backward && std::ranges::any_of(s->outputs, [](Var<T> y) { return y.arrived(); }))
-        run(s->backward, s->name, 1);
+    for (auto s = steps_.rbegin(); s != steps_.rend(); ++s) {
+      if (!s->backward || std::ranges::none_of(s->outputs, [](Var<T> y) { return y.arrived(); })) continue;
+      auto step = [&] { run(s->backward, s->name, 1); };
+      // What is made of parameters alone has a gradient that lies aside, as theirs do.
+      if (device && std::ranges::all_of(s->outputs, [&](Var<T> y) { return node(y.id).of_parameters; }))
+        device->aside(step);
+      else
+        step();
+    }
+    if (device) device->join();
   }
   // For y = x + something that takes no part in x's gradient, at y's turn in backward: x's gradient is y's own, if it
   // is the first to arrive there. Otherwise false, and y's must be added.
@@ -303,6 +316,7 @@ class Tape {
     if (!n.needs_grad) return {};
     if (n.grad->rows() != n.rows || n.grad->cols() != n.cols) n.grad->resize(n.rows, n.cols);
     Sink<T> out{n.grad->view(), n.arrived};
+    if (device && n.arrived) device->join();  // what lies aside may have written it, or still read it
     n.arrived = true;
     if (!focus) n.zero_beyond = 0;
     return out;

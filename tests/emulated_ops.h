@@ -1,6 +1,6 @@
 // The CPU in place of a device: bodies run in a plain loop, blocks thread by thread in steps. Its memory is the host's,
 // filled with NaN, so that what is read must have been written; and a replay repeats what was asked for, with the
-// arguments of then.
+// arguments of then, and what lies aside as late as it may be.
 #pragma once
 
 #include <map>
@@ -50,12 +50,14 @@ class EmulatedOps : public DeviceOps {
       }
     };
     flush();
+    join();
     auto out = std::make_unique<List>();
     out->device = this;
     capturing_ = &out->calls;
     try {
       work();
       flush();
+      join();
     } catch (...) {
       forget();
       capturing_ = nullptr;
@@ -106,8 +108,13 @@ class EmulatedOps : public DeviceOps {
     return x;
   }
   void enter(std::function<void()> call) {
-    if (capturing_) return capturing_->push_back(std::move(call));
+    if (capturing_) return (aside_now_ ? later_ : *capturing_).push_back(std::move(call));
     call();
+  }
+  void turn_aside(bool there) override { aside_now_ = there; }
+  void wait_for_aside() override {
+    if (capturing_) capturing_->insert(capturing_->end(), later_.begin(), later_.end());
+    later_.clear();
   }
   template <class Body>
   void loop(const Body& body, Offset count) {
@@ -127,6 +134,8 @@ class EmulatedOps : public DeviceOps {
   }
 
   std::vector<std::function<void()>>* capturing_ = nullptr;
+  std::vector<std::function<void()>> later_;
+  bool aside_now_ = false;
   std::map<const Pattern*, std::shared_ptr<const Pattern>> drawn_;
 };
 

@@ -39,6 +39,7 @@ void DeviceEpochs::work() {
                                   .labels = labels_.data(),
                                   .valids = valid_.size(),
                                   .tests = test_.size(),
+                                  .part = 1 / static_cast<float>(logits.cols),
                                   .binary = kind_ == Loss::binary_cross_entropy,
                                   .train_loss = loss_.value().data(),
                                   .bad = optimiser_.bad(),
