@@ -27,7 +27,7 @@ inline constexpr int kWarps = [] {
   if constexpr (pass == warp::Pass::row)
     return contracts_of<S> ? 28 : warp::reads_vector<S> || !linear_finish<S> ? 20 : 24;
   if (pass == warp::Pass::column) return contracts_of<S> ? 28 : 20;
-  return contracts_of<S> ? 32 : 28;
+  return 28;
 }();
 
 // Fetches what a work item begins with: its block, where its lists begin, and their columns. Nobody writes these, so it
