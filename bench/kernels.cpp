@@ -20,10 +20,13 @@ double bytes_of_list(const Rows& rows) {
 
 // ---- attention, and its single steps ------------------------------------------------------------------------------
 
-// y and dv once more, by plain loops in double from the scores of the pairs, or from their weights.
+// y and dv once more, by plain loops in double from the scores of the pairs, or from their weights; of graphs with more
+// edges than kPlain, some rows of each.
+constexpr Offset kPlain = 10'000'000;
 void verify_plainly(const Input& in, const Operands<float>& x, const Operands<double>& exact) {
-  const Csr& list = list_of(in);
-  Matrix<double> w(list.edges(), in.heads), y(x.y.rows(), x.y.cols()), dv(x.dv.rows(), x.dv.cols());
+  const Csr &list = list_of(in), &keys = *in.pattern->by_key.list;
+  const auto& edge = in.pattern->edge_of_entry();
+  Matrix<double> w(list.edges(), in.heads);
   // A filter's choice is taken from the operator.
   const bool plain = !in.score.filter, softmax = plain && in.normaliser.name == "softmax";
   const bool sigmoid = plain && in.normaliser.name == "sigmoid";
@@ -31,23 +34,44 @@ void verify_plainly(const Input& in, const Operands<float>& x, const Operands<do
     attention_scores(exact.call(), w.view());
   else
     attention_weights(exact.call(), exact.state, w.view());
-  for (Id i = 0; i < list.rows; ++i)
-    for (int h = 0; h < in.heads; ++h) {
-      double top = -__builtin_inf(), total = 0;
-      for (Offset e = list.offsets[i]; e < list.offsets[i + 1]; ++e) top = std::max(top, w(e, h));
-      for (Offset e = list.offsets[i]; e < list.offsets[i + 1]; ++e) {
-        if (sigmoid) w(e, h) = 1 / (1 + std::exp(-w(e, h)));
-        if (softmax) total += w(e, h) = std::exp(w(e, h) - top);
-      }
-      for (Offset e = list.offsets[i]; e < list.offsets[i + 1]; ++e) {
-        if (softmax) w(e, h) /= total;
-        for (Offset c = h * in.channels; c < (h + 1) * in.channels; ++c) {
-          y(i, c) += w(e, h) * exact.value()(list.ids[e], c);
-          if (!dv.empty()) dv(list.ids[e], c) += w(e, h) * exact.dy(i, c);
+  parallel_pieces(list.rows, 64, [&](Offset begin, Offset end) {
+    for (Id i = static_cast<Id>(begin); i < end; ++i)
+      for (int h = 0; h < in.heads; ++h) {
+        double top = -__builtin_inf(), total = 0;
+        for (Offset e = list.offsets[i]; e < list.offsets[i + 1]; ++e) top = std::max(top, w(e, h));
+        for (Offset e = list.offsets[i]; e < list.offsets[i + 1]; ++e) {
+          if (sigmoid) w(e, h) = 1 / (1 + std::exp(-w(e, h)));
+          if (softmax) total += w(e, h) = std::exp(w(e, h) - top);
         }
+        for (Offset e = list.offsets[i]; softmax && e < list.offsets[i + 1]; ++e) w(e, h) /= total;
       }
-    }
-  expect_near("y beside plain loops", x.y, y), expect_near("dv beside plain loops", x.dv, dv);
+  });
+
+  // sum(i, to) for every so manieth row.
+  const Id apart = static_cast<Id>(1 + list.edges() / kPlain);
+  auto compare = [&](const char* name, const Matrix<float>& all, auto sum) {
+    Matrix<float> found((all.rows() + apart - 1) / apart, all.cols());
+    Matrix<double> want(found.rows(), all.cols());
+    parallel_pieces(found.rows(), 64, [&](Offset begin, Offset end) {
+      for (Offset t = begin; t < end; ++t) {
+        std::copy_n(all.row(t * apart), all.cols(), found.row(t));
+        sum(static_cast<Id>(t * apart), want.row(t));
+      }
+    });
+    expect_near(name, found, want);
+  };
+  const Offset width = in.channels;
+  auto add = [&](double* to, Offset e, const double* row) {
+    for (int h = 0; h < in.heads; ++h)
+      for (Offset c = h * width; c < (h + 1) * width; ++c) to[c] += w(e, h) * row[c];
+  };
+  compare("y beside plain loops", x.y, [&](Id i, double* to) {
+    for (Offset e = list.offsets[i]; e < list.offsets[i + 1]; ++e) add(to, e, exact.value().row(list.ids[e]));
+  });
+  if (exact.dv.empty()) return;
+  compare("dv beside plain loops", x.dv, [&](Id j, double* to) {
+    for (Offset t = keys.offsets[j]; t < keys.offsets[j + 1]; ++t) add(to, edge[t], exact.dy.row(keys.ids[t]));
+  });
 }
 
 // Rows of keys gathered by each pair in forward; again, and rows of queries, in the two passes of backward.

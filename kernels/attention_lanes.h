@@ -463,18 +463,18 @@ HEED_WARP_FN void forward_lanes(Warp& warp, const Memory<Warp>& memory, const Ca
   const int sides = kWarp >> (x.group_bits + x.head_bits);
   PerLane<Warp, float> a[channels], q[channels], y[kVector], shift, total;
   PerLane<Warp, Learned<S>> p;
-  PerLane<Warp, const char*> keys, values;
+  PerLane<Warp, const char*> keys, values, own;
   read_learned(warp, x, score, rules.tempered(), a, p);
   warp.lanes([&](int lane) {
     keys[lane] = score_column_of<load, S>(x, x.k, spot(x, lane));
+    own[lane] = score_column_of<load, S>(x, x.q, spot(x, lane));
     values[lane] = column_of<load>(x.v, spot(x, lane), x.width);
   });
   each_chunk<false>(warp, memory, x, block, kWarp, rules.biased(), [&](Id i, int n, auto& ids, bool first, bool last) {
     if (first)
       warp.lanes([&](int lane) {
         const Spot at = spot(x, lane);
-        read_score_at<load, S>(x, x.q, score_column_of<load, S>(x, x.q, at), i, at,
-                               [&](int c, float value) { q[c][lane] = value; });
+        read_score_at<load, S>(x, x.q, own[lane], i, at, [&](int c, float value) { q[c][lane] = value; });
         HEED_UNROLL
         for (int c = 0; c < kVector; ++c) y[c][lane] = 0;
         shift[lane] = none, total[lane] = 0;
@@ -590,16 +590,23 @@ HEED_WARP_FN void backward_lanes(Warp& warp, const Memory<Warp>& memory, const C
   const Strided<const float>&own_scores = own_is_query ? x.q : x.k, &other_scores = own_is_query ? x.k : x.q;
   const Strided<const float>&own_values = own_is_query ? x.dy : x.v, &other_values = own_is_query ? x.v : x.dy;
   const bool learns = own_is_query && x.sums;
+  constexpr Load load_y = plain ? Load::wide : Load::any;
+  const Strided<const float> y{x.y.data, x.y.stride, x.y.wide};
   PerLane<Warp, float> a[channels], own[channels], mine[kVector], down[channels], dv[kVector];
   PerLane<Warp, float> da[channels], dp[scalars + 1], tau, delta;
   PerLane<Warp, Learned<S>> p;
-  PerLane<Warp, const char*> score_column, value_column, both_column;
+  PerLane<Warp, const char*> score_column, value_column, both_column, own_score, own_value, own_y;
   read_learned(warp, x, score, rules.tempered(), a, p);
   warp.lanes([&](int lane) {
     const Spot at = spot(x, lane);
     score_column[lane] = score_column_of<load, S>(x, other_scores, at);
     value_column[lane] = column_of<load>(other_values, at, x.width);
     both_column[lane] = reinterpret_cast<const char*>(x.both.data + 2 * (at.live ? at.head : 0));
+    if constexpr (own_is_query) {  // backward over keys has no registers left for these
+      own_score[lane] = score_column_of<load, S>(x, own_scores, at);
+      own_value[lane] = column_of<load>(own_values, at, x.width);
+      own_y[lane] = column_of<load_y>(y, at, x.width);
+    }
     HEED_UNROLL
     for (int c = 0; c < channels; ++c) da[c][lane] = 0;
     HEED_UNROLL
@@ -609,10 +616,11 @@ HEED_WARP_FN void backward_lanes(Warp& warp, const Memory<Warp>& memory, const C
     if (first) {
       warp.lanes([&](int lane) {
         const Spot at = spot(x, lane);
-        read_score_at<load, S>(x, own_scores, score_column_of<load, S>(x, own_scores, at), r, at,
+        read_score_at<load, S>(x, own_scores,
+                               own_is_query ? own_score[lane] : score_column_of<load, S>(x, own_scores, at), r, at,
                                [&](int c, float value) { own[c][lane] = value; });
-        read_at<load>(own_values, column_of<load>(own_values, at, x.width), r, at, x.width,
-                      [&](int c, float value) { mine[c][lane] = value; });
+        read_at<load>(own_values, own_is_query ? own_value[lane] : column_of<load>(own_values, at, x.width), r, at,
+                      x.width, [&](int c, float value) { mine[c][lane] = value; });
         HEED_UNROLL
         for (int c = 0; c < channels; ++c) down[c][lane] = 0;
         HEED_UNROLL
@@ -621,10 +629,8 @@ HEED_WARP_FN void backward_lanes(Warp& warp, const Memory<Warp>& memory, const C
           tau[lane] = at.live ? x.tau.row(r)[at.head] : 0.0f;
           delta[lane] = 0;
           if (x.delta_follows) {
-            const Strided<const float> y{x.y.data, x.y.stride, x.y.wide};
-            constexpr Load how = plain ? Load::wide : Load::any;
-            read_at<how>(y, column_of<how>(y, at, x.width), r, at, x.width,
-                         [&](int c, float value) { delta[lane] += mine[c][lane] * value; });
+            read_at<load_y>(y, own_y[lane], r, at, x.width,
+                            [&](int c, float value) { delta[lane] += mine[c][lane] * value; });
             if (at.member * kVector >= x.width) delta[lane] = 0;
           }
         }

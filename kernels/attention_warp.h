@@ -436,10 +436,10 @@ HEED_WARP_FN void score_sums(Warp& warp, const Memory<Warp>& memory, const Call&
 }
 
 // What a score has learned for a head, and what its temperature multiplies scores with; of one that finishes with a
-// factor, that and its derivatives by what was learned.
+// factor, that, its derivatives by what was learned, and both together.
 template <class S>
 struct Learned {
-  float p[scalars_of<S> + 1] = {}, tempering = 1, factor = 1, slopes[scalars_of<S> + 1] = {};
+  float p[scalars_of<S> + 1] = {}, tempering = 1, factor = 1, slopes[scalars_of<S> + 1] = {}, both = 1;
 };
 template <class S>
 inline constexpr bool has_factor = has_finish<S>&& linear_finish<S>;
@@ -463,13 +463,14 @@ HEED_WARP_FN Learned<S> learned_of(const Call& x, const S& score, bool tempered,
     HEED_UNROLL
     for (int t = 0; t < scalars_of<S>; ++t) out.slopes[t] = factor.d[t];
   }
+  out.both = out.factor * out.tempering;
   return out;
 }
 
 // From the sum over channels to the score, but for biases.
 template <class S>
 HEED_WARP_FN float score_of(const Call& x, const S& score, const Learned<S>& learned, float sum) {
-  if constexpr (has_factor<S>) return sum * learned.factor * learned.tempering;
+  if constexpr (has_factor<S>) return sum * learned.both;
   return finished(score, sum, learned.p, x.score_width) * learned.tempering;
 }
 template <class S, class Warp>
@@ -897,15 +898,16 @@ HEED_WARP_FN Slot slot_gradient(const Call& x, const Rules& rules, const S& scor
   if (!counts) ds = 0;
   if constexpr (own_is_query)
     if (rules.biased() && x.dbias && writes) put(x.dbias.to.row(edge) + head, ds, x.dbias.add);
-  ds *= learned.tempering;
   if constexpr (has_factor<S>) {
     if constexpr (own_is_query) {
       HEED_UNROLL
-      for (int j = 0; j < scalars_of<S>; ++j) dp[j] = ds * sum * learned.slopes[j];
-      dp[scalars_of<S>] = -ds * sum * learned.factor;
+      for (int j = 0; j < scalars_of<S>; ++j) dp[j] = ds * learned.tempering * sum * learned.slopes[j];
+      dp[scalars_of<S>] = -ds * sum * learned.both;
     }
-    ds *= learned.factor;
-  } else if constexpr (has_finish<S>) {
+    return {counts ? w * keep : 0.0f, ds * learned.both};
+  }
+  ds *= learned.tempering;
+  if constexpr (has_finish<S>) {
     Jet<float, 0b1111> p[scalars_of<S> + 1], from(sum);
     from.d[0] = 1;
     HEED_UNROLL

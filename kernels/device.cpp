@@ -20,8 +20,8 @@ using warp::Into;
 using warp::Pass;
 using warp::Strided;
 
-constexpr Offset kTaskEdges = 64;  // edges (and kRowEdges for every row) of whole rows that one warp takes at most,
-constexpr Offset kTasks = 4096;    // and fewer where there would be less than so many warps
+constexpr Offset kTaskEdges = 128;  // edges (and kRowEdges for every row) of whole rows that one warp takes at most,
+constexpr Offset kTasks = 4096;     // and fewer where there would be less than so many warps
 constexpr Offset kRowEdges = 8;
 constexpr Offset kSegment = 512;      // a longer row is cut into segments of this length, of a shorter one where there
 constexpr Offset kLeastSegment = 32;  // is little work, lest all wait for one warp,
