@@ -276,12 +276,12 @@ HEED_WARP_FN void each_chunk(Warp& warp, const Memory<Warp>& memory, const Call&
   }
 }
 
+inline constexpr int kSlotsAhead = 4;  // of the slots below, whose keys a lane asks for before the first is needed
 // Where a score has one channel a head, its slots (edges x padded heads of a chunk) are shared among the lanes, each
 // lane having one head's: an exponential is taken once, not by each lane that has channels of the head. memory.s gets
 // the weights times dropout, and, where kinked, memory.dw those of scores over 0, else 0; factors[head] what the sums
 // so far are multiplied with. `state`: of the lane's head, the same in all its lanes: shift, total and the total over
 // 0.
-inline constexpr int kSlotsAhead = 4;  // whose keys a lane asks for before the first is needed
 struct Totals {
   float shift, total, share;
 };

@@ -165,9 +165,10 @@ struct Vec {
     p = p * r + Vec(1.6666665459e-1f);
     p = p * r + Vec(5.0000001201e-1f);
     p = (p * r) * r + r + Vec(1.0f);
-    Mask bits;
+    typedef std::uint32_t Bits __attribute__((vector_size(sizeof(Vec))));  // whose sums may run over
+    Bits bits;
     std::memcpy(&bits, &shifted.v, sizeof bits);
-    Mask power = (bits << 23) + (127 << 23);
+    Bits power = (bits << 23) + (127u << 23);
     Vec scale;
     std::memcpy(&scale.v, &power, sizeof power);
     Vec result = select(x < Vec(-87.3f), Vec(0.0f), p * scale);
