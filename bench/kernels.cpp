@@ -47,7 +47,7 @@ void verify_plainly(const Input& in, const Operands<float>& x, const Operands<do
       }
   });
 
-  // sum(i, to) for every so manieth row.
+  // sum(i, to) gives row i; every row, or one of `apart`.
   const Id apart = static_cast<Id>(1 + list.edges() / kPlain);
   auto compare = [&](const char* name, const Matrix<float>& all, auto sum) {
     Matrix<float> found((all.rows() + apart - 1) / apart, all.cols());

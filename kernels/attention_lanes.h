@@ -54,19 +54,13 @@ struct Rules {
 };
 
 // The lane's channels of row i; 0 where there is none. `put(t, value)` takes channel t.
-template <Load load, class Put>
+template <class Put>
 HEED_WARP_FN void read_row(const Strided<const float>& from, Id i, Spot at, int width, Put put) {
   const int c = at.member * kVector;
-  if (load == Load::half || (load == Load::any && from.half)) {
+  if (from.half) {
     const std::uint16_t* row = from.half_row(i) + at.head * width + c;
 #ifdef __CUDACC__
     auto two = [&](int t, std::uint32_t bits) { put(t, from_bf16(bits)), put(t + 1, from_bf16(bits >> 16)); };
-    if (load == Load::half) {
-      uint4 value = make_uint4(0, 0, 0, 0);
-      if (at.live && c < width) value = __ldg(reinterpret_cast<const uint4*>(row));
-      two(0, value.x), two(2, value.y), two(4, value.z), two(6, value.w);
-      return;
-    }
     if (from.wide) {
       HEED_UNROLL
       for (int t = 0; t < kVector; t += kLoad) {
@@ -83,7 +77,7 @@ HEED_WARP_FN void read_row(const Strided<const float>& from, Id i, Spot at, int 
   }
   const float* row = from.row(i) + at.head * width + c;
 #ifdef __CUDACC__
-  if (load == Load::wide || from.wide) {
+  if (from.wide) {
     HEED_UNROLL
     for (int t = 0; t < kVector; t += kLoad) {
       float4 value = make_float4(0, 0, 0, 0);
@@ -116,7 +110,7 @@ HEED_WARP_FN const char* behind(const char* column, Id i, int pitch) {
 template <Load load, class Put>
 HEED_WARP_FN void read_at(const Strided<const float>& from, const char* column, Id i, Spot at, int width, Put put) {
   if constexpr (load == Load::any) {
-    read_row<load>(from, i, at, width, put);
+    read_row(from, i, at, width, put);
   } else {
     const char* row = behind(column, i, from.stride * (load == Load::half ? 2 : 4));
 #ifdef __CUDACC__
@@ -806,10 +800,10 @@ HEED_WARP_FN void delta_lanes(Warp& warp, const Call& x, Offset t) {
       if (begin + at.side >= end) return;
       const Id i = static_cast<Id>(begin + at.side);
       float dy[kVector], y[kVector], raised[kVector];
-      read_row<Load::any>(x.dy, i, at, x.width, [&](int c, float value) { dy[c] = value; });
-      read_row<Load::any>(constant(x.y), i, at, x.width, [&](int c, float value) { y[c] = value; });
+      read_row(x.dy, i, at, x.width, [&](int c, float value) { dy[c] = value; });
+      read_row(constant(x.y), i, at, x.width, [&](int c, float value) { y[c] = value; });
       if (x.raised)
-        read_row<Load::any>(constant(x.raised), i, at, x.width, [&](int c, float value) { raised[c] = value; });
+        read_row(constant(x.raised), i, at, x.width, [&](int c, float value) { raised[c] = value; });
       HEED_UNROLL
       for (int c = 0; c < kVector; ++c) {
         sums[0][lane] += dy[c] * y[c];

@@ -288,23 +288,18 @@ HEED_WARP_FN bool stands_in_list(const Seen& rows, Id i, Id j) {
   return low < end && read(rows.ids + low) == j;
 }
 
-// `count` columns of a list, from place `base` of all lists on, into memory.ids.
-template <class Warp>
-HEED_WARP_FN void gather_list(Warp& warp, const Memory<Warp>& memory, const Seen& rows, Offset base, int count,
-                              bool want_edges) {
-  warp.lanes([&](int lane) {
-    if (lane >= count) return;
-    memory.ids.set(lane, lane, read(rows.ids + base + lane));
-    if (want_edges) memory.edges.set(lane, lane, rows.edges ? read(rows.edges + base + lane) : base + lane);
-  });
-  warp.sync();
-}
 // Columns at `count` positions of row i from `at` on, those that count, into memory.ids; returns how many.
 template <class Warp>
 HEED_WARP_FN int gather(Warp& warp, const Memory<Warp>& memory, const Seen& rows, Id i, Offset at, int count,
                         bool want_edges) {
   if (rows.listed()) {
-    gather_list(warp, memory, rows, rows.offsets[i] + at, count, want_edges);
+    const Offset base = rows.offsets[i] + at;
+    warp.lanes([&](int lane) {
+      if (lane >= count) return;
+      memory.ids.set(lane, lane, read(rows.ids + base + lane));
+      if (want_edges) memory.edges.set(lane, lane, rows.edges ? read(rows.edges + base + lane) : base + lane);
+    });
+    warp.sync();
     return count;
   }
   const Offset fixed = rows.fixed_length(i);
