@@ -180,8 +180,13 @@ Case make_case(const Score& score, const Normaliser& normaliser, Mask mask, int 
   if (score.nonnegative)
     for (auto* x : {&c.q, &c.k})
       for (float& each : *x) each *= 0.4f;
+  // Parameters are not near 0, and those of a head do not cancel: else a row's scores hardly differ, sparsemax subtracts
+  // them from their like to get weights of a thousandth, and their rounding would be all that is compared.
   if (score.reads_vector) c.a = random_matrix<float>(1, channels, random);
+  for (float& each : c.a) each += std::copysign(0.3f, each);
   if (score.scalars > 0) c.p = random_matrix<float>(score.scalars, heads, random, 0.2);
+  for (int p = score.scalars; p-- > 0;)
+    for (int h = 0; h < heads; ++h) c.p(p, h) = std::copysign(0.1f + std::abs(c.p(p, h)), c.p(0, h));
   if (mask == Mask::features || mask == Mask::hub_features) {
     c.e = random_matrix<float>(c.pattern->edges(), channels, random);
     if (!normaliser.nonnegative) c.bias = random_matrix<float>(c.pattern->edges(), heads, random);
