@@ -108,7 +108,7 @@ resources() {
   local root
   root=$(dirname "$here")
   for name in attention device_ops; do
-    nvcc -std=c++20 -O3 -arch=sm_90 -I"$root" -Xptxas -v -cubin -o /dev/null "$root/kernels/$name.cu" 2>&1
+    nvcc -std=c++20 -O3 -arch=sm_90 -DHEED_CUDA_ARCHITECTURES='"90"' -I"$root" -Xptxas -v -cubin -o /dev/null "$root/kernels/$name.cu" 2>&1
   done | c++filt | awk '
     /Compiling entry function/ {
       name = $0

@@ -239,7 +239,7 @@ class Child {
       const std::size_t end = text_[1].find_last_not_of('\n') + 1, before = text_[1].rfind('\n', end - 1);
       std::string line = end == 0 ? "" : text_[1].substr(before + 1, end - before - 1);
       if (line.starts_with("heed: ")) line.erase(0, 6);
-      starved = line == "out of memory";
+      starved = line.starts_with("out of memory");
       out.error = line.empty() ? fmt::format("ended with exit code {}", WEXITSTATUS(status)) : line;
     } else {
       auto take = [&](const char* name, auto& value) {
@@ -375,7 +375,10 @@ class View {
 };
 
 void do_runs(const Sweep& sweep, Folder& folder, View& view, const Options& o) {
-  const int jobs = o.jobs > 0 ? o.jobs : std::max(1, cores() / std::max(1, o.threads));
+  // Runs on a GPU would share it: one at a time, unless told otherwise.
+  const bool on_gpu =
+      std::ranges::any_of(sweep.trials, [](const Trial& t) { return t.recipe.train.device == Device::cuda; });
+  const int jobs = o.jobs > 0 ? o.jobs : on_gpu ? 1 : std::max(1, cores() / std::max(1, o.threads));
   const int threads = o.threads > 0 ? o.threads : std::max(1, cores() / jobs);
   Queue schedule(sweep, folder.outcomes, jobs);
   std::vector<std::unique_ptr<Child>> running;

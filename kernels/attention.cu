@@ -4,6 +4,7 @@
 namespace heed {
 
 bool device_available();  // as in device.h, whose vector types are for the CPU's compiler alone
+std::string why_no_device();
 std::string device_name();
 
 namespace {
@@ -13,7 +14,7 @@ class CudaMachine : public Machine {
   explicit CudaMachine(cudaStream_t stream) : stream_(stream) {
     int device = 0;
     HEED_CHECKED(cudaGetDevice(&device));
-    follows_ = can_follow();
+    follows_ = can_follow(kernel<warp::Pass::delta, warp::Body::any_width, Zero>);
     HEED_CHECKED(cudaEventCreate(&begin_));
     HEED_CHECKED(cudaEventCreate(&end_));
     HEED_CHECKED(cudaDeviceGetDefaultMemPool(&pool_, device));
@@ -23,6 +24,8 @@ class CudaMachine : public Machine {
 
   ~CudaMachine() override {
     patterns.reset();  // while their memory can be taken back
+    (void)cudaStreamSynchronize(stream_);
+    (void)cudaMemPoolTrimTo(pool_, 0);
     (void)cudaEventDestroy(begin_);
     (void)cudaEventDestroy(end_);
   }
@@ -53,7 +56,7 @@ class CudaMachine : public Machine {
   void run(warp::Pass pass, int score, const void* self, const warp::Call& call, Offset warps) override {
     constexpr int menu = std::tuple_size_v<Scores>;
     if (!reads_score(pass)) return run_pass(stream_, follows_, pass, Zero{}, call, warps);
-    if (score >= menu) return own_kernels().at(score - menu).run(stream_, follows_, pass, self, call, warps);
+    if (score >= menu) return own_kernels().at(score - menu).run(stream_, pass, self, call, warps);
     with_score<Scores>(score, self, [&](const auto& s) { run_pass(stream_, follows_, pass, s, call, warps); });
   }
 
@@ -82,14 +85,25 @@ Machine& cuda_machine() {
   return *machine;
 }
 
-bool device_available() {
-  int count = 0;
+std::string why_no_device() {
+  int count = 0, device = 0;
+  cudaError_t found = cudaGetDeviceCount(&count);
+  if (found == cudaSuccess && count == 0) found = cudaErrorNoDevice;
   cudaFuncAttributes any{};
-  bool found = cudaGetDeviceCount(&count) == cudaSuccess && count > 0 &&
-               cudaFuncGetAttributes(&any, kernel<warp::Pass::delta, warp::Body::any_width, Zero>) == cudaSuccess;
-  if (!found) (void)cudaGetLastError();  // having asked is no error
-  return found;
+  if (found == cudaSuccess)
+    found = cudaFuncGetAttributes(&any, kernel<warp::Pass::delta, warp::Body::any_width, Zero>);
+  if (found == cudaSuccess) return "";
+  (void)cudaGetLastError();  // having asked is no error
+  std::string out = cudaGetErrorString(found);
+  cudaDeviceProp properties{};
+  if (count > 0 && cudaGetDevice(&device) == cudaSuccess && cudaGetDeviceProperties(&properties, device) == cudaSuccess)
+    out += std::string(" (") + properties.name + ", sm_" + std::to_string(properties.major) +
+           std::to_string(properties.minor) + "; built for " + HEED_CUDA_ARCHITECTURES + ")";
+  (void)cudaGetLastError();
+  return out;
 }
+
+bool device_available() { return why_no_device().empty(); }
 
 std::string device_name() {
   if (!device_available()) return "none";

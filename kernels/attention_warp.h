@@ -12,6 +12,7 @@
 #include <tuple>
 #include <utility>
 
+#include "kernels/ahead.h"
 #include "kernels/bf16.h"
 #include "kernels/filter.h"
 #include "kernels/jet.h"
@@ -59,11 +60,12 @@ struct Seen {
   const Id* ids = nullptr;
   const Id* intervals = nullptr;       // [begin, end) pairs; null: a list
   Offset interval_stride = 0;          // 2, or 0 where all rows share one
-  const Permutation* draws = nullptr;  // columns of the row beside its list: theirs, or their inverses'
+  const NodeMap* draws = nullptr;  // columns of the row beside its list: theirs, or their inverses'
   int drawn = 0;
   bool inverse = false;
   const char* kept = nullptr;  // of each column, whether it counts; where `of_rows`, of each row
   bool of_rows = false;
+  const Id* ranks = nullptr;  // where given, of a key that counts: how many come before it, by which dropout knows it
   const Offset* edges = nullptr;  // the number of the edge of each entry; null: the entry's own
   const Block* blocks = nullptr;  // the warps' work
   const Hub* hubs = nullptr;
@@ -225,6 +227,7 @@ struct Call {
   HEED_WARP_FN float keep(Id query, Id key, int head) const {
     std::uint64_t stream = drop_key_at ? read(drop_key_at) : drop_key;
     if (drop_group >= 0) stream = mix(stream, static_cast<std::uint64_t>(drop_group));
+    if (rows.ranks) key = read(rows.ranks + key);
     auto bits = drop_bits(mix(stream, drops_keys ? 0 : query), static_cast<std::uint32_t>(key),
                           static_cast<std::uint32_t>(drop_head + head));
     return bits < drop_below ? 0.0f : keep_scale;
@@ -309,14 +312,19 @@ HEED_WARP_FN int gather(Warp& warp, const Memory<Warp>& memory, const Seen& rows
     const Offset place = at + lane;
     seen[lane] = lane < count && !(rows.of_rows && rows.kept != nullptr && !read(rows.kept + i));
     if (!seen[lane]) return;
-    if (place >= fixed) {  // of permutations that agree, the first one's, if it is not in the list
-      auto draw = [&](Offset t) {
-        const Permutation p = rows.draws[t];
-        const auto from = static_cast<std::uint32_t>(i);
-        return static_cast<Id>(rows.inverse ? p.inverse(from) : p(from));
-      };
-      mine[lane] = draw(place - fixed);
-      for (Offset t = 0; t < place - fixed && seen[lane]; ++t) seen[lane] = draw(t) != mine[lane];
+    if (place >= fixed) {  // of maps that agree, the first one's, if it is not in the list
+      const auto from = static_cast<std::uint32_t>(i);
+      std::uint32_t to = 0;
+      HEED_ONE_BY_ONE
+      for (Offset t = place - fixed; t >= 0 && seen[lane]; --t) {
+        const NodeMap map = rows.draws[t];
+        const std::uint32_t drawn = map.go(from, rows.inverse);
+        if (t == place - fixed)
+          to = drawn, seen[lane] = map.seen(from, to);
+        else
+          seen[lane] = drawn != to;
+      }
+      mine[lane] = static_cast<Id>(to);
       seen[lane] = seen[lane] && !stands_in_list(rows, i, mine[lane]);
     } else if (rows.intervals == nullptr) {
       mine[lane] = read(rows.ids + rows.offsets[i] + place);
@@ -462,11 +470,20 @@ HEED_WARP_FN Learned<S> learned_of(const Call& x, const S& score, bool tempered,
   return out;
 }
 
+// Not joined with a sum that follows: a score has the same bits in every kernel, whatever the compiler makes of it, and
+// topk and max ask for equal ones.
+HEED_FN float rounded_product(float a, float b) {
+#ifdef __CUDA_ARCH__
+  return __fmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
 // From the sum over channels to the score, but for biases.
 template <class S>
 HEED_WARP_FN float score_of(const Call& x, const S& score, const Learned<S>& learned, float sum) {
-  if constexpr (has_factor<S>) return sum * learned.both;
-  return finished(score, sum, learned.p, x.score_width) * learned.tempering;
+  if constexpr (has_factor<S>) return rounded_product(sum, learned.both);
+  return rounded_product(finished(score, sum, learned.p, x.score_width), learned.tempering);
 }
 template <class S, class Warp>
 HEED_WARP_FN float score_of(const Memory<Warp>& memory, const Call& x, const S& score, int lane, int edge, int head,
@@ -1089,7 +1106,9 @@ HEED_WARP_FN void column(Warp& warp, const Memory<Warp>& memory, const Call& x, 
       warp.sync();
       slot_gradients<false>(warp, memory, x, score, j, n, static_cast<PerLane<Warp, float>*>(nullptr));
       warp.sync();
-      if (dv)
+      if (dk) score_gradients<false>(warp, memory, x, score, j, n, dk, add_k, static_cast<float*>(nullptr), false);
+      warp.sync();
+      if (dv)  // after dk, which may be the same place
         sum_edges<1>(
             warp, x, n, x.width,
             [&](int lane, int c, int head) {
@@ -1099,7 +1118,6 @@ HEED_WARP_FN void column(Warp& warp, const Memory<Warp>& memory, const Call& x, 
               };
             },
             [&](int, int c, int, const float* sum) { put(dv + c, sum[0], add_v); });
-      if (dk) score_gradients<false>(warp, memory, x, score, j, n, dk, add_k, static_cast<float*>(nullptr), false);
       warp.sync();
       add_k = add_v = true;
       at += count;

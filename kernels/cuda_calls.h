@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include <string>
+#include <utility>
 
 #include "graph/csr.h"
 
@@ -28,9 +29,16 @@ inline void* device_memory(std::size_t bytes, cudaStream_t stream) {
     (void)cudaGetLastError();  // so that others can go on
     std::size_t free = 0, all = 0;
     (void)cudaMemGetInfo(&free, &all);
+    int device = 0;
+    cudaMemPool_t pool = nullptr;
+    std::uint64_t has = 0, uses = 0;  // what the pool keeps for who asks next is free, too
+    if (cudaGetDevice(&device) == cudaSuccess && cudaDeviceGetDefaultMemPool(&pool, device) == cudaSuccess &&
+        cudaMemPoolGetAttribute(pool, cudaMemPoolAttrReservedMemCurrent, &has) == cudaSuccess &&
+        cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemCurrent, &uses) == cudaSuccess)
+      free += static_cast<std::size_t>(has - uses);
     auto mib = [](std::size_t n) { return std::to_string(n >> 20) + " MiB"; };
     fail("out of memory on the GPU: " + mib(bytes) + " more are wanted, " + mib(free) + " of " + mib(all) +
-         " are free; fewer heads or channels need less");
+         " are free; fewer heads or channels need less, and rows stored as bf16 where they are gathered");
   }
   checked(result, "cudaMallocAsync(");
   HEED_CHECKED(cudaMemsetAsync(at, 0, bytes, stream));
@@ -46,11 +54,13 @@ __device__ __forceinline__ void follow() {
   cudaTriggerProgrammaticLaunchCompletion();
 #endif
 }
-inline bool can_follow() {
-  int device = 0, major = 0;
-  HEED_CHECKED(cudaGetDevice(&device));
-  HEED_CHECKED(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-  return major >= 9;
+// Whether the kernels of a file, of which this is one, begin so: where the device runs what was compiled for an older
+// one, they do not.
+template <class... Arguments>
+bool can_follow(void (*kernel)(Arguments...)) {
+  cudaFuncAttributes about{};
+  HEED_CHECKED(cudaFuncGetAttributes(&about, kernel));
+  return about.ptxVersion >= 90;
 }
 template <class... Kernel, class... Arguments>
 void launch(cudaStream_t stream, bool follows, void (*kernel)(Kernel...), Offset blocks, int threads,

@@ -7,6 +7,8 @@
 #include <deque>
 #include <limits>
 #include <list>
+#include <mutex>
+#include <ranges>
 
 #include "kernels/device_attention.h"
 #include "kernels/tiled.h"
@@ -70,28 +72,47 @@ struct Plan {
 
 }  // namespace
 
-// Rows of patterns in the machine's memory, the ones used last first. They hold what they were made from, so that no
-// others are taken for them.
+// Rows of patterns in the machine's memory, the ones used last first, as long as there is what they were made from.
 struct DevicePatterns {
+  struct From {
+    Id rows, cols;
+    std::vector<Interval> intervals;
+    std::weak_ptr<const Csr> list;
+    std::weak_ptr<const Walk> walk;
+    std::weak_ptr<const Redrawn> redrawn;
+    bool of_keys;
+    explicit From(const Rows& a)
+        : rows(a.rows), cols(a.cols), intervals(a.intervals), list(a.list), walk(a.walk), redrawn(a.redrawn),
+          of_keys(a.of_keys) {}
+    bool operator==(const From& b) const {
+      // Owners of what is gone are no others'.
+      auto one = [](const auto& x, const auto& y) { return !x.owner_before(y) && !y.owner_before(x); };
+      return rows == b.rows && cols == b.cols && of_keys == b.of_keys && one(list, b.list) && one(walk, b.walk) &&
+             one(redrawn, b.redrawn) && intervals == b.intervals;
+    }
+    bool gone() const {
+      auto lost = []<class T>(const std::weak_ptr<T>& x) {
+        return x.expired() && (x.owner_before(std::weak_ptr<T>()) || std::weak_ptr<T>().owner_before(x));
+      };
+      return lost(list) || lost(walk) || lost(redrawn);
+    }
+    bool plain() const { return list.expired() && walk.expired() && redrawn.expired(); }
+  };
   struct Direction {
-    Rows from;
+    From from;
     bool cuts = true, numbered = false;
     warp::Seen seen;
     Offset blocks = 0, hubs = 0, parts = 0;
     std::deque<Matrix<char>> lists;
     std::shared_ptr<std::deque<Matrix<char>>> drawn;  // one for all that are cut from the same rows
+    DrawnThere drawn_at;
   };
   std::list<Direction> all;
 };
 
 namespace {
 
-constexpr std::size_t kPatterns = 128;
-
-bool same(const Rows& a, const Rows& b) {
-  return a.rows == b.rows && a.cols == b.cols && a.list == b.list && a.walk == b.walk && a.redrawn == b.redrawn &&
-         a.of_keys == b.of_keys && a.intervals == b.intervals;
-}
+constexpr std::ptrdiff_t kPlain = 128;  // that are kept of intervals alone, which nobody owns
 
 template <class T>
 const T* bring_list(Machine& machine, std::deque<Matrix<char>>& to, const std::vector<T>& list) {
@@ -107,15 +128,14 @@ const DevicePatterns::Direction& bring(Machine& machine, const Rows& rows, const
                                        bool cuts = true) {
   if (!machine.patterns) machine.patterns = std::make_shared<DevicePatterns>();
   auto& all = machine.patterns->all;
+  const DevicePatterns::From from(rows);
+  // Both directions of a symmetric list are one list; their numbers differ.
   for (auto at = all.begin(); at != all.end(); ++at)
-    if (same(at->from, rows) && at->cuts == cuts && (at->numbered || !edge)) {
+    if (at->from == from && at->cuts == cuts && at->numbered == (edge != nullptr)) {
       all.splice(all.begin(), all, at);
       return all.front();
     }
-  DevicePatterns::Direction out{.from = {rows.rows, rows.cols, rows.list, rows.intervals, {}, 0, rows.walk,
-                                         rows.redrawn, rows.of_keys},
-                                .cuts = cuts,
-                                .numbered = edge != nullptr};
+  DevicePatterns::Direction out{.from = from, .cuts = cuts, .numbered = edge != nullptr};
   warp::Seen& there = out.seen;
   const Plan plan(rows, cuts);
   out.blocks = static_cast<Offset>(plan.blocks.size()), out.hubs = static_cast<Offset>(plan.hubs.size());
@@ -126,24 +146,36 @@ const DevicePatterns::Direction& bring(Machine& machine, const Rows& rows, const
   if (rows.walk) {
     const Draws* draws = rows.walk->draws();
     if (!draws) fail("attention: a mask that asks a predicate for each pair runs on the CPU alone");
-    there.draws = bring_list(machine, out.lists, draws->permutations);
-    there.drawn = static_cast<int>(draws->permutations.size()), there.inverse = draws->inverse;
+    there.draws = bring_list(machine, out.lists, draws->maps);
+    there.drawn = static_cast<int>(draws->maps.size()), there.inverse = draws->inverse;
   } else if (rows.list) {
     there.offsets = bring_list(machine, out.lists, rows.list->offsets);
     there.ids = bring_list(machine, out.lists, rows.list->ids);
   }
-  if (rows.redrawn) {  // filled by DeviceOps::redraw
+  if (const Redrawn* what = rows.redrawn.get()) {
     for (const auto& other : all)
-      if (same(other.from, rows))
-        out.drawn = other.drawn, there.draws = other.seen.draws, there.kept = other.seen.kept;
-    there.drawn = rows.redrawn->draws, there.inverse = there.of_rows = rows.of_keys;
-    if (!out.drawn) {
+      if (other.from == from) out.drawn = other.drawn, out.drawn_at = other.drawn_at;
+    if (!out.drawn) {  // filled by DeviceOps::redraw
       out.drawn = std::make_shared<std::deque<Matrix<char>>>();
-      const std::vector<Permutation> none(static_cast<std::size_t>(there.drawn), Permutation(1, 0));
-      there.draws = bring_list(machine, *out.drawn, none);
-      if (rows.redrawn->kept >= 0)
-        there.kept = bring_list(machine, *out.drawn, std::vector<char>(static_cast<std::size_t>(rows.rows), 1));
+      auto room = [&]<class T>(Offset count, T first) {
+        return const_cast<T*>(bring_list(machine, *out.drawn, std::vector<T>(static_cast<std::size_t>(count), first)));
+      };
+      DrawnThere& at = out.drawn_at;
+      at.maps = room(what->drawing.count, NodeMap{});
+      if (what->kept >= 0)
+        at.kept = room(rows.rows, char{1}), at.ranks = room(rows.rows, Id{0}),
+        at.tallies = room(tally_room(rows.rows), std::uint32_t{0});
+      if (what->by_score) at.bounds = room(kBounds, std::uint64_t{0});
     }
+    there.draws = out.drawn_at.maps, there.drawn = what->drawing.count;
+    there.kept = out.drawn_at.kept, there.ranks = out.drawn_at.ranks;
+    if (what->marks) {
+      std::vector<Id> ranks;
+      Id rank = 0;
+      for (char mark : *what->marks) ranks.push_back(rank), rank += mark;
+      there.kept = bring_list(machine, out.lists, *what->marks), there.ranks = bring_list(machine, out.lists, ranks);
+    }
+    there.inverse = there.of_rows = rows.of_keys;
   }
   if (!rows.intervals.empty()) {
     std::vector<Id> ends;
@@ -151,8 +183,11 @@ const DevicePatterns::Direction& bring(Machine& machine, const Rows& rows, const
     there.intervals = bring_list(machine, out.lists, ends);
     there.interval_stride = rows.intervals.size() == 1 ? 0 : 2;
   }
+  std::erase_if(all, [](const auto& each) { return each.from.gone(); });
   all.push_front(std::move(out));
-  if (all.size() > kPatterns) all.pop_back();
+  const auto plain = [](const auto& each) { return each.from.plain(); };
+  if (std::ranges::count_if(all, plain) > kPlain)
+    all.erase(std::prev(std::ranges::find_if(all | std::views::reverse, plain).base()));
   return all.front();
 }
 
@@ -482,10 +517,7 @@ std::vector<OwnKernels>& entered_kernels() {  // before main, too
 void enter_own_kernels(const OwnKernels& kernels) { entered_kernels().push_back(kernels); }
 const std::vector<OwnKernels>& own_kernels() { return entered_kernels(); }
 
-DrawnThere drawn_there(Machine& machine, const Rows& rows) {
-  const warp::Seen& seen = bring(machine, rows).seen;
-  return {const_cast<Permutation*>(seen.draws), const_cast<char*>(seen.kept)};
-}
+DrawnThere drawn_there(Machine& machine, const Rows& rows) { return bring(machine, rows).drawn_at; }
 
 int place_in_scores(const Score& mine) {
   constexpr std::size_t count = std::tuple_size_v<Scores>;
@@ -571,11 +603,16 @@ void attention_gradient_on(Machine& machine, int score, const Attention<float>& 
   guests.fetch();
 }
 
+namespace {
+std::mutex one_at_a_time;  // the process has one such machine
+}
 void attention_device(const Attention<float>& x, View<float> y, AttentionState<float>& state) {
+  const std::scoped_lock turn(one_at_a_time);
   attention_on(cuda_machine(), x.score ? place_in_scores(*x.score) : 0, x, y, state);
 }
 void attention_gradient_device(const Attention<float>& x, View<const float> y, View<const float> dy,
                                const AttentionState<float>& state, const AttentionGradient<float>& g) {
+  const std::scoped_lock turn(one_at_a_time);
   attention_gradient_on(cuda_machine(), x.score ? place_in_scores(*x.score) : 0, x, y, dy, state, g);
 }
 
@@ -583,6 +620,7 @@ void attention_gradient_device(const Attention<float>& x, View<const float> y, V
 Machine& cuda_machine() { fail("heed was built without CUDA"); }
 std::unique_ptr<Machine> cuda_machine(void*) { fail("heed was built without CUDA"); }
 bool device_available() { return false; }
+std::string why_no_device() { return "heed was built without CUDA"; }
 std::string device_name() { return "none"; }
 #endif
 

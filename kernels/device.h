@@ -10,6 +10,7 @@ namespace heed {
 
 // Whether there is a CUDA device that this build has kernels for.
 bool device_available();
+std::string why_no_device();  // the driver's word; empty: there is one
 std::string device_name();  // "none" without one
 
 // As `attention` and `attention_gradient`; of the state, `tau`, `least`, `last` and `above` are used. Throws Error

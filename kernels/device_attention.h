@@ -21,11 +21,7 @@ void attention_there(Machine& machine, int score, const Attention<float>& x, Vie
 void attention_gradient_there(Machine& machine, int score, const Attention<float>& x, View<const float> y,
                               View<const float> dy, AttentionState<float>& state, const AttentionGradient<float>& g);
 
-// Where the machine has what is redrawn of a pattern's direction; null: nothing of that kind.
-struct DrawnThere {
-  Permutation* draws;
-  char* kept;
-};
+// What is redrawn of a pattern's direction.
 DrawnThere drawn_there(Machine& machine, const Rows& rows);
 
 // y (+)= scale (row_scale_i sum_j weight_ij x_j + bias) over the columns j of listed rows. `parts` is room that is kept

@@ -1051,35 +1051,85 @@ struct Keys {
     keys[t] = t < count ? mix(mix(mix(seed), step), static_cast<std::uint64_t>(t)) : step;
   }
 };
-// Of both directions of a pattern: the permutations of its draws, and which keys are kept.
-struct Redraw {
-  const std::uint64_t* step;
-  std::uint64_t mask_stream, keys_stream;
-  std::uint32_t n;
-  Offset draws;
-  Id count;
-  Permutation* permutations[2];
-  char* kept[2];  // null, both: all
-  HEED_FN void operator()(Offset t) const {
-    if (t < draws) permutations[0][t] = permutations[1][t] = mask_draw(n, mask_stream, *step, static_cast<int>(t));
-    if (t < n && kept[0])
-      kept[0][t] = kept[1][t] = keys_order(n, keys_stream, *step).inverse(static_cast<std::uint32_t>(t)) <
-                                static_cast<std::uint32_t>(count);
+// The `kept` largest of n numbers, of equal ones the first, as those whose key is at least a bound: five bits of the
+// bound at a time, from above. bounds[p] has what is known of it before pass p.
+struct Ranked {
+  const float* x;
+  Offset stride;
+  int index_bits;
+  HEED_FN std::uint64_t key(Offset i) const {
+    const float number = x[i * stride] + 0.0f;  // of two zeros one
+    std::uint32_t bits = 0;
+    std::memcpy(&bits, &number, sizeof(bits));
+    bits = bits >> 31 ? ~bits : bits | 0x80000000u;
+    const std::uint64_t last = (std::uint64_t{1} << index_bits) - 1;
+    return std::uint64_t{bits} << index_bits | (last - static_cast<std::uint64_t>(i));
+  }
+};
+struct BoundSum {
+  using Number = std::uint64_t;  // how many keys there are from this column's bound on; above, from the next one's
+  static constexpr int kColumns = 32, kBits = 5;
+  Ranked ranked;
+  int shift, pass;
+  std::uint64_t kept;
+  std::uint64_t* bounds;
+  HEED_FN std::uint64_t bound(Offset c) const { return bounds[pass] + (static_cast<std::uint64_t>(c) << shift); }
+  HEED_FN Number at(Offset i, Offset c) const {
+    const std::uint64_t key = ranked.key(i), above = c + 1 < kColumns && key >= bound(c + 1) ? 1 : 0;
+    return above << 32 | (key >= bound(c) ? 1 : 0);
+  }
+  HEED_FN void put(Offset c, Number counts) const {
+    if ((counts & 0xffffffff) >= kept && counts >> 32 < kept) bounds[pass + 1] = bound(c);
   }
 };
 
-// What a pattern of Pattern::redrawn asks for, of both directions.
-inline Redraw redraw_of(const Pattern& pattern, const std::uint64_t* step, std::array<Permutation*, 2> permutations,
-                        std::array<char*, 2> kept) {
-  const Redrawn& what = *pattern.by_query.redrawn;
-  return {step,       what.mask_stream, what.keys_stream, static_cast<std::uint32_t>(pattern.keys()),
-          what.draws, what.kept,        {permutations[0], permutations[1]},
-          {kept[0], kept[1]}};
-}
-inline Offset redraw_count(const Pattern& pattern) {
-  const Redrawn& what = *pattern.by_query.redrawn;
-  return std::max<Offset>(what.draws, what.kept >= 0 ? pattern.keys() : 0);
-}
+// Of both directions of a pattern: the maps of its draws, and which keys are kept.
+struct Redraw {
+  const std::uint64_t* step;
+  Drawing drawing;
+  std::uint32_t n;
+  Id count;
+  std::uint64_t keys_stream;
+  NodeMap* maps[2];
+  char* kept[2];  // null, both: not drawn
+  Ranked ranked;  // where there are numbers, their keys from `bound` on are kept
+  const std::uint64_t* bound;
+  HEED_FN void operator()(Offset t) const {
+    if (t < drawing.count) maps[0][t] = maps[1][t] = drawing.map(n, *step, static_cast<int>(t));
+    if (t >= n || !kept[0]) return;
+    kept[0][t] = kept[1][t] =
+        bound ? ranked.key(t) >= *bound
+              : keys_order(n, keys_stream, *step).inverse(static_cast<std::uint32_t>(t)) < static_cast<std::uint32_t>(count);
+  }
+};
+
+// How many marks come before each: sums of kTally of them, sums of those, and theirs.
+template <class T>
+struct Tally {
+  const T* from;
+  Offset n;
+  std::uint32_t* to;
+  HEED_FN void operator()(Offset t) const {
+    std::uint32_t sum = 0;
+    for (Offset i = t * kTally; i < n && i < (t + 1) * kTally; ++i) sum += static_cast<std::uint32_t>(from[i]);
+    to[t] = sum;
+  }
+};
+struct Rank {
+  const char* kept;
+  const std::uint32_t* sums[3];
+  Id* ranks[2];
+  HEED_FN void operator()(Offset t) const {
+    if (!kept[t]) return;
+    const Offset first = t / kTally, second = first / kTally, third = second / kTally;
+    std::uint32_t rank = 0;
+    for (Offset i = 0; i < third; ++i) rank += sums[2][i];
+    for (Offset i = third * kTally; i < second; ++i) rank += sums[1][i];
+    for (Offset i = second * kTally; i < first; ++i) rank += sums[0][i];
+    for (Offset i = first * kTally; i < t; ++i) rank += static_cast<std::uint32_t>(kept[i]);
+    ranks[0][t] = ranks[1][t] = static_cast<Id>(rank);
+  }
+};
 
 template <class... Terms>
 using Sums = std::tuple<Reduce<OverRows<Terms>>...>;
@@ -1091,8 +1141,9 @@ using List = Joined<
     std::tuple<MeanHeads, MeanHeadsBack, Contract, Prepare<false, true>, Prepare<true, false>, Prepare<true, true>,
                PrepareBack<false, true>, PrepareBack<true, false>, PrepareBack<true, true>>,
     std::tuple<Gate, GateBack, LayerNorm, LayerNormBack, BatchNorm, MomentsAtRest, BatchNormBack>,
-    Sums<ColumnSum, ContractSum, LayerNormSum, MeanSum, VarianceSum, BatchNormSum, LossSum, EvaluationSum, NormSum>,
-    std::tuple<WideProduct, NarrowProduct, LossBack, Move, CopyAll, Put, Keys, Redraw>>;
+    Sums<ColumnSum, ContractSum, LayerNormSum, MeanSum, VarianceSum, BatchNormSum, LossSum, EvaluationSum, NormSum, BoundSum>,
+    std::tuple<WideProduct, NarrowProduct, LossBack, Move, CopyAll, Put, Keys, Redraw, Tally<char>,
+               Tally<std::uint32_t>, Rank>>;
 
 template <class Body>
 concept InBlocks = requires {
@@ -1180,6 +1231,33 @@ inline void product(DeviceOps& device, const Factor& a, const Factor& b, Offset 
     launch(NarrowProduct{a, b, m, n, k, c});
   else
     launch(WideProduct{a, b, m, n, k, c});
+}
+
+// Draws what a pattern of Pattern::redrawn asks for, into what there is of its rows and its columns.
+inline void redraw(DeviceOps& device, const Pattern& pattern, const std::uint64_t* step, View<const float> scores,
+                   const DrawnThere& rows, const DrawnThere& columns) {
+  const Redrawn& what = *pattern.by_query.redrawn;
+  const Id n = pattern.keys();
+  Redraw body{step,           what.drawing,       static_cast<std::uint32_t>(n), what.kept, what.keys_stream,
+              {rows.maps, columns.maps}, {rows.kept, columns.kept}, {}, nullptr};
+  if (what.by_score && n > 0) {
+    body.ranked = {scores.data, scores.stride, static_cast<int>(std::bit_width(static_cast<std::uint32_t>(n - 1)))};
+    const int passes = (32 + body.ranked.index_bits + BoundSum::kBits - 1) / BoundSum::kBits;
+    for (int p = 0; p < passes; ++p)
+      sum_rows(device,
+               BoundSum{body.ranked, std::min(59, (passes - 1 - p) * BoundSum::kBits), p, static_cast<std::uint64_t>(what.kept), rows.bounds},
+               n, BoundSum::kColumns);
+    body.bound = rows.bounds + passes;
+  }
+  run(device, body, std::max<Offset>(what.drawing.count, rows.kept ? n : 0));
+  if (!rows.kept || n == 0) return;
+  auto after = [](Offset count) { return (count + kTally - 1) / kTally; };
+  const Offset first = after(n), second = after(first), third = after(second);
+  std::uint32_t* const sums[] = {rows.tallies, rows.tallies + first, rows.tallies + first + second};
+  run(device, Tally<char>{rows.kept, n, sums[0]}, first);
+  run(device, Tally<std::uint32_t>{sums[0], first, sums[1]}, second);
+  run(device, Tally<std::uint32_t>{sums[1], second, sums[2]}, third);
+  run(device, Rank{rows.kept, {sums[0], sums[1], sums[2]}, {rows.ranks, columns.ranks}}, n);
 }
 
 // Up to 64 bytes of the host's to the device, in turn with its kernels and without waiting for them.

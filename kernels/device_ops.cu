@@ -9,7 +9,7 @@
 
 namespace heed {
 
-bool device_available();  // as in device.h
+std::string why_no_device();  // as in device.h
 
 namespace {
 
@@ -61,7 +61,7 @@ class CudaOps : public DeviceOps {
     HEED_CHECKED(cudaStreamCreateWithFlags(&beside_, cudaStreamNonBlocking));
     HEED_CHECKED(cudaEventCreateWithFlags(&reached_, cudaEventDisableTiming));
     HEED_CHECKED(cudaMallocHost(&near_, kNear));
-    follows_ = can_follow();
+    follows_ = can_follow(each<bodies::Fill>);
     machine_ = cuda_machine(stream_);
   }
   ~CudaOps() override {
@@ -139,31 +139,32 @@ class CudaOps : public DeviceOps {
   bool capturing() const override { return capturing_; }
 
   void weighted_sum(const WeightedRows& w, View<const float> x, Sink<float> y, Matrix<float>& parts) override {
-    settle();
-    weighted_sum_there(*machine_, w, x, y, parts);
+    on_machine([&] { weighted_sum_there(*machine_, w, x, y, parts); });
   }
   void attention(const Attention<float>& x, View<float> y, AttentionState<float>& state) override {
-    settle();
-    attention_there(*machine_, place_in_scores(*x.score), x, y, state);
+    on_machine([&] { attention_there(*machine_, place_in_scores(*x.score), x, y, state); });
   }
   void attention_gradient(const Attention<float>& x, View<const float> y, View<const float> dy,
                           AttentionState<float>& state, const AttentionGradient<float>& g) override {
-    settle();
-    attention_gradient_there(*machine_, place_in_scores(*x.score), x, y, dy, state, g);
+    on_machine([&] { attention_gradient_there(*machine_, place_in_scores(*x.score), x, y, dy, state, g); });
   }
-  void redraw(const Pattern& pattern, const std::uint64_t* step) override {
-    const DrawnThere rows = drawn_there(*machine_, pattern.by_query), columns = drawn_there(*machine_, pattern.by_key);
-    bodies::run(*this, bodies::redraw_of(pattern, step, {rows.draws, columns.draws}, {rows.kept, columns.kept}),
-                bodies::redraw_count(pattern));
+  void redraw(const Pattern& pattern, const std::uint64_t* step, View<const float> scores) override {
+    bodies::redraw(*this, pattern, step, scores, drawn_there(*machine_, pattern.by_query),
+                   drawn_there(*machine_, pattern.by_key));
   }
 
  private:
   static constexpr std::size_t kNear = 4096;
 
-  // Before what the machine begins on its own.
-  void settle() {
+  // What the machine begins on its own, on the stream that it knows.
+  template <class Work>
+  void on_machine(Work work) {
     flush();
+    const bool aside = std::exchange(aside_now_, false);
+    if (aside) cross(beside_, stream_), crossed_ = true;
     if (const bodies::Chain none{}; crossed_) run(bodies::place<bodies::Chain>(), &none, 1);
+    work();
+    if (aside) cross(stream_, beside_), aside_now_ = crossed_ = true;
   }
   // A stream of its own where a replay is made, in which both come to lie beside each other.
   void turn_aside(bool there) override {
@@ -200,8 +201,8 @@ class CudaOps : public DeviceOps {
 
 std::unique_ptr<DeviceOps> open_device(Device device) {
   if (device == Device::cpu) return nullptr;
-  if (!device_available())
-    fail("device 'cuda': there is no CUDA device that this build has kernels for; train with --device cpu");
+  if (const std::string why = why_no_device(); !why.empty())
+    fail("device 'cuda': " + why + "; train with --device cpu");
   return std::make_unique<CudaOps>();
 }
 

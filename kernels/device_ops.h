@@ -32,6 +32,22 @@ struct WeightedRows {  // of a sparse product; arrays of numbers are the device'
   float scale = 1;
 };
 
+constexpr int kBounds = 14;
+// Where a device has what is redrawn of a pattern's direction; null: nothing of that kind.
+struct DrawnThere {
+  NodeMap* maps = nullptr;
+  char* kept = nullptr;
+  Id* ranks = nullptr;                // of what is kept: how many come before it
+  std::uint32_t* tallies = nullptr;   // tally_room(n)
+  std::uint64_t* bounds = nullptr;    // kBounds numbers, the first one 0, where keys are kept by score
+};
+constexpr Offset kTally = 64;  // numbers that one sum of them takes in
+constexpr Offset tally_room(Offset n) {
+  Offset out = 0;
+  for (int level = 0; level < 3; ++level) n = (n + kTally - 1) / kTally, out += n;
+  return out;
+}
+
 class Replay {  // a sequence of kernels, to be run again
  public:
   virtual ~Replay() = default;
@@ -53,8 +69,9 @@ class DeviceOps : public Memory {
   virtual void attention(const Attention<float>& x, View<float> y, AttentionState<float>& state) = 0;
   virtual void attention_gradient(const Attention<float>& x, View<const float> y, View<const float> dy,
                                   AttentionState<float>& state, const AttentionGradient<float>& g) = 0;
-  // Draws what a pattern of Pattern::redrawn says, for the step that lies at `step` on the device.
-  virtual void redraw(const Pattern& pattern, const std::uint64_t* step) = 0;
+  // Draws what a pattern of Pattern::redrawn says, for the step that lies at `step` on the device; keys by `scores`,
+  // n x 1 there, where it says so.
+  virtual void redraw(const Pattern& pattern, const std::uint64_t* step, View<const float> scores = {}) = 0;
 
   // Gradients of parameters, which only the optimiser waits for: a replay may run them beside what follows. Until
   // join() nothing may read what `work` writes, or write what it reads. Within `work` this runs at once.
@@ -66,8 +83,8 @@ class DeviceOps : public Memory {
   void chain(const bodies::Link& link, Offset count);
   void flush();
 
-  // Room that is anyone's until the next call of this kind. It stays where it is as long as the device lives, for the
-  // sake of replays.
+  // Scratch, the caller's until the next call. It stays where it is as long as the device lives, for the sake of
+  // replays.
   void* scratch(Offset bytes);
   unsigned* tickets(Offset count);  // zeros; a kernel leaves zeros
 

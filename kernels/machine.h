@@ -36,7 +36,7 @@ Machine& cuda_machine();
 // The kernels of a score that is not of the menu (cuda_score.h); its place is behind the menu's.
 struct OwnKernels {
   const void* kind;  // as Score::kind
-  void (*run)(void* stream, bool follows, warp::Pass pass, const void* self, const warp::Call& call, Offset warps);
+  void (*run)(void* stream, warp::Pass pass, const void* self, const warp::Call& call, Offset warps);
 };
 void enter_own_kernels(const OwnKernels& kernels);
 const std::vector<OwnKernels>& own_kernels();

@@ -56,7 +56,8 @@ class Matrix {  // rows x cols, zero when made
       std::memcpy(data_, other.data_, bytes);
     return *this;
   }
-  Matrix& operator=(Matrix&& other) noexcept {
+  Matrix& operator=(Matrix&& other) {
+    if (memory_ && memory_ != other.memory_) return *this = other;  // what lies on a device stays there
     swap(other);
     return *this;
   }

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <string>
 
-#include "kernels/random.h"
-
 namespace heed {
 
 void Rows::plan() {
@@ -117,20 +115,25 @@ struct Mixed : Walk {
 
 struct Drawn : Walk, Draws {
   const Draws* draws() const override { return this; }
-  Offset length(Id) const override { return static_cast<Offset>(permutations.size()); }
+  Offset length(Id) const override { return static_cast<Offset>(maps.size()); }
   int columns(Id i, Offset first, Offset last, Id* out) const override {
     Id drawn[Pattern::kMostDraws];
     int count = 0;
     for (Offset t = 0; t < last; ++t) {
-      const Permutation& p = permutations[t];
-      const auto from = static_cast<std::uint32_t>(i);
-      drawn[t] = static_cast<Id>(inverse ? p.inverse(from) : p(from));
-      // That pi_r(i) = pi_s(i) = j means that j's inverses coincide, too: both directions drop the same one.
-      if (t >= first && std::find(drawn, drawn + t, drawn[t]) == drawn + t) out[count++] = drawn[t];
+      const auto from = static_cast<std::uint32_t>(i), to = inverse ? maps[t].inverse(from) : maps[t](from);
+      drawn[t] = static_cast<Id>(to);
+      // That map_r(i) = map_s(i) = j means that j's inverses coincide, too: both directions drop the same one.
+      if (t >= first && maps[t].seen(from, to) && std::find(drawn, drawn + t, drawn[t]) == drawn + t)
+        out[count++] = drawn[t];
     }
     return count;
   }
 };
+
+void expect_few(const Drawing& drawing) {
+  if (drawing.count < 0 || drawing.count > Pattern::kMostDraws)
+    fail("a row draws 0 to " + std::to_string(Pattern::kMostDraws) + " keys, not " + std::to_string(drawing.count));
+}
 
 }  // namespace
 
@@ -152,10 +155,11 @@ std::shared_ptr<Pattern> Pattern::mixed(Id keys, std::vector<Interval> intervals
 }
 
 std::shared_ptr<Pattern> Pattern::redrawn(Id n, std::shared_ptr<const Pattern> fixed, const Redrawn& what) {
-  if (what.draws < 0 || what.draws > kMostDraws)
-    fail("a row draws 0 to " + std::to_string(kMostDraws) + " keys, not " + std::to_string(what.draws));
+  expect_few(what.drawing);
+  if (what.marks && (what.kept >= 0 || what.marks->size() != static_cast<std::size_t>(n)))
+    fail("keys that are seen are drawn, or marked among the nodes");
   if (fixed && (fixed->queries() != n || fixed->keys() != n || fixed->by_query.walk || fixed->by_query.redrawn ||
-                (what.draws > 0 && !fixed->is_listed())))
+                (what.drawing.count > 0 && !fixed->is_listed())))
     fail("what is drawn on a device goes beside a list of the same nodes, or keys are drawn of intervals");
   auto p = std::make_shared<Pattern>();
   const auto shared = std::make_shared<const Redrawn>(what);
@@ -167,15 +171,14 @@ std::shared_ptr<Pattern> Pattern::redrawn(Id n, std::shared_ptr<const Pattern> f
   return p;
 }
 
-std::shared_ptr<Pattern> Pattern::drawn(Id n, int draws, std::uint64_t stream, std::uint64_t step) {
-  if (draws < 0 || draws > kMostDraws)
-    fail("a row draws 0 to " + std::to_string(kMostDraws) + " keys, not " + std::to_string(draws));
+std::shared_ptr<Pattern> Pattern::drawn(Id n, const Drawing& drawing, std::uint64_t step) {
+  expect_few(drawing);
   auto p = std::make_shared<Pattern>();
   for (Rows* r : {&p->by_query, &p->by_key}) {
     auto walk = std::make_shared<Drawn>();
     walk->inverse = r == &p->by_key;
-    for (int t = 0; t < draws && n > 0; ++t)
-      walk->permutations.push_back(mask_draw(static_cast<std::uint32_t>(n), stream, step, t));
+    for (int t = 0; t < drawing.count && n > 0; ++t)
+      walk->maps.push_back(drawing.map(static_cast<std::uint32_t>(n), step, t));
     *r = {.rows = n, .cols = n, .list = nullptr, .intervals = {}, .blocks = {}, .walk = std::move(walk)};
     r->plan();
   }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "graph/csr.h"
+#include "kernels/random.h"
 
 namespace heed {
 
@@ -28,11 +29,9 @@ inline constexpr Offset kHubParts = 4096;    // unless they would be more: where
 
 using Interval = std::array<Id, 2>;  // [begin, end)
 
-class Permutation;
-
-// Row i holds pi_1(i), pi_2(i), ..., each column once; backwards the inverse permutations'.
+// Row i holds map_1(i), map_2(i), ..., each column once; backwards the inverse maps'.
 struct Draws {
-  std::vector<Permutation> permutations;
+  std::vector<NodeMap> maps;
   bool inverse = false;
 };
 
@@ -48,11 +47,11 @@ struct Walk {
 // What a device draws anew in each step (DeviceOps::redraw), so that the host makes no list. The CPU does not: it gets
 // a new pattern instead.
 struct Redrawn {
-  // Row i holds, beside its list, pi_1(i), ..., pi_draws(i) for the permutations mask_draw(n, mask_stream, step, t).
-  int draws = 0;
-  std::uint64_t mask_stream = 0;
-  Id kept = -1;  // seen are the first so many keys in keys_order(n, keys_stream, step) alone; -1: all
-  std::uint64_t keys_stream = 0;
+  Drawing drawing = {};  // what row i holds beside its list
+  Id kept = -1;          // seen are so many keys alone; -1: all
+  bool by_score = false;  // those of the largest numbers that redraw() is given; else:
+  std::uint64_t keys_stream = 0;  // the first ones in keys_order(n, keys_stream, step)
+  std::shared_ptr<const std::vector<char>> marks = nullptr;  // keys that are seen in all steps, where they are not drawn
 };
 
 // One direction of a pattern.
@@ -70,7 +69,7 @@ struct Rows {
   Interval interval(Id i) const { return intervals.size() == 1 ? intervals[0] : intervals[i]; }
   Offset length(Id i) const {  // positions to visit, left-out ones included
     if (walk) return walk->length(i);
-    const Offset drawn = redrawn ? redrawn->draws : 0;
+    const Offset drawn = redrawn ? redrawn->drawing.count : 0;
     if (intervals.empty()) return drawn + (list ? list->degree(i) : 0);
     auto [begin, end] = interval(i);
     return drawn + end - begin;
@@ -101,10 +100,9 @@ class Pattern {
   // (may be null), which lie in no interval, beside them. A walk: nothing is listed, and `sees` is asked once a visit.
   static std::shared_ptr<Pattern> mixed(Id keys, std::vector<Interval> intervals, std::shared_ptr<const Csr> without,
                                         std::shared_ptr<const Csr> more, std::function<bool(Id, Id)> sees);
-  // Query i sees pi_1(i), ..., pi_draws(i) for the permutations pi of the n nodes that mask_draw (random.h) gives; of
-  // those that coincide, one. A key's queries are the inverse permutations'. A walk: neither lists nor sorting. At most
-  // kMostDraws.
-  static std::shared_ptr<Pattern> drawn(Id n, int draws, std::uint64_t stream, std::uint64_t step = 0);
+  // Query i of n sees what the drawing's maps (random.h) make of it; of those that coincide, one. A key's queries are
+  // the inverse maps'. A walk: neither lists nor sorting. At most kMostDraws.
+  static std::shared_ptr<Pattern> drawn(Id n, const Drawing& drawing, std::uint64_t step = 0);
   static constexpr int kMostDraws = 256;
   // For a device: the pairs of `fixed` (null: none; a list where there are draws) with what is drawn of n nodes.
   static std::shared_ptr<Pattern> redrawn(Id n, std::shared_ptr<const Pattern> fixed, const Redrawn& what);

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "kernels/ahead.h"
 #include "kernels/fn.h"
 
 namespace heed {
@@ -77,34 +78,30 @@ class Permutation {
   HEED_FN Permutation(std::uint32_t n, std::uint64_t key) : n_(n), key_(mix(key)) {
     while ((std::uint64_t{1} << 2 * half_) < n) ++half_;
   }
-  HEED_FN std::uint32_t operator()(std::uint32_t x) const {
+  HEED_FN std::uint32_t operator()(std::uint32_t x) const { return go(x, false); }
+  HEED_FN std::uint32_t inverse(std::uint32_t x) const { return go(x, true); }
+  HEED_FN std::uint32_t go(std::uint32_t x, bool back) const {
     do {
-      std::uint32_t left = x >> half_, right = x & low();
-      for (int r = 0; r < kRounds; ++r) {
-        const std::uint32_t next = left ^ turn(right, r);
-        left = right, right = next;
+      // Backwards the halves change places, and the rounds their order.
+      std::uint32_t a = x >> half_, b = x & low();
+      if (back) swap(a, b);
+      for (int t = 0; t < kRounds; ++t) {
+        const std::uint32_t next = a ^ (drop_bits(key_, b, static_cast<std::uint32_t>(back ? kRounds - 1 - t : t)) & low());
+        a = b, b = next;
       }
-      x = left << half_ | right;
+      if (back) swap(a, b);
+      x = a << half_ | b;
     } while (x >= n_);
     return x;
   }
-  HEED_FN std::uint32_t inverse(std::uint32_t x) const {
-    do {
-      std::uint32_t left = x >> half_, right = x & low();
-      for (int r = kRounds; r-- > 0;) {
-        const std::uint32_t last = right ^ turn(left, r);
-        right = left, left = last;
-      }
-      x = left << half_ | right;
-    } while (x >= n_);
-    return x;
-  }
+  HEED_FN std::uint32_t count() const { return n_; }
 
  private:
   static constexpr int kRounds = 6;
   HEED_FN std::uint32_t low() const { return (std::uint32_t{1} << half_) - 1; }
-  HEED_FN std::uint32_t turn(std::uint32_t x, int round) const {
-    return drop_bits(key_, x, static_cast<std::uint32_t>(round)) & low();
+  static HEED_FN void swap(std::uint32_t& a, std::uint32_t& b) {
+    const std::uint32_t c = a;
+    a = b, b = c;
   }
 
   std::uint32_t n_;
@@ -112,11 +109,52 @@ class Permutation {
   std::uint64_t key_;
 };
 
-// Of the nodes 0..n-1 in a step: the permutation number t of those that a mask draws, and the order of which key rules
-// keep the first.
-HEED_FN Permutation mask_draw(std::uint32_t n, std::uint64_t stream, std::uint64_t step, int t) {
-  return {n, mix(mix(stream, step), static_cast<std::uint64_t>(t))};
-}
+// A map of the nodes 0..n-1 onto themselves, by a permutation pi: i to pi(i); or, of the cycle pi(0), pi(1), ...,
+// pi(n - 1), pi(0), i to the node after it or before it; or to the other of a pair pi(0) pi(1), pi(2) pi(3), ..., of
+// which the last node of an odd number has none and goes to itself.
+enum class Turn : int { image, after, before, partner };
+struct NodeMap {
+  Permutation pi{1, 0};
+  Turn turn = Turn::image;
+
+  HEED_FN std::uint32_t operator()(std::uint32_t i) const { return go(i, false); }
+  HEED_FN std::uint32_t inverse(std::uint32_t i) const { return go(i, true); }
+  HEED_FN std::uint32_t go(std::uint32_t i, bool back) const {
+    const bool turns = turn != Turn::image;
+    const std::uint32_t n = pi.count();
+    std::uint32_t x = i;
+    // To the place in the order, on from there, and to the node at that place: of an image one of both ways.
+    HEED_ONE_BY_ONE
+    for (int way = turns || back ? 0 : 1; way <= (turns || !back ? 1 : 0); ++way) {
+      x = pi.go(x, way == 0);
+      if (!turns || way > 0) continue;
+      if (turn == Turn::partner) {
+        if ((x ^= 1) >= n) return i;
+      } else if ((turn == Turn::after) != back) {
+        x = x + 1 < n ? x + 1 : 0;
+      } else {
+        x = x > 0 ? x - 1 : n - 1;
+      }
+    }
+    return x;
+  }
+  HEED_FN bool seen(std::uint32_t i, std::uint32_t to) const { return turn == Turn::image || to != i; }
+};
+
+// What a row of a mask draws anew in each step: `count` nodes, each by a map of its own; or, where they are `regular`,
+// both neighbours on each of count / 2 cycles, and a partner where one is left.
+struct Drawing {
+  int count = 0;
+  bool regular = false;
+  std::uint64_t stream = 0;
+  HEED_FN NodeMap map(std::uint32_t n, std::uint64_t step, int t) const {
+    const auto key = mix(mix(stream, step), static_cast<std::uint64_t>(regular ? t / 2 : t));
+    const Turn turn = t % 2 == 1 ? Turn::before : t + 1 < count ? Turn::after : Turn::partner;
+    return {Permutation(n, key), regular ? turn : Turn::image};
+  }
+};
+
+// Of the nodes in a step, the order of which key rules keep the first.
 HEED_FN Permutation keys_order(std::uint32_t n, std::uint64_t stream, std::uint64_t step) {
   return {n, mix(stream, step)};
 }

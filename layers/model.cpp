@@ -7,7 +7,7 @@
 namespace heed {
 
 Init glorot(Offset fan_in, Offset fan_out) { return {.limit = std::sqrt(6.0 / static_cast<double>(fan_in + fan_out))}; }
-Init kaiming(Offset fan_in) { return {.limit = 1 / std::sqrt(static_cast<double>(fan_in))}; }
+Init kaiming(Offset fan_in) { return {.limit = 1 / std::sqrt(static_cast<double>(std::max<Offset>(fan_in, 1)))}; }
 
 template <class T>
 Parameter<T>& Scope<T>::add(const std::string& name, Offset rows, Offset cols, Init init, bool trained) {
@@ -56,24 +56,35 @@ std::shared_ptr<const Pattern> Scope<T>::pattern(const Mask& mask) {
   return sight(mask)->pattern;
 }
 
-// What a device can draw anew itself: of a mask that is, or holds in a union, one random(m, step) beside parts that
-// stay, and of keys random(share, step). Null: the host makes each step's pattern.
+// What a device can draw anew itself: of a mask that is, or holds in a union, one random(m, step) or expander(d, step)
+// beside parts that stay; and keys random(share, step), learned(share), or any that stay. Null: the host makes each
+// step's pattern.
 template <class T>
 std::shared_ptr<const Pattern> Scope<T>::redrawn(const Mask& mask, const Keys& keys) const {
-  if (virtual_ > 0 || !(keys.redrawn_share() || keys.every_node())) return {};
+  if (virtual_ > 0) return {};
   const MaskContext c = context(mask.needs() | keys.needs(), true);
   const Id n = c.graph.nodes();
   Redrawn what;
-  if (keys.redrawn_share())
+  if (keys.redrawn_share()) {
     what.kept = share_of(*keys.redrawn_share(), n), what.keys_stream = random_keys_stream(c.seed);
+  } else if (keys.learned_share()) {
+    what.kept = share_of(*keys.learned_share(), n), what.by_score = true;
+  } else if (keys.needs().step) {
+    return {};
+  } else if (!keys.every_node()) {
+    auto marks = std::make_shared<std::vector<char>>(static_cast<std::size_t>(n));
+    for (Id j : keys.nodes(c)) (*marks)[j] = 1;
+    what.marks = std::move(marks);
+  }
   std::optional<Mask> rest;
   if (!mask.needs().step) {
     rest = mask;
   } else {
     for (const Mask& part : mask.parts()) {
-      if (part.needs().step && (part.draws() == 0 || what.draws > 0)) return {};
+      const Drawing drawing = part.drawing(c.seed);
+      if (part.needs().step && (drawing.count == 0 || what.drawing.count > 0)) return {};
       if (part.needs().step)
-        what.draws = part.draws(), what.mask_stream = random_mask_stream(c.seed);
+        what.drawing = drawing;
       else
         rest = rest ? *rest | part : part;
     }
@@ -82,9 +93,36 @@ std::shared_ptr<const Pattern> Scope<T>::redrawn(const Mask& mask, const Keys& k
   if (rest) {
     fixed = rest->pattern(c);
     if (fixed->query_order || fixed->key_order || fixed->by_query.walk) return {};
-    if (what.draws > 0 && !fixed->is_listed()) return {};
+    if (what.drawing.count > 0 && !fixed->is_listed()) return {};
   }
   return Pattern::redrawn(n, fixed, what);
+}
+
+// As sight(), where the device draws; null where it cannot. `u`: of learned keys.
+template <class T>
+std::shared_ptr<const Sight> Scope<T>::drawn_on_device(const Mask& mask, const Keys& keys, Var<T> u) {
+  const std::shared_ptr<const Pattern> live = tape().device ? redrawn(mask, keys) : nullptr;
+  if (!live) return {};
+  // Outside training it is the draw of step 0: a pattern of the host's where the keys are the graph's nodes.
+  const std::shared_ptr<const Pattern> rest =
+      keys.every_node() ? mask.pattern(context(mask.needs(), true)) : redrawn(mask, keys);
+  auto zero = std::make_shared<Matrix<std::uint64_t>>(tape().device);
+  zero->resize(1, 1), zero->fill(0);
+  auto now = std::make_shared<Sight>();
+  now->changes = true, now->pattern = rest;
+  tape().record(
+      tape().result(0, 0, {}),
+      [now, live, rest, zero, u, tape = &tape(), drawn = false]() mutable {
+        View<const float> scores;
+        if constexpr (std::is_same_v<T, float>)
+          if (u.tape) scores = u.view();
+        now->pattern = tape->training ? live : rest;
+        if (tape->training) return tape->device->redraw(*live, tape->step_at(), scores);
+        if (rest->by_query.redrawn && (u.tape || !drawn)) tape->device->redraw(*rest, zero->data(), scores);
+        drawn = true;
+      },
+      nullptr, "mask");
+  return now;
 }
 
 template <class T>
@@ -92,6 +130,8 @@ std::shared_ptr<const Sight> Scope<T>::sight(const Mask& mask, const Keys& keys)
   auto& made = world_->sights[mask.key() + "\n" + keys.key() + "\n" + std::to_string(virtual_)];
   if (made) return made;
   const bool changes = mask.needs().step || keys.needs().step;
+  if (changes)
+    if (auto drawn = drawn_on_device(mask, keys, {})) return made = drawn;
   auto now = std::make_shared<Sight>();
   now->changes = changes;
   auto make = [scope = *this, mask, keys, changes] {
@@ -100,23 +140,6 @@ std::shared_ptr<const Sight> Scope<T>::sight(const Mask& mask, const Keys& keys)
     const std::vector<Id> kept = scope.and_virtual(keys.nodes(c));
     return mask.pattern(c, &kept, scope.virtual_);
   };
-  if (const auto live = changes && tape().device ? redrawn(mask, keys) : nullptr) {
-    // Outside training it is the draw of step 0: a pattern of the host's where the keys are the graph's nodes.
-    const std::shared_ptr<const Pattern> rest = keys.every_node() ? make() : redrawn(mask, keys);
-    auto zero = std::make_shared<Matrix<std::uint64_t>>(tape().device);
-    zero->resize(1, 1), zero->fill(0);
-    now->pattern = rest;
-    tape().record(
-        tape().result(0, 0, {}),
-        [now, live, rest, zero, tape = &tape(), drawn = false]() mutable {
-          now->pattern = tape->training ? live : rest;
-          if (tape->training) return tape->device->redraw(*live, tape->step_at());
-          if (rest->by_query.redrawn && !drawn) tape->device->redraw(*rest, zero->data());
-          drawn = true;
-        },
-        nullptr, "mask");
-    return made = now;
-  }
   now->pattern = make();
   made = now;
   if (!changes) return made;
@@ -142,6 +165,7 @@ std::shared_ptr<const Sight> Scope<T>::sight(const Mask& mask, const Keys& keys)
 
 template <class T>
 std::shared_ptr<const Sight> Scope<T>::sight(const Mask& mask, double share, Var<T> u) {
+  if (auto drawn = drawn_on_device(mask, learned(share), u)) return drawn;
   auto now = std::make_shared<Sight>();
   now->changes = true;
   const Id n = graph().nodes(), count = share_of(share, n);

@@ -107,6 +107,7 @@ class Scope {  // what a layer sees while it is recorded
   Parameter<T>& add(const std::string& name, Offset rows, Offset cols, Init init, bool trained);
   MaskContext context(const Needs& needs, bool changes) const;
   std::shared_ptr<const Pattern> redrawn(const Mask& mask, const Keys& keys) const;
+  std::shared_ptr<const Sight> drawn_on_device(const Mask& mask, const Keys& keys, Var<T> u);
   std::vector<Id> and_virtual(std::vector<Id> nodes) const;
 
   Shared<T>* shared_;

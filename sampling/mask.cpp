@@ -100,17 +100,39 @@ std::uint64_t stream(const MaskContext& c, Stream kind) { return mix(mix(c.seed)
 
 }  // namespace
 
-std::uint64_t random_mask_stream(std::uint64_t seed) { return mix(mix(seed), kRandom); }
-
 // Rules of heed's own, whose text is their key.
 struct MaskRules {
   static Mask make(std::string text, Needs needs, Mask::Rule pairs) { return {text, text, needs, std::move(pairs)}; }
   static Mask list(std::string text, Needs needs, std::function<Csr(const MaskContext&)> pairs) {
     return make(std::move(text), needs, [pairs](const MaskContext& c) { return list_of(pairs(c)); });
   }
-  static Mask drawn(Mask mask, int draws, std::function<std::shared_ptr<const Pattern>(const MaskContext&)> whole) {
-    mask.draws_ = draws, mask.whole_ = std::move(whole);
-    return mask;
+  static Mask drawn(const std::string& rule, int count, bool regular) {
+    if (count > Pattern::kMostDraws)
+      fail(rule + " draws at most " + std::to_string(Pattern::kMostDraws) + " keys, not " + std::to_string(count));
+    Mask out = make(call(rule.substr(0, rule.find('(')), std::to_string(count) + ", step"),
+                    {.seed = true, .step = true}, {});
+    out.drawing_ = {.count = count, .regular = regular};
+    out.whole_ = [what = out.drawing_](const MaskContext& c) {
+      return Pattern::drawn(c.graph.nodes(), with_stream(what, c.seed), c.step);
+    };
+    out.pairs_ = [whole = out.whole_](const MaskContext& c) {
+      const auto pattern = whole(c);
+      const Rows& rows = pattern->by_query;
+      Csr list{.rows = rows.rows, .cols = rows.cols};
+      Id row[Pattern::kMostDraws];
+      for (Id i = 0; i < rows.rows; ++i) {
+        const int found = rows.walk->columns(i, 0, rows.length(i), row);
+        std::sort(row, row + found);
+        list.ids.insert(list.ids.end(), row, row + found);
+        list.offsets.push_back(list.edges());
+      }
+      return list_of(std::move(list));
+    };
+    return out;
+  }
+  static Drawing with_stream(Drawing what, std::uint64_t seed) {
+    what.stream = mix(mix(seed), what.regular ? kExpander : kRandom);
+    return what;
   }
 };
 
@@ -141,6 +163,8 @@ Mask join(const Mask& a, const Mask& b, const char* sign, SetOperation operation
   return out;
 }
 
+Drawing Mask::drawing(std::uint64_t seed) const { return MaskRules::with_stream(drawing_, seed); }
+
 std::vector<Mask> Mask::parts() const { return parts_ ? *parts_ : std::vector<Mask>{*this}; }
 
 Mask::Mask(std::string text, Needs needs, Rule pairs)
@@ -161,6 +185,11 @@ PairSet Mask::pairs(const MaskContext& c) const {
   const Id n = c.graph.nodes();
   if (!out.pairs || out.pairs->rows != n || out.pairs->cols != n)
     fail("the mask '" + text_ + "' gave no pairs of the " + std::to_string(n) + " nodes");
+  if (key_ != text_) try {  // a user's own
+      check(*out.pairs);
+    } catch (const Error& e) {
+      fail("the mask '" + text_ + "': " + e.what());
+    }
   if (keep) c.known->emplace(key_, out);
   return out;
 }
@@ -231,12 +260,10 @@ Mask ppr(int k) {
 
 Mask expander(int d, Draw draw) {
   at_least_one("expander(d)", "neighbour", d);
-  const bool step = draw == Draw::every_step;
-  return MaskRules::list(call("expander", std::to_string(d) + (step ? ", step" : "")), {.seed = true, .step = step},
-                         [d, step](const MaskContext& c) {
-                           const std::uint64_t key = stream(c, kExpander);
-                           return random_regular(c.graph.nodes(), d, step ? mix(key, c.step) : key);
-                         });
+  if (draw == Draw::every_step) return MaskRules::drawn("expander(d, step)", d, true);
+  return MaskRules::list(call("expander", std::to_string(d)), {.seed = true}, [d](const MaskContext& c) {
+    return random_regular(c.graph.nodes(), d, stream(c, kExpander));
+  });
 }
 
 Mask shuffled() {
@@ -251,29 +278,9 @@ Mask pairs(const std::filesystem::path& file) {
 
 Mask random(int m, Draw draw) {
   at_least_one("random(m)", "key", m);
-  if (draw == Draw::once)
-    return MaskRules::list(call("random", std::to_string(m)), {.seed = true},
-                           [m](const MaskContext& c) { return random_rows(c.graph.nodes(), m, stream(c, kRandom)); });
-  if (m > Pattern::kMostDraws)
-    fail("random(m, step) draws at most " + std::to_string(Pattern::kMostDraws) + " keys, not " + std::to_string(m));
-  auto drawn = [m](const MaskContext& c) {
-    return Pattern::drawn(c.graph.nodes(), m, random_mask_stream(c.seed), c.step);
-  };
-  return MaskRules::drawn(MaskRules::list(call("random", std::to_string(m) + ", step"), {.seed = true, .step = true},
-                                          [m, drawn](const MaskContext& c) {
-                                            const auto pattern = drawn(c);
-                                            const Rows& rows = pattern->by_query;
-                                            Csr out{.rows = rows.rows, .cols = rows.cols};
-                                            Id row[Pattern::kMostDraws];
-                                            for (Id i = 0; i < rows.rows; ++i) {
-                                              const int count = rows.walk->columns(i, 0, rows.length(i), row);
-                                              std::sort(row, row + count);
-                                              out.ids.insert(out.ids.end(), row, row + count);
-                                              out.offsets.push_back(out.edges());
-                                            }
-                                            return out;
-                                          }),
-                          m, drawn);
+  if (draw == Draw::every_step) return MaskRules::drawn("random(m, step)", m, false);
+  return MaskRules::list(call("random", std::to_string(m)), {.seed = true},
+                         [m](const MaskContext& c) { return random_rows(c.graph.nodes(), m, stream(c, kRandom)); });
 }
 
 Mask all() {
@@ -347,10 +354,12 @@ const std::vector<NamedMask>& named_masks() {
          return ppr(a.whole(0, 1, kMost));
        }},
       {{"expander", "expander(d) or expander(d, step)",
-        "a random d-regular graph, as in Exphormer, arXiv:2303.06147; with step drawn anew at each; O(n d)"},
+        "a random d-regular graph, as in Exphormer, arXiv:2303.06147; with step drawn anew at each, without a list; "
+        "O(n d)"},
        [](const Arguments& a) {
          a.expect(1, 2);
-         return expander(a.whole(0, 1, kMost), a.word(1, "step") ? Draw::every_step : Draw::once);
+         const bool step = a.word(1, "step");
+         return expander(a.whole(0, 1, step ? Pattern::kMostDraws : kMost), step ? Draw::every_step : Draw::once);
        }},
       {{"random", "random(m) or random(m, step)",
         "m random nodes, as in BigBird, arXiv:2007.14062; with step drawn anew at each, without a list; O(n m)"},

@@ -60,7 +60,8 @@ class Mask {
   const std::string& key() const { return key_; }    // equal keys mean equal pairs in any context
   const Needs& needs() const { return needs_; }
   std::vector<Mask> parts() const;  // of a | b | c: a, b and c; of any other mask: itself
-  int draws() const { return draws_; }  // of random(m, step): m; of any other mask: 0
+  // Of random(m, step) and expander(d, step), what they draw; of any other mask, nothing.
+  Drawing drawing(std::uint64_t seed) const;
 
   // All throw Error where something is missing that the rule needs.
   PairSet pairs(const MaskContext& context) const;
@@ -85,10 +86,9 @@ class Mask {
   Needs needs_;
   Rule pairs_;
   std::function<std::shared_ptr<const Pattern>(const MaskContext&)> whole_;  // of the mask alone, without a list
-  int draws_ = 0;
+  Drawing drawing_;  // without a stream
   std::shared_ptr<const std::vector<Mask>> parts_;                           // of a union
 };
-std::uint64_t random_mask_stream(std::uint64_t seed);  // of which random(m, step) takes mask_draw (random.h)
 
 // Lists. A rule that counts its keys has fewer where there are fewer nodes. Numbers below 1 throw Error.
 Mask self();                                    // a node sees itself
@@ -102,10 +102,12 @@ Mask shuffled();                                // the neighbours in renamed (dr
 Mask pairs(const std::filesystem::path& file);  // its lines: query key; # begins a comment
 
 enum class Draw { once, every_step };
-Mask expander(int d, Draw draw = Draw::once);  // random_regular (draw.h); every step: a list made anew at each
-// m keys, drawn anew for each node. Every step: m keyed permutations (Pattern::drawn), nothing stored; of keys that
-// coincide, one. Outside training it is the draw of step 0. In a composition it is a list, made anew at each step.
-Mask random(int m, Draw draw = Draw::once);
+// Every step: drawn anew at each, by keyed permutations (Pattern::drawn), nothing stored; of keys that coincide, one;
+// at most Pattern::kMostDraws. Outside training it is the draw of step 0. In a composition it is a list, made anew at
+// each step.
+Mask expander(int d, Draw draw = Draw::once);  // random_regular (draw.h); every step: both neighbours on each of d / 2
+                                               // random cycles, and a partner where d is odd
+Mask random(int m, Draw draw = Draw::once);    // m keys, drawn anew for each node; every step: by m permutations
 
 // What no list could hold.
 Mask all();                                      // every node, itself too

@@ -59,8 +59,10 @@ Csr top_by_ppr(const Csr& a, int k) {
   const auto n = static_cast<std::size_t>(a.rows);
   std::vector<std::vector<Id>> best(n);
   parallel_pieces(a.rows, 64, [&](Offset begin, Offset end) {
-    std::vector<double> arrived(n), rest(n);  // walks that ended at a node, and those on their way there
-    std::vector<bool> waits(n);
+    // Walks that ended at a node, and those on their way there: zeros again after each row.
+    thread_local std::vector<double> arrived, rest;
+    thread_local std::vector<char> waits;
+    if (arrived.size() < n) arrived.resize(n), rest.resize(n), waits.resize(n);
     std::vector<Id> touched;
     std::deque<Id> queue;
     for (Offset row = begin; row < end; ++row) {

@@ -7,6 +7,7 @@
 #include "kernels/device_attention.h"
 #include "kernels/device_bodies.h"
 #include "kernels/make_score.h"
+#include "tests/emulated_ops.h"
 #include "tests/emulation.h"
 #include "tests/examples/own_score.h"
 #include "tests/scratch.h"
@@ -161,7 +162,7 @@ std::shared_ptr<const Pattern> make_pattern(Mask mask, Random& random) {
     case Mask::hub_range:
       return Pattern::all(3, 1300, std::make_shared<Csr>(random_pattern(3, 1300, 600, random)));
     case Mask::drawn:
-      return Pattern::drawn(40, 35, random.next());
+      return Pattern::drawn(40, {.count = 35, .regular = random.below(2) > 0, .stream = random.next()});
   }
   return nullptr;
 }
@@ -439,42 +440,64 @@ TEST_CASE("what is drawn anew on a device: masks beside a list, and keys") {
   const Id n = 300;
   auto list = [&](Csr csr) { return Pattern::listed(std::make_shared<Csr>(std::move(csr))); };
   for (Machine* machine : machines.all)
-    for (int kind = 0; kind < 6; ++kind) {
+    for (int kind = 0; kind < 9; ++kind) {
       CAPTURE(kind);
       const std::shared_ptr<const Pattern> fixed =
           kind == 0   ? nullptr
           : kind == 4 ? Pattern::all(n, n, std::make_shared<Csr>(random_pattern(n, n, 9, random)))
           : kind == 5 ? list(hubs(n, random))
                       : list(random_pattern(n, n, 9, random));
-      Redrawn what{.draws = kind == 3 || kind == 4 ? 0 : 7, .mask_stream = random.next()};
-      if (kind >= 2) what.kept = 120, what.keys_stream = random.next();
+      Redrawn what;
+      if (kind != 3 && kind != 4)
+        what.drawing = {.count = kind >= 6 ? 1 + static_cast<int>(random.below(8)) : 7, .regular = kind >= 6,
+                        .stream = random.next()};
+      if (kind >= 2 && kind != 6) what.kept = 120, what.keys_stream = random.next();
+      if (kind >= 7) what.by_score = true;
+      if (kind == 6) {
+        std::vector<char> marks(static_cast<std::size_t>(n));
+        for (char& mark : marks) mark = random.below(3) > 0;
+        what.marks = std::make_shared<const std::vector<char>>(std::move(marks));
+      }
       const auto pattern = Pattern::redrawn(n, fixed, what);
       for (std::uint64_t step : {0, 1, 5})
         for (auto [score, normaliser] : {std::pair{"gatv2", "softmax"}, {"gat", "softmax"}, {"dot topk(2)", "softmax"},
                                          {"scaled_dot", "entmax15"}, {"cosine", "sigmoid"}}) {
           CAPTURE(step);
           CAPTURE(std::string(score));
-          // The draws of this step, as DeviceOps::redraw makes them there.
+          // The draws of this step, as a device makes them: here, and brought there.
+          EmulatedOps ops;
+          Matrix<float> scores = random_matrix<float>(n, 1, random);
+          for (float& each : scores) each = std::round(4 * each) / 4;  // many are equal
+          std::vector<NodeMap> maps(static_cast<std::size_t>(what.drawing.count));
+          std::vector<char> kept(static_cast<std::size_t>(n));
+          std::uint64_t bounds[kBounds] = {};
+          std::vector<Id> ranks(static_cast<std::size_t>(n));
+          std::vector<std::uint32_t> tallies(static_cast<std::size_t>(tally_room(n)));
+          const DrawnThere here{maps.data(), what.kept >= 0 ? kept.data() : nullptr, ranks.data(), tallies.data(),
+                                bounds};
+          bodies::redraw(ops, *pattern, &step, std::as_const(scores).view(), here, here);
           for (const Rows* rows : {&pattern->by_query, &pattern->by_key}) {
             const DrawnThere there = drawn_there(*machine, *rows);
-            std::vector<Permutation> draws(static_cast<std::size_t>(what.draws), Permutation(1, 0));
-            std::vector<char> kept(static_cast<std::size_t>(n));
-            const bool keeps = what.kept >= 0;
-            const bodies::Redraw body{&step, what.mask_stream, what.keys_stream, static_cast<std::uint32_t>(n),
-                                      what.draws, what.kept, {draws.data(), draws.data()},
-                                      {keeps ? kept.data() : nullptr, keeps ? kept.data() : nullptr}};
-            for (Offset t = 0; t < n; ++t) body(t);
-            machine->copy(there.draws, draws.data(), draws.size() * sizeof(Permutation));
-            if (keeps) machine->copy(there.kept, kept.data(), kept.size());
+            machine->copy(there.maps, maps.data(), maps.size() * sizeof(NodeMap));
+            if (there.kept) machine->copy(there.kept, kept.data(), kept.size());
+            if (there.ranks) machine->copy(there.ranks, ranks.data(), ranks.size() * sizeof(Id));
           }
           auto c = make_case(score_named(score), normaliser_named(normaliser), Mask::drawn, 3, 8, 8, random);
-          c.pattern = settled(*pattern, step);
           for (auto* x : {&c.q, &c.k, &c.v, &c.dy}) *x = random_matrix<float>(n, x->cols(), random);
           if (c.score.filter)
             for (auto* x : {&c.q, &c.k})
               for (float& each : *x) each = std::round(2 * each) / 2;
           c.dropout = {step == 5 ? 0.4f : 0.0f, random.next()};
-          const Results expected = c.on_cpu();
+          const Settled list = settled(*pattern, step, std::as_const(scores).view());
+          Case on_list = c;
+          on_list.pattern = list.pattern;
+          on_list.k = list.rows_of(std::as_const(c.k).view()), on_list.v = list.rows_of(std::as_const(c.v).view());
+          Results expected = on_list.on_cpu();
+          for (auto member : {&Results::dk, &Results::dv}) {
+            Matrix<float> all(n, (expected.*member).cols());
+            list.put_back(expected.*member, {all.view()});
+            expected.*member = all;
+          }
           const int place = place_in_scores(c.score);
           c.pattern = pattern;
           const Engine engine{"redrawn",
@@ -492,11 +515,11 @@ TEST_CASE("what is drawn anew on a device: masks beside a list, and keys") {
         }
     }
   MESSAGE("redrawn: worst value error " << value << ", worst gradient error " << gradient << ", seed " << seed);
-  CHECK(message([&] { Pattern::redrawn(n, Pattern::all(n, n), {.draws = 3}); }).find("goes beside a list") !=
+  CHECK(message([&] { Pattern::redrawn(n, Pattern::all(n, n), {.drawing = {.count = 3}}); }).find("goes beside a list") !=
         std::string::npos);
   AttentionState<float> state;
   auto c = make_case(score_named("dot"), normaliser_named("softmax"), Mask::drawn, 2, 4, 4, random);
-  c.pattern = Pattern::redrawn(40, nullptr, {.draws = 3});
+  c.pattern = Pattern::redrawn(40, nullptr, {.drawing = {.count = 3}});
   Matrix<float> y(40, 8);
   CHECK(message([&] { attention(c.call(), y.view(), state); }) == "attention: patterns are redrawn on a GPU alone");
 }

@@ -88,25 +88,41 @@ class EmulatedOps : public DeviceOps {
     flush();
     enter([=, this, &state, backward = state.backward] {
       state.backward = backward;
-      heed::attention<float>(settled_call(x), y, state);
+      Call call(*this, x);
+      heed::attention<float>(call.x, y, state);
     });
   }
   void attention_gradient(const Attention<float>& x, View<const float> y, View<const float> dy,
                           AttentionState<float>& state, const AttentionGradient<float>& g) override {
     flush();
-    enter([=, this, &state] { heed::attention_gradient<float>(settled_call(x), y, dy, state, g); });
+    enter([=, this, &state] {
+      Call call(*this, x);
+      AttentionGradient<float> to = g;
+      if (call.drawn && g.dk) call.dk.resize(call.k.rows(), call.k.cols()), to.dk = {call.dk.view()};
+      if (call.drawn && g.dv) call.dv.resize(call.v.rows(), call.v.cols()), to.dv = {call.dv.view()};
+      heed::attention_gradient<float>(call.x, y, dy, state, to);
+      if (call.drawn) call.drawn->put_back(call.dk, g.dk), call.drawn->put_back(call.dv, g.dv);
+    });
   }
-  void redraw(const Pattern& pattern, const std::uint64_t* step) override {
+  void redraw(const Pattern& pattern, const std::uint64_t* step, View<const float> scores) override {
     flush();
-    enter([this, &pattern, step] { drawn_[&pattern] = settled(pattern, *step); });
+    enter([=, this, &pattern] { drawn_[&pattern] = settled(pattern, *step, scores); });
   }
 
  protected:
-  Attention<float> settled_call(Attention<float> x) const {
-    if (x.dropout.key_at) x.dropout.key = *x.dropout.key_at;
-    if (x.pattern->by_query.redrawn) x.pattern = drawn_.at(x.pattern).get();
-    return x;
-  }
+  struct Call {  // with what is redrawn as the CPU has it: a list, of the rows of the keys that are kept
+    Attention<float> x;
+    const Settled* drawn = nullptr;
+    Matrix<float> k, v, dk, dv;
+
+    Call(const EmulatedOps& ops, const Attention<float>& call) : x(call) {
+      if (x.dropout.key_at) x.dropout.key = *x.dropout.key_at;
+      if (!x.pattern->by_query.redrawn) return;
+      drawn = &ops.drawn_.at(x.pattern);
+      k = drawn->rows_of(x.k), v = drawn->rows_of(x.v);
+      x.pattern = drawn->pattern.get(), x.k = std::as_const(k).view(), x.v = std::as_const(v).view();
+    }
+  };
   void enter(std::function<void()> call) {
     if (capturing_) return (aside_now_ ? later_ : *capturing_).push_back(std::move(call));
     call();
@@ -136,7 +152,7 @@ class EmulatedOps : public DeviceOps {
   std::vector<std::function<void()>>* capturing_ = nullptr;
   std::vector<std::function<void()>> later_;
   bool aside_now_ = false;
-  std::map<const Pattern*, std::shared_ptr<const Pattern>> drawn_;
+  std::map<const Pattern*, Settled> drawn_;
 };
 
 // With attention by the kernels' own code, in emulated warps.
@@ -155,10 +171,9 @@ class EmulatedKernels : public EmulatedOps {
     flush();
     enter([=, this, &state] { attention_gradient_there(*machine_, place_in_scores(*x.score), x, y, dy, state, g); });
   }
-  void redraw(const Pattern& pattern, const std::uint64_t* step) override {
-    const DrawnThere rows = drawn_there(*machine_, pattern.by_query), columns = drawn_there(*machine_, pattern.by_key);
-    bodies::run(*this, bodies::redraw_of(pattern, step, {rows.draws, columns.draws}, {rows.kept, columns.kept}),
-                bodies::redraw_count(pattern));
+  void redraw(const Pattern& pattern, const std::uint64_t* step, View<const float> scores) override {
+    bodies::redraw(*this, pattern, step, scores, drawn_there(*machine_, pattern.by_query),
+                   drawn_there(*machine_, pattern.by_key));
   }
 
  private:

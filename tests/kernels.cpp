@@ -540,7 +540,7 @@ TEST_CASE("filters: equal scores count by the order of keys, in lists, in parts 
   for (Id j = 0; j < 90; ++j) row->ids.push_back(j);
   row->offsets.push_back(90);
   for (const auto& pattern :
-       {Pattern::listed(row), Pattern::all(1, 90), Pattern::all(2, kHub), Pattern::drawn(300, 90, random.next())})
+       {Pattern::listed(row), Pattern::all(1, 90), Pattern::all(2, kHub), Pattern::drawn(300, {.count = 90, .stream = random.next()})})
     for (Id k : {1, 7, 80}) {
       CAPTURE(k);
       auto c = make_case<float>(with_filter(score_named("dot"), {.topk = k}), normaliser_named("none"), Mask::list, 1,
@@ -1607,8 +1607,8 @@ TEST_CASE("walks: as the list of the same pairs, hubs in parts and rows without 
                                                     Pattern::mixed(keys, intervals, nullptr, more, late),
                                                     Pattern::mixed(keys, intervals, without, nullptr, late),
                                                     Pattern::mixed(keys, intervals, without, more, {}),
-                                                    Pattern::drawn(n, 7, random.next()),
-                                                    Pattern::drawn(n, 90, random.next())};
+                                                    Pattern::drawn(n, {.count = 7, .regular = true, .stream = random.next()}),
+                                                    Pattern::drawn(n, {.count = 90, .stream = random.next()})};
   for (const auto& walk : walks) {
     Csr same{.rows = walk->queries(), .cols = walk->keys()};
     for (Id i = 0; i < same.rows; ++i) {
@@ -1659,7 +1659,7 @@ TEST_CASE("walks: as the list of the same pairs, hubs in parts and rows without 
         }
       }
   }
-  CHECK(message([] { Pattern::drawn(5, 257, 1); }) == "a row draws 0 to 256 keys, not 257");
+  CHECK(message([] { Pattern::drawn(5, {.count = 257}); }) == "a row draws 0 to 256 keys, not 257");
 }
 
 namespace {

@@ -14,6 +14,7 @@
 #include "graph/graph.h"
 #include "kernels/attention.h"
 #include "kernels/fn.h"
+#include "sampling/rank.h"
 
 namespace heed::test {
 
@@ -56,29 +57,57 @@ inline Csr hubs(Id n, Random& random) {
   return out;
 }
 
-// What a pattern of Pattern::redrawn means in a step, as a list.
-inline std::shared_ptr<const Pattern> settled(const Pattern& p, std::uint64_t step) {
+// What a pattern of Pattern::redrawn means in a step, as a list whose columns are the keys that are kept.
+struct Settled {
+  std::shared_ptr<const Pattern> pattern;
+  std::vector<Id> keys;
+
+  Matrix<float> rows_of(View<const float> x) const {
+    Matrix<float> out(static_cast<Offset>(keys.size()), x.cols);
+    for (std::size_t t = 0; t < keys.size(); ++t) std::copy_n(x.row(keys[t]), x.cols, out.row(static_cast<Offset>(t)));
+    return out;
+  }
+  void put_back(const Matrix<float>& from, const Sink<float>& sink) const {  // other keys take no gradient
+    if (!sink) return;
+    for (Id j = 0; !sink.add && j < sink.to.rows; ++j) std::fill_n(sink.to.row(j), sink.to.cols, 0.0f);
+    for (std::size_t t = 0; t < keys.size(); ++t)
+      for (Offset c = 0; c < sink.to.cols; ++c) sink.to(keys[t], c) += from(static_cast<Offset>(t), c);
+  }
+};
+inline Settled settled(const Pattern& p, std::uint64_t step, View<const float> scores = {}) {
   const Redrawn& what = *p.by_query.redrawn;
   const auto n = static_cast<std::uint32_t>(p.keys());
-  Csr out{.rows = p.queries(), .cols = p.keys()};
-  for (Id i = 0; i < out.rows; ++i) {
-    std::set<Id> row;
-    const Csr* list = p.by_query.list.get();
-    if (!p.by_query.intervals.empty())
-      for (Id j = p.by_query.interval(i)[0]; j < p.by_query.interval(i)[1]; ++j) row.insert(j);
-    if (list)
-      for (Id j : list->row(i)) p.by_query.intervals.empty() ? (void)row.insert(j) : (void)row.erase(j);
-    for (int t = 0; t < what.draws; ++t)
-      row.insert(static_cast<Id>(mask_draw(n, what.mask_stream, step, t)(static_cast<std::uint32_t>(i))));
-    if (what.kept >= 0)
-      std::erase_if(row, [&](Id j) {
-        return keys_order(n, what.keys_stream, step).inverse(static_cast<std::uint32_t>(j)) >=
-               static_cast<std::uint32_t>(what.kept);
-      });
-    out.ids.insert(out.ids.end(), row.begin(), row.end());
-    out.offsets.push_back(out.edges());
+  Settled out;
+  if (what.by_score) {
+    std::vector<double> numbers;
+    for (Id j = 0; j < p.keys(); ++j) numbers.push_back(scores(j, 0));
+    out.keys = largest(numbers, what.kept);
+  } else {
+    for (Id j = 0; j < p.keys(); ++j)
+      if (what.marks ? (*what.marks)[j] != 0
+                     : what.kept < 0 || keys_order(n, what.keys_stream, step).inverse(static_cast<std::uint32_t>(j)) <
+                                            static_cast<std::uint32_t>(what.kept))
+        out.keys.push_back(j);
   }
-  return Pattern::listed(std::make_shared<Csr>(std::move(out)));
+  Csr list{.rows = p.queries(), .cols = static_cast<Id>(out.keys.size())};
+  for (Id i = 0; i < list.rows; ++i) {
+    std::set<Id> row;
+    const Rows& from = p.by_query;
+    if (!from.intervals.empty())
+      for (Id j = from.interval(i)[0]; j < from.interval(i)[1]; ++j) row.insert(j);
+    if (from.list)
+      for (Id j : from.list->row(i)) from.intervals.empty() ? (void)row.insert(j) : (void)row.erase(j);
+    for (int t = 0; t < what.drawing.count; ++t) {
+      const auto own = static_cast<std::uint32_t>(i);
+      const NodeMap map = what.drawing.map(n, step, t);
+      if (map.seen(own, map(own))) row.insert(static_cast<Id>(map(own)));
+    }
+    for (std::size_t t = 0; t < out.keys.size(); ++t)
+      if (row.contains(out.keys[t])) list.ids.push_back(static_cast<Id>(t));
+    list.offsets.push_back(list.edges());
+  }
+  out.pattern = Pattern::listed(std::make_shared<Csr>(std::move(list)));
+  return out;
 }
 
 inline std::vector<Edge> random_edges(Id nodes, int count, Random& random) {
