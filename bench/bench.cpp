@@ -14,6 +14,7 @@
 
 #include "cli/command.h"
 #include "graph/files.h"
+#include "train/memory.h"
 
 namespace heed::bench {
 namespace {
@@ -78,7 +79,7 @@ Memory memory_of(const std::function<void()>& f, double at_start) {
   const double before = resident_mb();
   f();
   if (!known) return {};
-  return {std::max(0.0, peak_mb() - before), std::max(0.0, peak_mb() - at_start)};
+  return {std::max(0.0, peak_rss_mb() - before), std::max(0.0, peak_rss_mb() - at_start)};
 }
 
 class Machine {  // bandwidths, each measured once for a number of threads
@@ -126,10 +127,8 @@ class Report {
 
   void add(const Kernel& kernel, const std::string& graph, const Input& in, const Shape& shape) {
     if ((!kernel.ranges && !in.pattern->is_listed()) || (kernel.takes && !kernel.takes(in))) return;
-    const std::string name =
-        fmt::format("{} {} {} on {}, {} x {}", kernel.name, kernel.scores ? in.score.name : "",
-                    kernel.normalisers ? in.normaliser.name : "", graph, shape.heads, shape.channels);
-    cli::note(name + "\n");
+    cli::note(fmt::format("{}{}{} on {}, {} x {}\n", kernel.name, kernel.scores ? " " + in.score.name : "",
+                          kernel.normalisers ? " " + in.normaliser.name : "", graph, shape.heads, shape.channels));
     {
       Work work = kernel.make(in);
       if (o_.write && !work.write) fail(fmt::format("--write: the kernel '{}' writes nothing", kernel.name));
@@ -195,14 +194,17 @@ class Report {
       auto text = [&](const char* key) { return r[key].get<std::string>(); };
       auto real = [&](const char* key) { return r[key].get<double>(); };
       out.push_back({text("kernel"), text("score"), text("normaliser"), text("graph"), r["nodes"].dump(),
-                     r["edges"].dump(), r["heads"].dump() + " x " + r["channels"].dump(), text("pass"),
+                     r["edges"] == 0 ? "-" : r["edges"].dump(), r["heads"].dump() + " x " + r["channels"].dump(), text("pass"),
                      r["threads"].dump(), fmt::format("{:.3f}", real("ms")),
                      fmt::format("{:.0f} %", 100 * real("spread")), fmt::format("{:.3f}", real("floor_ms")),
-                     fmt::format("{:.0f} %", 100 * real("share")), fmt::format("{:.1f}", 1e-6 * real("edges_per_s")),
+                     fmt::format("{:.0f} %", 100 * real("share")), r["edges"] == 0 ? "-" : fmt::format("{:.1f}", 1e-6 * real("edges_per_s")),
                      fmt::format("{:.1f}", real("gb_per_s")),
                      r["peak_mb"].is_null() ? "-" : fmt::format("{:.1f}", real("peak_mb"))});
     }
-    return cli::table(out, o_.markdown);
+    return cli::table(out, o_.markdown) +
+           "\nms: median; ±: from the first to the third quartile; floor: ms that memory, or arithmetic, needs at the "
+           "least;\nshare: floor / ms, above 100 % where caches give rows faster than the floor's random ones; MB: "
+           "beyond the inputs\n";
   }
 
  private:
@@ -287,7 +289,9 @@ void add_bench(CLI::App& app) {
   cli::add_data(*c, o->data);
   c->add_flag("--quick", o->quick,
               "Small graphs, 5 repetitions; scores (but softdtw) under softmax, normalisers with one score: a minute");
-  c->add_option("--compare", o->compare, "Two reports, BEFORE and NOW: which rows changed beyond noise")->expected(2);
+  c->add_option("--compare", o->compare, "Two reports, BEFORE and NOW: which rows changed beyond noise")
+      ->expected(2)
+      ->type_name("BEFORE NOW");
   c->add_option("--out", o->out, "Write the rows as JSON into this file, too")->check(cli::not_empty());
   c->add_option("--write", o->write, "Write what the last row's kernel read and gave, for a peer to do the same")
       ->check(cli::not_empty());

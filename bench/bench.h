@@ -40,11 +40,6 @@ struct Times {
 };
 Times times_of(std::vector<double> seconds);
 
-// Of this process: what it holds now, and the most it held since forget_peak(), which gives free memory back first and
-// is false where the system cannot forget.
-double resident_mb();
-double peak_mb();
-bool forget_peak();
 
 // A safetensors file of matrices, those that are not empty, and of a list's edges: pairs (from, to) of 32-bit ids.
 using NamedMatrix = std::pair<std::string, const Matrix<float>*>;

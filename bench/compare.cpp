@@ -23,10 +23,15 @@ struct Row {
 
 std::string text_of(const Json& value) { return value.is_string() ? value.get<std::string>() : value.dump(); }
 
-std::map<std::vector<std::string>, Row> read(const std::string& file) {
+struct Rows {
+  std::map<std::vector<std::string>, Row> of;
+  double copy = 0;  // GB/s, the most of any row; 0: not said
+};
+
+Rows read(const std::string& file) {
   const Json json = Json::parse(read_file(file), nullptr, false);
   if (!json.is_array()) fail(file + ": is not a report of heed bench, an array of rows");
-  std::map<std::vector<std::string>, Row> out;
+  Rows out;
   for (std::size_t at = 0; at < json.size(); ++at) {
     const Json& row = json[at];
     auto wrong = [&](const char* key) { fail(file + ": row " + std::to_string(at) + " lacks a proper '" + key + "'"); };
@@ -38,7 +43,9 @@ std::map<std::vector<std::string>, Row> read(const std::string& file) {
     for (const char* name : {"ms", "spread"})
       if (!row.contains(name) || !row[name].is_number() || row[name].get<double>() < 0) wrong(name);
     if (row["ms"].get<double>() == 0) wrong("ms");
-    if (!out.emplace(key, Row{row["ms"].get<double>(), row["spread"].get<double>()}).second)
+    if (row.contains("copy_gb_per_s") && row["copy_gb_per_s"].is_number())
+      out.copy = std::max(out.copy, row["copy_gb_per_s"].get<double>());
+    if (!out.of.emplace(key, Row{row["ms"].get<double>(), row["spread"].get<double>()}).second)
       fail(file + ": row " + std::to_string(at) + " is there twice");
   }
   return out;
@@ -47,7 +54,8 @@ std::map<std::vector<std::string>, Row> read(const std::string& file) {
 }  // namespace
 
 std::string compare(const std::string& before, const std::string& now) {
-  const auto old_rows = read(before), new_rows = read(now);
+  const Rows then = read(before), here = read(now);
+  const auto &old_rows = then.of, &new_rows = here.of;
   std::vector<std::vector<std::string>> table(1);
   for (const char* name : kKey) table[0].emplace_back(name);
   for (const char* name : {"before ms", "now ms", "times"}) table[0].emplace_back(name);
@@ -72,6 +80,10 @@ std::string compare(const std::string& before, const std::string& now) {
   std::string out = table.size() > 1 ? cli::table(table, false) : "";
   out += fmt::format("{} rows changed beyond noise, {} did not; {} are in the first file alone, {} in the second\n",
                      table.size() - 1, same, gone, new_rows.size() - (old_rows.size() - gone));
+  // What a copy takes says whether the machine was the same, and as free.
+  if (then.copy > 0 && here.copy > 0 && std::max(then.copy / here.copy, here.copy / then.copy) > 1.1)
+    out += fmt::format("the machine was another, or busy: a copy had {:.1f} GB/s before and has {:.1f} now\n",
+                       then.copy, here.copy);
   return out;
 }
 

@@ -14,6 +14,7 @@
 #include "kernels/menu.h"
 #include "layers/ops.h"
 #include "sampling/mask.h"
+#include "train/memory.h"
 
 namespace heed::bench {
 namespace {
@@ -98,7 +99,7 @@ double taken(const std::function<void()>& pass) {
   if (!forget_peak()) fail("this system does not tell the most memory that a program held");
   const double before = resident_mb();
   pass();
-  return std::max(0.0, peak_mb() - before) * kMega;
+  return std::max(0.0, peak_rss_mb() - before) * kMega;
 }
 
 template <class... X>

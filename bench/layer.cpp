@@ -7,6 +7,8 @@
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
+#include <array>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -15,6 +17,7 @@
 #include "graph/files.h"
 #include "kernels/parallel.h"
 #include "layers/layers.h"
+#include "train/memory.h"
 
 namespace heed::bench {
 namespace {
@@ -157,10 +160,16 @@ void run(const Options& o) {
     forward.push_back(f), both.push_back(f + b);
   }
   // Graph, input, parameters and work, but neither the verification nor the arrays that measure floors.
-  const double held = peak_mb() - at_start;
-  Profile profile;
-  tape.profile = &profile;
-  for (int r = 0; r < o.repeat; ++r) tape.forward(), tape.backward(loss);
+  const double held = peak_rss_mb() - at_start;
+  // Of an operation the median, too, of as many more.
+  std::map<std::string, std::array<std::vector<double>, 2>> parts;
+  for (int r = 0; r < o.repeat; ++r) {
+    Profile profile;
+    tape.profile = &profile;
+    tape.forward(), tape.backward(loss);
+    for (const auto& [name, time] : profile)
+      for (int pass : {0, 1}) parts[name][pass].push_back(time[pass]);
+  }
 
   // Floors of the attention step: rows gathered once per edge in forward, and in each of backward's two passes.
   const double row = static_cast<double>(o.heads * o.channels) * sizeof(float);
@@ -200,9 +209,8 @@ void run(const Options& o) {
                   o.score, o.graph, n, graph.edges(), o.heads, o.channels, threads, o.repeat, times_of(forward).ms,
                   times_of(both).ms, held, copy, row, gather));
   std::vector<std::vector<std::string>> rows{{"operation", "forward ms", "backward ms", "floors ms"}};
-  for (const auto& [name, time] : profile)
-    rows.push_back({name, fmt::format("{:.2f}", 1e3 * time[0] / o.repeat),
-                    fmt::format("{:.2f}", 1e3 * time[1] / o.repeat),
+  for (const auto& [name, times] : parts)
+    rows.push_back({name, fmt::format("{:.2f}", times_of(times[0]).ms), fmt::format("{:.2f}", times_of(times[1]).ms),
                     name == "attention" ? fmt::format("{:.1f} + {:.1f}", forward_floor, backward_floor) : ""});
   cli::print(cli::table(rows, false));
 }

@@ -46,8 +46,8 @@ struct Source {
 void add_data(CLI::App& command, std::string& data, const std::string& group = "Options");
 void add_source(CLI::App& command, Source& source, const std::string& group = "Options");
 
-// What is given of fields(): on the command line, with DATASET in front, and in the file of --config. `names` says of
-// the dataset and the model what they may be.
+// What is given of fields(): on the command line, with DATASET in front, and in the file of --config. `dataset` and
+// `model` say what these may be.
 struct Given {
   std::vector<Setting> typed;
   std::optional<std::string> config;
@@ -55,7 +55,7 @@ struct Given {
 
   std::vector<Setting> settings() const;  // the file's, then those typed, each in order
 };
-void add_fields(CLI::App& command, Given& given, const std::string& names);
+void add_fields(CLI::App& command, Given& given, const std::string& dataset, const std::string& model);
 
 // Becomes true at the first SIGINT or SIGTERM after the first call; the second one ends the program as usual.
 const std::atomic<bool>& interrupted();

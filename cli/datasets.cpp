@@ -9,6 +9,7 @@
 #include "datasets/dataset.h"
 #include "datasets/files.h"
 #include "datasets/formats.h"
+#include "datasets/homes.h"
 #include "datasets/statistics.h"
 
 namespace heed::cli {
@@ -28,7 +29,10 @@ void list_datasets(const std::string& data, bool json) {
   for (const auto& entry : datasets()) {
     const bool made = entry.generate != nullptr;
     const auto folder = made ? std::filesystem::path{} : look_for({entry.name, entry.folder}, entry.probe, data);
-    rows.push_back({entry.name, entry.description, made ? "built in" : folder.empty() ? "missing" : folder.string()});
+    rows.push_back({entry.name, entry.description, made                                    ? "built in"
+                                                      : !folder.empty()                       ? folder.string()
+                                                      : remote_files(entry.name).empty() ? "missing"
+                                                                                              : "missing; can be downloaded"});
     out.push_back({{"name", entry.name},
                    {"description", entry.description},
                    {"there", made || !folder.empty()},
@@ -174,7 +178,9 @@ void add_convert(CLI::App& app) {
   add_source(*c, o->source);
   c->add_option("--seed", o->seed, "Of generated data")->check(whole_number(0, INT64_MAX - 1));
   c->callback([o] {
-    format_named(format_of(*o));
+    choose("format that can be written", format_of(*o), writable_formats());
+    if (std::error_code error; std::filesystem::exists(std::filesystem::symlink_status(o->to, error)))
+      fail("cannot write " + o->to + ": it is there already");
     write_dataset(load_dataset({.dataset = o->from, .train = {.seed = o->seed}}, o->source, false), o->to,
                   format_of(*o));
   });

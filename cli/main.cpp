@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <CLI/CLI.hpp>
 
+#include <algorithm>
 #include <cstdio>
 #include <iostream>
 #include <new>
@@ -24,6 +25,7 @@ std::vector<std::string> option_names(const CLI::App& app) {
 
 // What CLI11 leaves over: an unknown subcommand or option, named with what is nearest to it.
 [[noreturn]] void refuse_extra(const CLI::App& app, const CLI::App* command) {
+  while (command && !command->get_subcommands().empty()) command = command->get_subcommands().front();
   const CLI::App& where = command ? *command : app;
   auto left = app.remaining(true);
   std::string word = left.empty() ? "" : left.front();
@@ -32,7 +34,10 @@ std::vector<std::string> option_names(const CLI::App& app) {
   word = word.substr(0, word.find('='));
   if (!command && word.rfind('-', 0) == 0 && !app.get_subcommands({}).empty())
     heed::fail("'" + word + "' stands before the command; options come after it, as in: heed train " + word);
-  if (word.rfind('-', 0) == 0) heed::unknown("option of '" + where.get_name() + "'", word, option_names(where));
+  const auto names = option_names(where);
+  if (std::find(names.begin(), names.end(), word) != names.end())
+    heed::fail("'" + word + "' stands after '--', where names come and no options");
+  if (word.rfind('-', 0) == 0) heed::unknown("option of '" + where.get_name() + "'", word, names);
   if (command) heed::fail("'" + word + "' is one word too many for '" + command->get_name() + "'");
   std::vector<std::string> commands;
   for (const CLI::App* sub : app.get_subcommands({})) commands.push_back(sub->get_name());

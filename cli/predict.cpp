@@ -4,7 +4,7 @@
 #include <oneapi/tbb/global_control.h>
 #include <CLI/CLI.hpp>
 
-#include <charconv>
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -15,7 +15,7 @@
 #include "datasets/dataset.h"
 #include "datasets/npz.h"
 #include "graph/files.h"
-#include "train/checkpoint.h"
+#include "train/recipes.h"
 
 namespace heed::cli {
 namespace {
@@ -52,6 +52,14 @@ std::string predictions_json(const Recipe& recipe, const Predictions& p) {
   return out.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
 }
 
+std::string predictions_csv(const Predictions& p) {
+  std::string out = "node,class";
+  for (Offset c = 0; c < p.classes; ++c) out += fmt::format(",p{}", c);
+  out += '\n';
+  for (Offset i = 0; i < p.nodes; ++i) out += fmt::format("{},{},{}\n", i, p.predicted[i], fmt::join(p.of(i), ","));
+  return out;
+}
+
 std::string predictions_npz(const Predictions& p) {
   return to_npz({{"class", to_npy<std::int32_t>({p.nodes}, p.predicted)},
                  {"probabilities", to_npy<float>({p.nodes, p.classes}, p.probabilities)}});
@@ -79,17 +87,12 @@ void run(const Options& o) {
   if (format == "npz" && !o.out) fail("npz is not text: --out FILE says where it goes");
   if (o.out) check_writable(*o.out);
 
-  const Safetensors weights = read_safetensors(o.weights);
-  // The options that the weights were trained with, then those of a file, then those given.
-  std::vector<Setting> settings;
-  if (auto at = weights.metadata.find("heed.config"); at != weights.metadata.end()) {
-    settings = parse_toml(at->second, o.weights + ": heed.config");
-    std::erase_if(settings, [](const Setting& s) { return s.name == "device"; });  // which may not be here
-  } else if (!o.given.config && std::ranges::none_of(o.given.typed, [](auto& s) { return s.name == "model"; })) {
-    fail(o.weights + ": holds no options; --model and the options that shape the model are needed");
-  }
-  for (auto& s : o.given.settings()) settings.push_back(std::move(s));
-  const Recipe recipe = resolve(settings);
+  const std::vector<Setting> given = o.given.settings();
+  const TrainedModel model = read_model(o.weights, given);
+  const Recipe& recipe = model.recipe;
+  auto is_given = [&](const char* name) {
+    return std::ranges::any_of(given, [&](const Setting& s) { return s.name == name; });
+  };
   std::optional<tbb::global_control> limit;
   if (const int n = recipe.train.threads; n > 0)
     limit.emplace(tbb::global_control::max_allowed_parallelism, static_cast<std::size_t>(n));
@@ -99,27 +102,23 @@ void run(const Options& o) {
   try {
     draw_splits(recipe, data);
   } catch (const Error& e) {  // other data may lack the nodes for the splits of the training
-    if (std::ranges::any_of(o.given.settings(), [](const Setting& s) { return s.name == "splits"; })) throw;
+    if (is_given("splits")) throw;
     note(fmt::format("heed: not judged on the splits of the training: {}\n", e.what()));
     data.splits.clear();
   }
-  // Whoever asks may not know the labels, so the number of classes is that of the training.
-  Id classes = data.classes;
-  if (auto at = weights.metadata.find("heed.classes"); at != weights.metadata.end()) {
-    const auto [end, error] = std::from_chars(at->second.data(), at->second.data() + at->second.size(), classes);
-    if (error != std::errc{} || *end != 0 || classes < 1) fail(o.weights + ": heed.classes is not a number of classes");
+  if (const int there = static_cast<int>(data.splits.size()); there > 0 && recipe.train.split >= there) {
+    const std::string text =
+        fmt::format("split {} of '{}' is not there; it has {}", recipe.train.split, data.name, there);
+    if (is_given("split")) fail(text);
+    note(fmt::format("heed: not judged on the split of the training: {}\n", text));
+    data.splits.clear();
   }
-  if (recipe.train.split >= static_cast<int>(std::max<std::size_t>(data.splits.size(), 1)) && !data.splits.empty())
-    fail("split " + std::to_string(recipe.train.split) + " of '" + data.name + "' is not there; it has " +
-         std::to_string(data.splits.size()));
-  const Matrix<float> logits =
-      predict(make_model(recipe, classes), data.graph, features_for(recipe, data), weights, recipe.train.seed,
-              recipe.train.device);
+  const Matrix<float> logits = model.predict(data);
 
   const Predictions p(logits, recipe.train.loss);
   const std::string text = format == "json"  ? predictions_json(recipe, p)
                            : format == "npz" ? predictions_npz(p)
-                                             : predictions_csv(logits, recipe.train.loss);
+                                             : predictions_csv(p);
   if (o.out)
     write_file(*o.out, text);
   else
@@ -129,14 +128,7 @@ void run(const Options& o) {
 
 }  // namespace
 
-std::string predictions_csv(const Matrix<float>& logits, Loss loss) {
-  const Predictions p(logits, loss);
-  std::string out = "node,class";
-  for (Offset c = 0; c < p.classes; ++c) out += fmt::format(",p{}", c);
-  out += '\n';
-  for (Offset i = 0; i < p.nodes; ++i) out += fmt::format("{},{},{}\n", i, p.predicted[i], fmt::join(p.of(i), ","));
-  return out;
-}
+std::string predictions_csv(const Matrix<float>& logits, Loss loss) { return predictions_csv(Predictions(logits, loss)); }
 
 void add_predict(CLI::App& app) {
   auto o = std::make_shared<Options>();
@@ -154,7 +146,8 @@ void add_predict(CLI::App& app) {
                 "File for the predictions, by its ending .csv, .json or .npz; otherwise they are printed")
       ->check(not_empty());
   c->add_option("--format", o->format, "csv (default), json or npz, whatever the file's ending")->check(not_empty());
-  add_fields(*c, o->given, "A name (heed list) or a path");
+  add_fields(*c, o->given, "A name (heed list) or a path; default: what the model was trained on",
+             "A name (heed list); default: that of the file");
   c->callback([o] { run(*o); });
 }
 

@@ -2,6 +2,8 @@
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
+#include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
@@ -10,6 +12,7 @@
 #include "cli/progress.h"
 #include "datasets/dataset.h"
 #include "graph/files.h"
+#include "train/memory.h"
 #include "train/recipes.h"
 
 namespace heed::cli {
@@ -21,21 +24,28 @@ struct Options {
   Given given;
   std::optional<std::string> save, out;
   int every = 50;
-  bool resume = false, json = false, markdown = false, quiet = false, profile = false;
+  bool resume = false, json = false, markdown = false, quiet = false, profile = false, print_config = false;
 };
 
 Json to_json(const Recipe& recipe, const Report& r) {
   Json seeds = Json::array(), tests = Json::array();
-  for (const Run& run : r.runs) seeds.push_back(run.seed), tests.push_back(run.test);
+  auto rounded = [](double x) { return std::round(1e6 * x) / 1e6; };
+  for (const Run& run : r.runs) seeds.push_back(run.seed), tests.push_back(rounded(run.test));
+  Json options;  // all of them, as the recipe and what was given have them
+  for (const Setting& s : parse_toml(to_toml(recipe), "")) {
+    const Json value = field_named(s.name).quoted ? Json() : Json::parse(s.value, nullptr, false);
+    options[s.name] = value.is_primitive() && !value.is_null() ? value : Json(s.value);
+  }
   return {{"dataset", recipe.dataset},
           {"model", recipe.model},
+          {"options", options},
           {"metric", metric_names()[static_cast<std::size_t>(recipe.train.metric)]},
           {"runs", r.runs.size()},
           {"seeds", seeds},
           {"test", tests},
-          {"test_mean", r.test_mean},
-          {"test_std", r.test_std},
-          {"valid_mean", r.valid_mean},
+          {"test_mean", rounded(r.test_mean)},
+          {"test_std", rounded(r.test_std)},
+          {"valid_mean", rounded(r.valid_mean)},
           {"epochs_mean", r.epochs_mean},
           {"epoch_ms", r.epoch_ms},
           {"seconds", r.seconds},
@@ -61,8 +71,20 @@ std::string profile_table(const Profile& profile, int epochs) {
 // A training to be done: everything that can be wrong with it is found before the first one begins.
 struct Job {
   Recipe recipe;
+  std::string design;  // the model, and what was given that makes it another: "gat --score pearson"
   std::shared_ptr<const Dataset> data;
 };
+
+std::string design_of(const Recipe& r, const std::vector<Setting>& given) {
+  std::string out = r.model;
+  for (const Field& f : fields()) {
+    const bool named = std::ranges::any_of(given, [&](const Setting& s) { return s.name == f.name; });
+    if (!named || f.group != std::string("Model") || f.name == std::string("model")) continue;
+    const std::string value = f.get(r);
+    out += fmt::format(" --{} {}", f.name, value.find(' ') == value.npos ? value : "'" + value + "'");
+  }
+  return out;
+}
 
 // The configuration of one run. What does not change its result is left at its default.
 std::string config_of_run(Recipe r, std::uint64_t seed, const Dataset& data) {
@@ -110,16 +132,21 @@ std::vector<Job> jobs_of(const Options& o) {
       c.config = [r, data = plain](std::uint64_t seed) { return config_of_run(r, seed, *data); };
       check(*plain, r.train);
       make_model(r, plain->classes);
-      out.push_back({r, r.normalise ? normalised : plain});
+      out.push_back({r, design_of(r, others), r.normalise ? normalised : plain});
     }
   }
   return out;
 }
 
 void run(const Options& o) {
+  interrupted();  // counts from here on
   if (o.out) check_writable(*o.out);
   if (o.resume && !o.save) fail("--resume needs --save FOLDER, where the checkpoints are");
   std::vector<Job> jobs = jobs_of(o);
+  if (o.print_config) {
+    for (const Job& job : jobs) print((&job == &jobs[0] ? "" : "\n") + to_toml(job.recipe));
+    return;
+  }
   std::string metric = metric_names()[static_cast<std::size_t>(jobs[0].recipe.train.metric)];
   std::replace(metric.begin(), metric.end(), '_', ' ');
   std::vector<std::vector<std::string>> rows{
@@ -129,10 +156,11 @@ void run(const Options& o) {
   for (Job& job : jobs) {
     const Recipe& r = job.recipe;
     TrainOptions t = r.train;
+    forget_peak();  // of the job before
     Report report;
     Profile profile;
     {
-      Progress progress(fmt::format("{} on {}", r.model, job.data->name), t.runs, t.epochs, o.quiet);
+      Progress progress(fmt::format("{} on {}", job.design, job.data->name), t.runs, t.epochs, o.quiet);
       t.on_epoch = [&](const Epoch& e) { progress.epoch(e); };
       t.on_run = [&](int number, const Run& run) {
         progress.run(number, run);
@@ -147,7 +175,7 @@ void run(const Options& o) {
     if (o.profile) profiles += "\n" + profile_table(profile, report.runs[0].epochs);
     results.push_back(to_json(r, report));
     std::string spread = t.runs > 1 ? fmt::format(" ± {:.2f}", report.test_std) : "";
-    rows.push_back({job.data->name, r.model, std::to_string(t.runs),
+    rows.push_back({job.data->name, job.design, std::to_string(t.runs),
                     fmt::format("{:.2f}{} %", report.test_mean, spread), fmt::format("{:.2f} %", report.valid_mean),
                     fmt::format("{:.0f}", report.epochs_mean), fmt::format("{:.2f}", report.epoch_ms),
                     fmt::format("{:.1f}", report.seconds), fmt::format("{:.0f} MB", peak_rss_mb())});
@@ -173,7 +201,8 @@ void add_train(CLI::App& app) {
       "  heed train cora --save runs                       runs/cora-gat-1.safetensors, for heed predict\n"
       "  heed train cora --save runs --resume              goes on with a run that was interrupted\n"
       "  heed train cora --device cuda                     on the GPU");
-  add_fields(*c, o->given, "Names, separated by commas (heed list)");
+  add_fields(*c, o->given, "Names or paths, separated by commas (heed list); default sbm, which is generated",
+             "Names, separated by commas (heed list); default gat");
 
   const char* output = "Output";
   c->add_option("--save", o->save,
@@ -189,6 +218,8 @@ void add_train(CLI::App& app) {
   c->add_flag("--markdown", o->markdown, "The table in Markdown")->group(output);
   c->add_option("--out", o->out, "Write the JSON object into this file, too")->check(not_empty())->group(output);
   c->add_flag("--profile", o->profile, "Where the time of an epoch goes (forward: training's and evaluation's)")
+      ->group(output);
+  c->add_flag("--print-config", o->print_config, "Print all options as TOML, for --config, and train nothing")
       ->group(output);
   c->add_flag("--quiet", o->quiet, "No progress")->group(output);
   c->callback([o] { run(*o); });

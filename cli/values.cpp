@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 
 #include <signal.h>
+#include <unistd.h>
 
 #include <sstream>
 
@@ -28,7 +29,7 @@ std::vector<std::string> names_in(const std::string& list) {
   std::vector<std::string> out;
   std::istringstream in(list);
   for (std::string name; std::getline(in, name, ',');) out.push_back(name);
-  if (out.empty()) fail("no name given");
+  if (out.empty() || list.ends_with(',')) fail("'" + list + "' lacks a name");
   return out;
 }
 
@@ -48,7 +49,7 @@ void add_source(CLI::App& command, Source& source, const std::string& group) {
       ->group(group);
 }
 
-void add_fields(CLI::App& command, Given& given, const std::string& names) {
+void add_fields(CLI::App& command, Given& given, const std::string& dataset, const std::string& model) {
   for (const Field& f : fields()) {
     const std::string name = f.name;
     const bool positional = name == "dataset";
@@ -57,10 +58,9 @@ void add_fields(CLI::App& command, Given& given, const std::string& names) {
         [&given, name, place = positional ? name : "--" + name](const std::string& value) {
           given.typed.push_back({name, value, place});
         },
-        positional        ? names + "; default sbm, which is generated"
-        : name == "model" ? names + "; default gat"
-                          : std::string(f.about));
+        positional ? dataset : name == "model" ? model : std::string(f.about));
     if (!positional) option->group(f.group);
+    option->type_name(f.quoted ? "TEXT" : "VALUE");
   }
   command
       .add_option("--config", given.config,
@@ -78,13 +78,18 @@ std::vector<Setting> Given::settings() const {
 
 namespace {
 std::atomic<bool> stop{false};
+const bool said = isatty(2);  // to somebody who waits
 static_assert(std::atomic<bool>::is_always_lock_free);
 }  // namespace
 
 const std::atomic<bool>& interrupted() {
   static const bool installed = [] {
     struct sigaction action {};
-    action.sa_handler = [](int) { stop = true; };
+    action.sa_handler = [](int) {
+      stop = true;
+      constexpr char text[] = "\nheed: stops as soon as its checkpoint allows; the same signal again stops it at once\n";
+      if (said && write(2, text, sizeof(text) - 1) < 0) return;
+    };
     action.sa_flags = static_cast<int>(SA_RESETHAND);
     for (int signal : {SIGINT, SIGTERM}) sigaction(signal, &action, nullptr);
     return true;

@@ -164,7 +164,8 @@ struct Laplace {
 // algorithms 1 and 2.
 struct SoftDtw {
   static constexpr const char* name = "softdtw";
-  static constexpr About about{"-softDTW(q, k)", "arXiv:1703.01541, eq. 1", "steps^2 exponentials an edge; CPU"};
+  static constexpr About about{"-softDTW(q, k); softdtw(steps, gamma): of steps of d / steps channels",
+                               "arXiv:1703.01541, eq. 1", "steps^2 exponentials an edge, slow; CPU"};
   int steps = 0;
   float gamma = 1;  // above 0
 

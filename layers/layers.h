@@ -24,22 +24,23 @@ struct Attend {
   Score score = score_named("dot");
   Normaliser normaliser = normaliser_named("softmax");
   Mask mask = local() | self();
-  std::vector<HeadMask> head_masks = {};  // in place of the mask: each head's own, from 0 on; more heads than there are
-                                          // do no harm
+  std::vector<HeadMask> head_masks = {};  // in place of the mask: each head's own, from 0 on; surplus heads are
+                                          // ignored
   Keys keys = all_keys();                 // what can be seen at all
   double dropout = 0;                     // of the attention weights
   double feature_dropout = 0;             // of the values, after the scores have read them
   bool concat = true;                     // result: n x heads*out; otherwise the mean over heads, n x out
   bool bias = true;
   bool residual = false;   // + W x, with a bias where the projections have one
+  // These three take memory for each edge: edges heads x channels (twice while training), the others heads.
   bool edges = false;      // read the graph's edge features, or its weights where it has none
   bool edge_bias = false;  // add to the scores of an edge its features, or weight, times a learned number per head each
   bool parts = false;      // where masks are unions, as local | expander(8): add to a pair's score a learned number per
                            // head for each part (Mask::parts) that holds the pair
-  double query_scale = 1;  // the query is multiplied with it
+  double query_scale = 1;  // the query is multiplied by it
   Offset score_width = 0;  // channels of a head that the scores read; 0: as out. Otherwise projections are separate
   double temperature = 1;  // scores are divided by it
-  bool learn_temperature = false;  // from there on, one per head
+  bool learn_temperature = false;  // learned, one per head, starting at `temperature`
   Projection projection = Projection::by_score;
 };
 
@@ -48,7 +49,7 @@ struct Attend {
 // residual and query_scale 1/sqrt(out) TransformerConv (UniMP, arXiv:2009.03509), where edge features join the value.
 // What the score wants done to queries and keys (Prepare) is done. What edges, edge_bias and parts add to scores begins
 // at 0 for biases; pairs that are no edge of the graph have features 0; all three need masks that are lists. Throws
-// Error where options do not go together. Network::attention_weights tells the weights.
+// Error where options do not go together. Network::attention_weights returns the weights.
 Model attend(Attend options);
 
 // D^-1/2 (A + I) D^-1/2 x W + b         Kipf & Welling, arXiv:1609.02907, eq. 2
@@ -59,9 +60,9 @@ Model sage_convolution(Offset out, bool bias = true);
 
 Model dense(Offset out, bool bias = true);  // x W + b
 Model activation(Activation f);
-Model dropout(double rate);
-Model layer_norm();
-Model batch_norm();
+Model dropout(double rate);  // 0 <= rate < 1, of single numbers, in training (Srivastava et al. 2014)
+Model layer_norm();          // over the channels of a node, then `weight` and `bias` (arXiv:1607.06450)
+Model batch_norm();          // over the nodes; outside training by the running moments (arXiv:1502.03167)
 
 // `inner` on a graph with m nodes more, which see all and are seen by all, whatever the masks (virtual nodes, as in
 // Gilmer et al., arXiv:1704.01212, and Exphormer, arXiv:2303.06147). Each begins with a feature of its own, a channel

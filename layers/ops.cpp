@@ -1453,7 +1453,7 @@ Var<T> scatter(Var<T> x, std::function<const Selection&()> rows) {
           if (DeviceOps* device = y.tape->device) return there->pick(*device, y.grad(), dx);
         pick<T>(rows(), y.grad(), dx);
       },
-      "gather");
+      "scatter");
   return y;
 }
 

@@ -123,14 +123,14 @@ struct Sight {
   bool changes = false;  // from step to step
 };
 
-// The fused operator. Absent operands are empty. Columns of one value, as linear() lays them side by side, are the same
-// or have none in common.
+// The fused operator. Absent operands are empty. Columns of one value, as linear() lays them side by side, must be the
+// same or disjoint.
 template <class T>
 struct AttentionVars {
   Columns<T> q, k, v;  // as in Attention
   Columns<T> a, p;
   Columns<T> e, bias, ev;
-  Var<T> y_bias = {};  // what sees nothing, or is no query, gets it, too
+  Var<T> y_bias = {};  // also of rows without keys, and of nodes that are no queries
 };
 // q has a row for each node (query), k and v for each node (key), in the nodes' order. Where the pattern has orders of
 // its own, their rows are gathered so, and the result is put back. `weights`, where given, becomes a function that

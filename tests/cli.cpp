@@ -14,6 +14,7 @@
 #include <string>
 
 #include "tests/scratch.h"
+#include "train/recipes.h"
 
 using namespace heed::test;
 
@@ -71,6 +72,8 @@ TEST_CASE("train prints one JSON object and nothing else") {
     CHECK_MESSAGE(j.contains(key), key);
   CHECK(j["dataset"] == "karate");
   CHECK(j["model"] == "gat");
+  CHECK(j["options"]["epochs"] == 5);
+  CHECK(j["options"]["heads"].is_number());
   CHECK(j["seeds"] == nlohmann::json::array({3, 4}));
   CHECK(j["epochs_mean"] == 5);
   CHECK(j["threads"] == 2);
@@ -96,6 +99,18 @@ TEST_CASE("several models make one table; --out holds the JSON; progress stays o
   CHECK(r.err.find("epoch") != std::string::npos);
   CHECK(nlohmann::json::parse(std::ifstream(file))["results"].size() == 2);
   CHECK(run("train karate --epochs 3 --quiet").err.empty());
+}
+
+TEST_CASE("a table says which design each row is; --print-config gives all options as --config takes them") {
+  CHECK(run("train karate --epochs 2 --quiet --score 'dot topk(3)' --heads 2").out.find(
+            "gat --heads 2 --score 'dot topk(3)'") != std::string::npos);
+  const Result all = run("train karate --epochs 2 --score 'dot topk(3)' --print-config");
+  CHECK(all.code == 0);
+  CHECK(all.out.find("score = \"dot topk(3)\"\n") != std::string::npos);
+  Scratch files;
+  const std::string file = files.write("run.toml", all.out).string();
+  auto test = [](const std::string& options) { return nlohmann::json::parse(run(options + " --json --quiet").out)["test"]; };
+  CHECK(test("train --config " + file) == test("train karate --epochs 2 --score 'dot topk(3)'"));
 }
 
 TEST_CASE("masks and keys: trained with, said again by predict, and refused with their column") {
@@ -338,6 +353,9 @@ TEST_CASE("a saved run predicts what it predicted, and its configuration repeats
   const auto json = nlohmann::json::parse(std::ifstream(base + "/p.json"));
   CHECK(json["class"].size() == 34);
   CHECK(json["probabilities"][0].size() == 2);
+  const heed::TrainedModel trained = heed::read_model(model);  // the same as a library has it
+  const heed::Matrix<float> logits = trained.predict(heed::load("karate"));
+  for (heed::Id i = 0; i < 34; ++i) CHECK(heed::predicted(logits, i) == json["class"][static_cast<std::size_t>(i)]);
   CHECK(run("predict --weights " + model + " --out " + base + "/p.npz").code == 0);
   CHECK(run("train --config " + base + "/a/karate-gatv2-3.toml --quiet --save " + base + "/b").code == 0);
   CHECK(contents(base + "/a/karate-gatv2-3.csv") == contents(base + "/b/karate-gatv2-3.csv"));
@@ -355,7 +373,7 @@ TEST_CASE("a saved run predicts what it predicted, and its configuration repeats
   }
   refused("predict --weights " + base + "/none.safetensors", "No such file");
   refused("predict --weights " + base + "/p.json", "not a safetensors file");
-  refused("predict sbm --weights " + model, "tensor 'layers.0.source.weight' is 34 x 64, the model wants 64 x 64");
+  refused("predict sbm --weights " + model, "was trained on nodes with 34 features each; those of 'sbm' have 64");
   refused("predict --weights " + model + " --model gat", "the tensor 'layers.0.weight' of the model is missing");
   refused("predict --weights " + model + " --format npz", "--out FILE says where it goes");
   refused("predict --weights " + model + " --format xml", "unknown format 'xml'");

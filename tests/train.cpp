@@ -119,8 +119,32 @@ TEST_CASE("schedules") {
   CHECK(at({.warmup = 4}, 4) == 1);
   CHECK(at({.schedule = Schedule::linear, .warmup = 20}, 61) == doctest::Approx(0.5));
   RateFactor plateau({.schedule = Schedule::plateau, .factor = 0.1, .span = 2}, 100);
-  for (bool gained : {true, false, true, false, false, false, true, false, false}) plateau.validated(gained);
+  int epoch = 0;
+  for (bool gained : {true, false, true, false, false, false, true, false, false}) plateau.validated(++epoch, gained);
   CHECK(plateau(10) == doctest::Approx(0.01));
+  RateFactor warm({.schedule = Schedule::plateau, .warmup = 5, .factor = 0.1, .span = 2}, 100);
+  for (int e = 1; e <= 6; ++e) warm.validated(e, false);  // of which 5 do not count
+  CHECK(warm(7) == 1);
+}
+
+TEST_CASE("probabilities add up to 1, however large the logits") {
+  for (float large : {0.0f, 3.0f, 1e18f}) {
+    Matrix<float> logits(1, 4);
+    for (float& x : logits) x = large;
+    logits(0, 2) += 1;
+    double sum = 0;
+    for (double p : probabilities(logits, 0, Loss::cross_entropy)) sum += p;
+    CHECK(sum == doctest::Approx(1));
+  }
+}
+
+TEST_CASE("nodes without a feature train all the same") {
+  Dataset data = karate();
+  data.features = {.dense = Matrix<float>(34, 0), .sparse = nullptr};
+  for (const char* name : {"gat", "gcn", "sage", "mlp", "attention", "transformer"}) {
+    CAPTURE(std::string(name));
+    CHECK(std::isfinite(train(model_named(name).make({.classes = data.classes}), data, {.epochs = 3}).runs[0].train_loss));
+  }
 }
 
 TEST_CASE("losses are PyTorch's where classes are weighed and targets smoothed") {

@@ -79,7 +79,14 @@ void assign(Network<float>& network, const Safetensors& file, const std::string&
   for (auto& p : network.parameters()) {
     const std::string name = prefix + p.name;
     const Matrix<float>* value = file.find(name);
-    if (value == nullptr) fail(file.file + ": the tensor '" + name + "' of the model is missing");
+    if (value == nullptr) {
+      std::string others;
+      for (const Weight& w : file.weights)
+        if (!w.name.starts_with("train.") && others.size() < 100)
+          others += (others.empty() ? "" : ", ") + printable(w.name);
+      fail(file.file + ": the tensor '" + name + "' of the model is missing; the file has " +
+           (others.empty() ? "none" : others));
+    }
     if (value->rows() != p.value.rows() || value->cols() != p.value.cols())
       fail(file.file + ": tensor '" + name + "' is " + shape(*value) + ", the model wants " + shape(p.value));
     p.value = *value;

@@ -38,17 +38,18 @@ std::string to_text(const TrainState& state);
 TrainState state_from(const std::string& text, const std::string& file);  // throws Error naming the file
 
 std::vector<Weight> weights_of(Network<float>& network);
-// Throws Error where a parameter has no tensor of its shape in the file, or (unless under "train.") the other way
-// round. A `prefix` stands before the names in the file.
+// Throws Error where a parameter has no tensor of its shape in the file, or the file has a tensor (but those under
+// "train.") that is no parameter. A `prefix` stands before the names in the file.
 void assign(Network<float>& network, const Safetensors& file, const std::string& prefix = "");
 
 // A model's weights alone: save(report.runs[0].weights, "cora.safetensors").
 void save(const std::vector<Weight>& weights, const std::filesystem::path& path);
 
-// The model's logits on a graph, nodes x logits, with the weights of a file. Random masks and keys are drawn from
+// The model's logits on a graph, nodes x logits, with the weights of a file, and features as the training had them. Of
+// what `heed train` wrote, read_model (recipes.h) knows model, seed and features. Random masks and keys are drawn from
 // `seed`, which should be the training's. Throws Error where a logit is not finite.
 Matrix<float> predict(const Model& model, const Graph& graph, const Features& features, const Safetensors& weights,
-                      std::uint64_t seed = 0, Device device = Device::cpu);
+                      std::uint64_t seed = 1, Device device = Device::cpu);
 
 // "2708 nodes, 10556 edges, 1433 channels, 7 classes, 0123456789abcdef": the sizes, and a hash of everything in the
 // data and the split.

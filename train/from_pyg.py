@@ -58,9 +58,13 @@ def export(convs, path, dataset="sbm", activation="elu", normalise=False):
             value = value.detach()
             value = value.t() if name.endswith("weight") else value.reshape(1, -1)
             tensors[f"layers.{layer}.{names[name]}"] = value.contiguous().float()
+        missing = [name for name in names if name != "res.weight" and f"layers.{layer}.{names[name]}" not in tensors]
+        if missing:  # bias=False, share_weights, root_weight=False
+            raise ValueError(f"layer {layer}: heed wants '{missing[0]}', which this layer does not have")
     residual = model != "transformer" and any(n.endswith("skip.weight") for n in tensors)
     options = {"dataset": dataset, "model": model, "layers": len(convs), "activation": activation,
-               "residual": residual, "normalise": normalise, "out-heads": last.heads}
+               "norm": "none", "mask": "", "keys": "all", "residual": residual, "normalise": normalise,
+               "out-heads": last.heads}
     if hidden:
         options |= {"hidden": hidden[0].out_channels, "heads": hidden[0].heads}
     config = "".join(f"{name} = {json.dumps(value)}\n" for name, value in options.items())

@@ -110,9 +110,14 @@ std::vector<double> probabilities(const Matrix<float>& logits, Id node, Loss los
   auto sigmoid = [](double x) { return 1 / (1 + std::exp(-x)); };
   if (row.size() == 1) return {sigmoid(-row[0]), sigmoid(row[0])};
   std::vector<double> out(row.size());
-  const double total = log_total(row);
-  for (std::size_t c = 0; c < row.size(); ++c)
-    out[c] = loss == Loss::cross_entropy ? std::exp(row[c] - total) : sigmoid(row[c]);
+  const double top = *std::max_element(row.begin(), row.end());
+  double total = 0;
+  for (std::size_t c = 0; c < row.size(); ++c) {
+    out[c] = loss == Loss::cross_entropy ? std::exp(row[c] - top) : sigmoid(row[c]);
+    total += out[c];
+  }
+  if (loss == Loss::cross_entropy)
+    for (double& p : out) p /= total;
   return out;
 }
 

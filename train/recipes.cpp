@@ -1,5 +1,6 @@
 #include "train/recipes.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <nlohmann/json.hpp>
@@ -22,7 +23,7 @@ Recipe for_citations(const std::string& model, const std::string& dataset) {
       r.train.rate = 1e-2;
       r.train.decay = 1e-3;
     }
-  } else {  // Kipf & Welling, arXiv:1609.02907, section 5.2
+  } else {  // Kipf & Welling, arXiv:1609.02907, section 5.2, but that all layers decay
     r.options = {.hidden = 16, .heads = 1, .dropout = 0.5, .activation = Activation::relu};
     if (model == "mlp") r.options.hidden = 64;
     r.train.rate = 1e-2;
@@ -166,7 +167,7 @@ const std::vector<Field>& fields() {
       {"split", data, "Which of the dataset's splits; -1: run r takes split r", false, false,
        HEED_WHOLE(train.split, -1, kMost)},
 
-      {"epochs", training, "At most", false, false, HEED_WHOLE(train.epochs, 1, kMost)},
+      {"epochs", training, "At most so many; patience may end it before", false, false, HEED_WHOLE(train.epochs, 1, kMost)},
       {"patience", training, "Epochs without a gain in validation before it stops; 0: never", false, false,
        HEED_WHOLE(train.patience, 0, kMost)},
       {"stop", training, "What must gain: metric, loss or both", false, true, HEED_CHOICE(train.stop, stop)},
@@ -339,6 +340,44 @@ Model make_model(const Recipe& r, Id classes) {
 
 Features features_for(const Recipe& r, const Dataset& data) {
   return r.normalise ? normalise_rows(data.features) : data.features;
+}
+
+TrainedModel read_model(const std::filesystem::path& path, const std::vector<Setting>& more) {
+  TrainedModel out;
+  out.weights = read_safetensors(path);
+  const auto& metadata = out.weights.metadata;
+  std::vector<Setting> settings;
+  if (auto at = metadata.find("heed.config"); at != metadata.end()) {
+    settings = parse_toml(at->second, path.string() + ": heed.config");
+    std::erase_if(settings, [](const Setting& s) { return s.name == "device"; });  // which may not be here
+  } else if (std::ranges::none_of(more, [](const Setting& s) { return s.name == "model"; })) {
+    fail(path.string() + ": holds no options; --model and the options that shape the model are needed");
+  }
+  settings.insert(settings.end(), more.begin(), more.end());
+  out.recipe = resolve(settings);
+  if (auto at = metadata.find("heed.classes"); at != metadata.end()) {
+    const std::string& text = at->second;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), out.classes);
+    if (error != std::errc{} || *end != 0 || out.classes < 1)
+      fail(path.string() + ": heed.classes is not a number of classes");
+  }
+  return out;
+}
+
+Matrix<float> TrainedModel::predict(const Dataset& data) const {
+  // "2708 nodes, 10556 edges, 1433 channels, ...", as fingerprint() has it.
+  if (auto at = weights.metadata.find("heed.data"); at != weights.metadata.end()) {
+    const std::string& text = at->second;
+    const std::size_t end = text.find(" channels"), begin = end == text.npos ? end : text.rfind(' ', end - 1);
+    Offset channels = data.channels();
+    if (begin != text.npos) std::from_chars(text.data() + begin + 1, text.data() + end, channels);
+    if (channels != data.channels())
+      fail(weights.file + ": was trained on nodes with " + std::to_string(channels) + " features each; those of '" +
+           data.name + "' have " + std::to_string(data.channels()));
+  }
+  // Whoever asks may not know the labels, so the number of classes is that of the training.
+  return heed::predict(make_model(recipe, classes > 0 ? classes : data.classes), data.graph,
+                       features_for(recipe, data), weights, recipe.train.seed, recipe.train.device);
 }
 
 }  // namespace heed

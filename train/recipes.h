@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "layers/models.h"
+#include "train/checkpoint.h"
 #include "train/train.h"
 
 namespace heed {
@@ -65,5 +66,20 @@ void draw_splits(const Recipe& recipe, Dataset& data);
 Model make_model(const Recipe& recipe, Id classes);
 // The features as the recipe wants them: normalised, or the data's own.
 Features features_for(const Recipe& recipe, const Dataset& data);
+
+// A file of `heed train --save`, or of from_pyg.py, ready to predict:
+//
+//   Matrix<float> logits = read_model("runs/cora-gat-1.safetensors").predict(data);      // nodes x logits
+struct TrainedModel {
+  Recipe recipe;  // the options it was trained with
+  Id classes = 0;
+  Safetensors weights;
+
+  // The features are the data's own; where the training divided rows by their sums, so does this. Throws Error where
+  // the data has other channels, and where a logit is not finite.
+  Matrix<float> predict(const Dataset& data) const;
+};
+// `more`: options over those in the file. Throws Error where the file holds none and `more` names no model.
+TrainedModel read_model(const std::filesystem::path& path, const std::vector<Setting>& more = {});
 
 }  // namespace heed

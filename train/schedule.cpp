@@ -38,7 +38,8 @@ double RateFactor::operator()(int epoch) const {
   return 1;
 }
 
-void RateFactor::validated(bool gained) {
+void RateFactor::validated(int epoch, bool gained) {
+  if (epoch <= options_.warmup) return;
   idle = gained ? 0 : idle + 1;
   if (idle < options_.span) return;
   ++drops, idle = 0;

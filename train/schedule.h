@@ -29,7 +29,7 @@ class RateFactor {
   RateFactor(const ScheduleOptions& options, int epochs) : options_(options), epochs_(epochs) {}
 
   double operator()(int epoch) const;  // 1, 2, ..., epochs
-  void validated(bool gained);         // after each epoch
+  void validated(int epoch, bool gained);  // after each
 
   int drops = 0, idle = 0;  // of a plateau: what later factors depend on
 

@@ -5,7 +5,6 @@
 #include <oneapi/tbb/info.h>
 #include <oneapi/tbb/task_arena.h>
 #include <sys/file.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -182,6 +181,8 @@ class Training {
   Run run(int number, Report report) {
     const auto start = Clock::now();
     const double before = state_.seconds;
+    if (!state_.done && o_.interrupted != nullptr && *o_.interrupted)
+      throw Interrupted("interrupted before epoch " + std::to_string(state_.epoch + 1));
     while (!state_.done) {
       Epoch e = epoch();
       e.run = number;
@@ -235,7 +236,7 @@ class Training {
     if (!std::isfinite(state_.train_loss) || !std::isfinite(valid.loss))
       diverged("the loss", epoch, epoch > 1 || std::isfinite(state_.train_loss));
     const Verdict verdict = judge(state_, o_.stop, valid);
-    factor_.validated(verdict.gain);
+    factor_.validated(epoch, verdict.gain);
     const bool best = verdict.best || epoch == 1;
     if (best) {
       // Losses may be finite where an activation lets no NaN pass, or no node of theirs has one.
@@ -342,7 +343,8 @@ class Training {
       const bool more_a = static_cast<bool>(std::getline(a, x)), more_b = static_cast<bool>(std::getline(b, y));
       if (!more_a && !more_b) return;
       if (more_a != more_b || x != y)
-        fail(name + ": made with '" + (more_a ? printable(x) : "") + "', not with '" + (more_b ? y : "") + "'");
+        fail(name + ": made with '" + (more_a ? printable(x) : "") + "', not with '" + (more_b ? y : "") +
+             "'; the same options go on with it, another folder begins anew");
     }
   }
 
@@ -404,6 +406,7 @@ void check(const Dataset& data, const TrainOptions& o) {
   for (const Split& s : data.splits)
     if (s.train.empty() || s.valid.empty() || s.test.empty())
       fail("dataset '" + data.name + "': a split lacks training, validation or test nodes");
+  check(data);
   class_weights(o.class_weights, data, data.splits[0]);
   if (o.checkpoints.folder.empty() || o.checkpoints.resume) return;
   for (int r = 0; r < o.runs; ++r) {
@@ -423,16 +426,6 @@ Stop stop_named(const std::string& name) {
 
 std::filesystem::path checkpoint_path(const Checkpoints& c, std::uint64_t seed) {
   return c.folder / (c.name + "-" + std::to_string(seed) + ".safetensors");
-}
-
-double peak_rss_mb() {
-  // The high-water mark of the program itself: what getrusage says includes that of the process that started it.
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);)
-    if (line.starts_with("VmHWM:")) return std::strtod(line.c_str() + 6, nullptr) / 1024;
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<double>(usage.ru_maxrss) / 1024;
 }
 
 Report train(const Model& model, const Dataset& data, const TrainOptions& o) {

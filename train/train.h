@@ -112,7 +112,4 @@ void check(const Dataset& data, const TrainOptions& options);
 // result has the same bits for any number of threads, interrupted or not.
 Report train(const Model& model, const Dataset& data, const TrainOptions& options = {});
 
-// The largest resident size of this process so far, in MiB.
-double peak_rss_mb();
-
 }  // namespace heed

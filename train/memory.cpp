@@ -1,12 +1,13 @@
-// What this process holds in memory. Linux counts the most it ever held, and forgets it on demand.
+#include "train/memory.h"
+
 #include <malloc.h>
+#include <sys/resource.h>
 
 #include <cstdlib>
 #include <fstream>
+#include <string>
 
-#include "bench/bench.h"
-
-namespace heed::bench {
+namespace heed {
 namespace {
 
 double status_mb(const char* field) {
@@ -19,11 +20,18 @@ double status_mb(const char* field) {
 }  // namespace
 
 double resident_mb() { return status_mb("VmRSS"); }
-double peak_mb() { return status_mb("VmHWM"); }
+
+double peak_rss_mb() {
+  // The high-water mark of the program itself: what getrusage says includes that of the process that started it.
+  if (const double peak = status_mb("VmHWM"); peak > 0) return peak;
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<double>(usage.ru_maxrss) / 1024;
+}
 
 bool forget_peak() {
   malloc_trim(0);
   return static_cast<bool>(std::ofstream("/proc/self/clear_refs") << "5" << std::flush);
 }
 
-}  // namespace heed::bench
+}  // namespace heed
