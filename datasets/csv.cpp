@@ -87,6 +87,9 @@ std::vector<Offset> read_labels(const Files& files, const std::string& name, Off
     if (label < 0) label = table.column(title);
   for (const char* title : {"node", "id"})
     if (node < 0) node = table.column(title);
+  if (table.header().size() == 1)
+    for (const char* none : {"na", "none", "null", "unknown"})
+      if (table.header()[0] == none) table.wrong("a label is a whole number; one that is not known is -1, or nothing");
   std::vector<std::pair<Offset, Offset>> lines;
   std::vector<Offset> at;  // the line of each
   while (table.next()) {
@@ -205,15 +208,17 @@ Edges read_edges(const Files& files, const std::string& name, const std::optiona
   if (header.size() >= 2 && header[0] == "from" && header[1] == "to")
     out.policy = {.loops = Loops::keep, .direction = Direction::directed};
   int weight = table.column("weight");
+  if (header.size() == 1) table.wrong("an edge is two nodes, and then its weight and features");
   const Offset most = (nodes ? Offset{*nodes} : kLargest) - 1;
+  const char* node = nodes ? "node that has a line of labels" : "node";
   while (table.next()) {
     if (table.columns() < 2) table.wrong("an edge is two nodes, and then its weight and features");
     if (header.empty() && table.columns() > 2) {
       if (table.columns() > 3) table.wrong("more than three columns need a header that names them");
       weight = 2;
     }
-    out.list.push_back({.from = static_cast<Id>(table.whole(0, "node", 0, most)),
-                        .to = static_cast<Id>(table.whole(1, "node", 0, most))});
+    out.list.push_back(
+        {.from = static_cast<Id>(table.whole(0, node, 0, most)), .to = static_cast<Id>(table.whole(1, node, 0, most))});
     if (weight >= 2) out.weights.push_back(table.real(weight, "weight"));
     out.channels = table.columns() - 2 - (weight >= 2);
     for (int c = 2; c < table.columns(); ++c)

@@ -67,7 +67,8 @@ fs::path find_folder(const std::vector<std::string>& names, const std::string& p
   for (const fs::path& place : places(data)) looked += (looked.empty() ? "" : ", ") + place.string();
   fail("dataset '" + names[0] + "' is missing: no " + names[0] + "/" + probe + " or " + probe + " in " +
        (looked.empty() ? "any place (HEED_DATA is not set)" : looked) +
-       "; set HEED_DATA to the folder that holds the datasets");
+       "; set HEED_DATA to the folder that holds the datasets" +
+       (std::getenv("HEED_OFFLINE") ? " (downloads are off: HEED_OFFLINE)" : ""));
 }
 
 Files::Files(const fs::path& path) : folder_(path) {

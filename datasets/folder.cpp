@@ -1,5 +1,6 @@
 #include "datasets/folder.h"
 
+#include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
 
@@ -73,6 +74,14 @@ Dataset read_folder(const Files& files) {
   if (json.contains("edges") && number("edges", 0, std::numeric_limits<Offset>::max()) != edges)
     fail(page + ": claims " + json["edges"].dump() + " edges; the arrays hold " + std::to_string(edges));
   out.graph.adjacency = std::make_shared<Csr>(std::move(adjacency));
+  if (files.has("times.npy")) {
+    const Array times = array("times.npy");
+    if (times.shape != std::vector<Offset>{nodes})
+      fail(times.name + ": " + shape_text(times.shape) + ", but there should be " + shape_text({nodes}));
+    out.graph.times = times.as<double>();
+    for (std::size_t i = 0; i < out.graph.times.size(); ++i)
+      if (!std::isfinite(out.graph.times[i])) fail(times.name + ": entry " + std::to_string(i) + " is not finite");
+  }
   if (files.has("weights.npy")) out.graph.weights = read_floats(array("weights.npy"), {edges});
   if (files.has("edge_features.npy")) {
     const Array x = array("edge_features.npy");
@@ -107,6 +116,7 @@ void write_folder(const Dataset& d, const fs::path& folder) {
   const Offset nodes = d.nodes();
   write("offsets.npy", {nodes + 1}, a.offsets);
   write("ids.npy", {a.edges()}, a.ids);
+  if (!d.graph.times.empty()) write("times.npy", {nodes}, d.graph.times);
   if (!d.graph.weights.empty()) write("weights.npy", {a.edges()}, d.graph.weights);
   if (d.graph.channels > 0) write("edge_features.npy", {a.edges(), d.graph.channels}, d.graph.features);
   if (d.features.sparse) {

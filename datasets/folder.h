@@ -6,6 +6,7 @@
 //   offsets.npy         int64, nodes + 1: row i of the adjacency is ids[offsets[i]..offsets[i + 1])
 //   ids.npy             int32, edges, rising within a row: the nodes whose messages a node receives
 //   weights.npy         float32, edges; not there: all 1
+//   times.npy           float64, nodes, for the mask `before`; not there: none
 //   edge_features.npy   float32, edges x channels; not there: none
 //   features.npy        float32, nodes x channels; or, where they are sparse, in its place
 //   feature_offsets.npy, feature_ids.npy, feature_values.npy, and "channels" in dataset.json

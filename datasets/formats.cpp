@@ -62,6 +62,8 @@ void write_dataset(const Dataset& d, const fs::path& path, const std::string& na
   if (!format.write) unknown("format that can be written", name, writable_formats());
   check(d);
   if (d.nodes() == 0) fail(d.name + ": an empty graph is not written");
+  if (!d.graph.times.empty() && format.write != write_folder)
+    fail(d.name + ": its nodes have times, which the format '" + name + "' cannot hold; 'heed' can");
   if (!format.one_file) {
     NewFolder folder(path);
     format.write(d, folder.path());

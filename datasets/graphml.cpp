@@ -6,6 +6,7 @@
 #include <string_view>
 #include <unordered_map>
 
+#include "datasets/gz.h"
 #include "datasets/parts.h"
 #include "datasets/text.h"
 
@@ -17,6 +18,7 @@ struct Key {
   Role role = Role::other;
   int number = 0;  // of the features or splits
   std::string_view name;
+  pugi::xml_node otherwise = {};  // what elements without data have; may be none
 };
 
 bool is_feature(std::string_view name) {
@@ -64,12 +66,12 @@ class Reader {
         !way.empty() && way != "directed" && way != "undirected")
       wrong(graph, "edgedefault is '" + printable(way) + "', neither directed nor undirected");
     for (auto key : root.children("key")) read_key(key);
-    for (auto data : graph.children("data")) {
-      const Key& key = key_of(data);
+    if (graph.child("hyperedge")) wrong(graph.child("hyperedge"), "a hyperedge; edges join two nodes");
+    each_datum(graph, Role::classes, Role::sparse, [&](const pugi::xml_node& data, const Key& key) {
       if (key.role == Role::classes && (!parse(text_of(data), classes_) || classes_ < 0))
         wrong(data, "'" + printable(text_of(data)) + "' is not a number of classes");
       if (key.role == Role::sparse) sparse_ = text_of(data) == "true";
-    }
+    });
     Offset nodes = 0;
     for (auto node : graph.children("node")) read_node(node, nodes++);
     for (auto edge : graph.children("edge")) read_edge(edge, graph);
@@ -83,7 +85,7 @@ class Reader {
 
   void read_key(const pugi::xml_node& node) {
     const std::string_view of = node.attribute("for").value(), name = node.attribute("attr.name").value();
-    Key key{.name = name};
+    Key key{.name = name, .otherwise = node.child("default")};
     if (of == "node" && name == "label")
       key.role = Role::label;
     else if (of == "node" && is_feature(name))
@@ -100,8 +102,9 @@ class Reader {
       key.role = Role::sparse;
     if (key.role != Role::other && !named_.emplace(of, name).second)
       wrong(node, "a second key of a " + printable(of) + "'s '" + printable(name) + "'");
-    if (!keys_.emplace(node.attribute("id").value(), key).second)
-      wrong(node, std::string("the key '") + printable(node.attribute("id").value()) + "' is there twice");
+    const auto [at, is_new] = keys_.emplace(node.attribute("id").value(), key);
+    if (!is_new) wrong(node, std::string("the key '") + printable(node.attribute("id").value()) + "' is there twice");
+    if (key.role != Role::other && key.otherwise) defaults_.push_back(&at->second);
   }
 
   const Key& key_of(const pugi::xml_node& data) const {
@@ -109,6 +112,21 @@ class Reader {
     if (found == keys_.end())
       wrong(data, std::string("the key '") + printable(data.attribute("key").value()) + "' is not declared");
     return found->second;
+  }
+
+  // visit(data, key) for all data of an element, and then for the defaults of the keys, among roles `first` to `last`,
+  // that it lacks.
+  template <class Visit>
+  void each_datum(const pugi::xml_node& of, Role first, Role last, Visit visit) {
+    std::vector<const Key*> has;
+    for (auto data : of.children("data")) {
+      const Key& key = key_of(data);
+      visit(data, key);
+      if (!defaults_.empty()) has.push_back(&key);
+    }
+    for (const Key* key : defaults_)
+      if (key->role >= first && key->role <= last && std::ranges::find(has, key) == has.end())
+        visit(key->otherwise, *key);
   }
 
   float number(const pugi::xml_node& data, const Key& key) const {
@@ -123,14 +141,17 @@ class Reader {
     if (!node.attribute("id")) wrong(node, "a node without an id");
     if (!ids_.emplace(node.attribute("id").value(), static_cast<Id>(i)).second)
       wrong(node, std::string("the node '") + printable(node.attribute("id").value()) + "' is there twice");
+    if (node.child("graph")) wrong(node.child("graph"), "a graph within a node; a dataset is one graph");
     labels_.push_back(-1);
-    for (auto data : node.children("data")) {
-      const Key& key = key_of(data);
+    each_datum(node, Role::label, Role::split, [&](const pugi::xml_node& data, const Key& key) {
       if (key.role == Role::label) {
         if (!parse(text_of(data), labels_.back()) || labels_.back() < -1)
           wrong(data, "the label '" + printable(text_of(data)) + "' is not a class, which is a whole number from 0 on");
       } else if (key.role == Role::feature) {
-        entries_.push_back({.row = static_cast<Id>(i), .column = key.number, .value = number(data, key)});
+        const FeatureEntry entry{.row = static_cast<Id>(i), .column = key.number, .value = number(data, key)};
+        if (entry.value != 0 || data.parent() == node) entries_.push_back(entry);
+        if (static_cast<Offset>(entries_.size()) > kGrowth * static_cast<Offset>(text_.size()))
+          wrong(node, "defaults of the features make more of them than such a file can mean");
       } else if (key.role == Role::split) {
         const auto text = text_of(data);
         auto at = std::find(std::begin(kParts), std::end(kParts), text);
@@ -138,7 +159,7 @@ class Reader {
         if (at != std::begin(kParts))
           parts_.push_back({key.number, static_cast<Part>(at - std::begin(kParts)), static_cast<Id>(i)});
       }
-    }
+    });
   }
 
   Id end_of(const pugi::xml_node& edge, const char* end) const {
@@ -154,18 +175,18 @@ class Reader {
     const std::string_view own = node.attribute("directed").value(), all = graph.attribute("edgedefault").value();
     const bool directed = own.empty() ? all == "directed" : own == "true";
     float weight = 1;
-    std::vector<float> features;
-    for (auto data : node.children("data")) {
-      const Key& key = key_of(data);
+    std::vector<std::pair<int, float>> found;
+    each_datum(node, Role::weight, Role::edge_feature, [&](const pugi::xml_node& data, const Key& key) {
       if (key.role == Role::weight) weight = number(data, key), weighted_ = true;
-      if (key.role != Role::edge_feature) continue;
-      if (key.number != static_cast<int>(features.size()))
-        wrong(data, printable(key.name) + " of an edge stands out of the order of the keys");
-      features.push_back(number(data, key));
-    }
-    if (static_cast<int>(features.size()) != edge_channels_)
-      wrong(node,
-            "an edge with " + std::to_string(features.size()) + " of " + std::to_string(edge_channels_) + " features");
+      if (key.role == Role::edge_feature) found.emplace_back(key.number, number(data, key));
+    });
+    std::ranges::stable_sort(found, {}, &std::pair<int, float>::first);
+    std::vector<float> features;
+    for (auto [channel, value] : found)
+      if (channel == static_cast<int>(features.size())) features.push_back(value);
+    if (static_cast<int>(found.size()) != edge_channels_ || features.size() != found.size())
+      wrong(node, "an edge with " + std::to_string(found.size()) + " of " + std::to_string(edge_channels_) +
+                      " features, or one of them twice");
     for (int way = 0; way < (directed || edge.from == edge.to ? 1 : 2); ++way) {
       edges_.push_back(way == 0 ? edge : Edge{.from = edge.to, .to = edge.from});
       weights_.push_back(weight);
@@ -235,6 +256,7 @@ class Reader {
   std::string text_;  // keys and ids lie in here
   Dataset out_;
   std::unordered_map<std::string_view, Key> keys_;
+  std::vector<const Key*> defaults_;  // of keys that mean something, in their order
   std::set<std::pair<std::string_view, std::string_view>> named_;
   std::unordered_map<std::string_view, Id> ids_;
   int channels_ = 0, edge_channels_ = 0, splits_ = 0;

@@ -111,7 +111,11 @@ void fetch(const std::string& dataset, const std::string& folder, const std::fil
   const auto found = look_for({dataset, folder}, files[0].name, data);
   if (!found.empty() && found != cache / dataset) return;  // somebody else's folder
   if (cache.empty()) fail("dataset '" + dataset + "' has nowhere to go: neither XDG_CACHE_HOME nor HOME is set");
-  download(files, cache / dataset, {.what = dataset, .progress = progress});
+  try {
+    download(files, cache / dataset, {.what = dataset, .progress = progress});
+  } catch (const Error& e) {
+    fail(std::string(e.what()) + "; where the files are here already, --data or $HEED_DATA names their folder");
+  }
 }
 
 }  // namespace heed

@@ -258,6 +258,7 @@ Array read_npy(const fs::path& path) { return parse_npy(read_file(path), path.st
 template <class T>
 std::string to_npy(const std::vector<Offset>& shape, std::span<const T> elements) {
   const char* descr = std::is_same_v<T, float>          ? "<f4"
+                      : std::is_same_v<T, double>       ? "<f8"
                       : std::is_same_v<T, std::int32_t> ? "<i4"
                       : std::is_same_v<T, std::int64_t> ? "<i8"
                                                         : "|u1";
@@ -282,6 +283,7 @@ std::string to_npy(const std::vector<Offset>& shape, std::span<const T> elements
 }
 
 template std::string to_npy(const std::vector<Offset>&, std::span<const float>);
+template std::string to_npy(const std::vector<Offset>&, std::span<const double>);
 template std::string to_npy(const std::vector<Offset>&, std::span<const std::int32_t>);
 template std::string to_npy(const std::vector<Offset>&, std::span<const std::int64_t>);
 template std::string to_npy(const std::vector<Offset>&, std::span<const std::uint8_t>);

@@ -1,6 +1,7 @@
 #include "datasets/text.h"
 
 #include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <cmath>
 
@@ -25,6 +26,13 @@ std::string lower(std::string_view text) {
   for (char& c : out)
     if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
   return out;
+}
+
+bool is_name(std::string_view text) {
+  double number = 0;
+  const auto first = static_cast<unsigned char>(text.empty() ? ' ' : text[0]);
+  const bool letter = std::isalpha(first) || first == '_' || first >= 0xc2;  // UTF-8
+  return letter && from_chars(text, number) == std::errc::invalid_argument;
 }
 
 std::string is_not(std::string_view what) {
@@ -56,8 +64,10 @@ void append(std::string& text, float x) {
 Table::Table(std::string_view text, std::string file) : text_(text), file_(std::move(file)) {
   if (text_.starts_with("\xef\xbb\xbf")) text_.remove_prefix(3);
   if (!fetch()) return;
-  double number = 0;
-  pending_ = from_chars(fields_[0], number) != std::errc::invalid_argument;
+  auto binary = [](std::string_view field) {
+    return std::ranges::any_of(field, [](char c) { return (c >= 0 && c < ' ') || c == 127; });
+  };
+  pending_ = std::ranges::any_of(fields_, binary) || !(is_name(fields_[0]) || (fields_[0].empty() && fields_.size() > 1));
   width_ = fields_.size();
   if (!pending_)
     for (auto field : fields_) header_.push_back(lower(field));

@@ -17,7 +17,7 @@ namespace heed {
 class Table {
  public:
   // The first line that holds something decides on the separator (a comma, else a tab, else blanks), and it is a header
-  // where it does not begin with a number (of any size; inf and nan are such, too).
+  // where its first field is a name: begins with a letter, or is empty beside others (inf and nan are numbers).
   Table(std::string_view text, std::string file);
 
   const std::vector<std::string>& header() const { return header_; }  // in small letters; empty: none

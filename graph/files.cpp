@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -129,10 +130,27 @@ void write_file(const fs::path& path, std::string_view bytes) {
 void check_writable(const fs::path& path) { NewFile file(path); }
 
 std::string printable(std::string_view text) {
-  std::string out(text.substr(0, 60));
-  for (char& c : out)
-    if (c < ' ' || c > '~') c = '?';
-  return out.size() < text.size() ? out + "..." : out;
+  std::string out;
+  std::size_t at = 0;
+  while (at < text.size() && out.size() < 60) {
+    // UTF-8: how many bytes the first one announces, and whether they are there.
+    const auto first = static_cast<unsigned char>(text[at]);
+    const std::size_t length = first < 0x80 ? 1 : first >= 0xc2 && first < 0xe0 ? 2 : first >= 0xe0 && first < 0xf0 ? 3
+                               : first >= 0xf0 && first < 0xf5 ? 4 : 0;
+    const std::string_view letter = text.substr(at, std::max<std::size_t>(length, 1));
+    const bool whole = length > 0 && letter.size() == length &&
+                       std::ranges::all_of(letter.substr(1), [](char c) { return (c & 0xc0) == 0x80; });
+    // Nothing that a terminal obeys: U+0000 to U+001F and U+007F to U+009F.
+    const bool obeyed = length == 1 ? first < ' ' || first == 127 : first == 0xc2 && letter.back() < '\xa0';
+    if (whole && !obeyed) {
+      out += letter;
+      at += length;
+    } else {
+      out += '?';
+      ++at;
+    }
+  }
+  return at < text.size() ? out + "..." : out;
 }
 
 }  // namespace heed

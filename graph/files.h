@@ -11,7 +11,7 @@ namespace heed {
 // All bytes of a regular file. Throws Error naming the file and the reason.
 std::string read_file(const std::filesystem::path& path);
 
-// A file in the making. It grows beside its place as <path>.<process>.part; `commit` syncs it, renames it into place
+// A file in the making. It grows beside its place as <path>.part; `commit` syncs it, renames it into place
 // and syncs the folder, so that after a crash there is the old file or the new one, never half of one. Without a commit
 // nothing is left behind. Links are followed and the old file's mode is kept; a device or a pipe is opened by the first
 // write, and written into. Another writer of the same file waits. All throw Error naming the file and the reason.

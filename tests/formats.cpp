@@ -14,7 +14,7 @@
 #include "tests/fuzz/readers.h"
 #include "tests/scratch.h"
 #include "tests/support.h"
-#include "train/train.h"
+#include "train/memory.h"
 
 #pragma GCC diagnostic ignored "-Wrestrict"  // GCC 12 warns of "literal" + string for no reason (its bug 105651)
 
@@ -113,6 +113,13 @@ TEST_SUITE("datasets") {
     d.labels[0] = 7;
     for (const auto& format : writable_formats()) refused(d, format.c_str(), "label 7");
     refused(labelled({}, 0), "heed", "empty graph");
+    Dataset timed = labelled({0, 1}, 2);
+    timed.graph.times = {0.5, -2};
+    for (const auto& format : writable_formats())
+      if (format != "heed") refused(timed, format.c_str(), "its nodes have times");
+    write_dataset(timed, scratch.path / "timed", "heed");
+    CHECK(load((scratch.path / "timed").string()).graph.times == timed.graph.times);
+    fs::remove_all(scratch.path / "timed");
     refused(labelled({0}, 1), "ogb", "unknown format that can be written 'ogb'");
     refused(labelled({0}, 1), "hede", "unknown format 'hede'; did you mean heed?");
 
@@ -190,8 +197,8 @@ TEST_SUITE("datasets") {
       CHECK(std::ranges::count(said, '\n') == 0);
     };
     bad("edges.csv", "0,1\n1,x\n", "edges.csv, line 2, column 2: 'x' is not a node");
-    bad("edges.csv", "0,1\n\n1,3\n", "edges.csv, line 3, column 2: '3' is not a node: it is outside 0..2");
-    bad("edges.csv", "0,1\n-1,2\n", "line 2, column 1: '-1' is not a node: it is outside 0..2");
+    bad("edges.csv", "0,1\n\n1,3\n", "edges.csv, line 3, column 2: '3' is not a node that has a line of labels: it is outside 0..2");
+    bad("edges.csv", "0,1\n-1,2\n", "line 2, column 1: '-1' is not a node that has a line of labels: it is outside 0..2");
     bad("edges.csv", "0,99999999999999999999\n", "line 1, column 2");
     bad("edges.csv", "0,1\n1,2,3\n", "line 2: 3 fields, but the first line has 2");
     bad("edges.csv", "0,1\r1,2\r", "line 1: lines end in LF or CR LF, not in CR alone");
@@ -299,6 +306,57 @@ TEST_SUITE("datasets") {
     std::string closed = deep;
     for (int i = 0; i < 200000; ++i) closed += "</a>";
     CHECK(has(why("graphml", {{"a.graphml", "<graphml>" + closed + "</graphml>"}}), "with a <graph> in it"));
+  }
+
+  TEST_CASE("GraphML: elements without data have the defaults of the keys") {
+    Scratch files;
+    auto read = [&](const std::string& keys, const std::string& graph) {
+      return load(files.write("g.graphml", "<graphml>" + keys + "<graph edgedefault=\"directed\">" + graph +
+                                               "</graph></graphml>").string());
+    };
+    auto key = [](const char* id, const char* of, const char* name, const char* otherwise) {
+      return std::string("<key id=\"") + id + "\" for=\"" + of + "\" attr.name=\"" + name + "\"><default>" + otherwise +
+             "</default></key>";
+    };
+    const std::string nodes = "<node id=\"a\"/><node id=\"b\"><data key=\"f\">1</data><data key=\"l\">0</data></node>";
+    const Dataset d = read(key("f", "node", "feature0", "3") + key("l", "node", "label", "1") +
+                               key("s", "node", "split", "train") + key("w", "edge", "weight", "5") +
+                               key("e", "edge", "feature0", "0.5") + key("c", "graph", "classes", "4"),
+                           nodes + "<edge source=\"a\" target=\"b\"/><edge source=\"b\" target=\"a\"><data "
+                                   "key=\"w\">2</data><data key=\"e\">7</data></edge>");
+    CHECK(d.graph.weights == std::vector<float>{2, 5});  // of the rows of a and b
+    CHECK(d.graph.features == std::vector<float>{7, 0.5});
+    CHECK(d.labels == std::vector<Id>{1, 0});
+    CHECK(d.classes == 4);
+    CHECK(d.features.dense(0, 0) == 3);
+    CHECK(d.features.dense(1, 0) == 1);
+    REQUIRE(d.splits.size() == 1);
+    CHECK(d.splits[0].train == std::vector<Id>{0, 1});
+    auto wrong = [&](const std::string& keys, const std::string& graph) { return message([&] { read(keys, graph); }); };
+    CHECK(has(wrong(key("w", "edge", "weight", "x"), "<node id=\"a\"/><edge source=\"a\" target=\"a\"/>"),
+              "weight is 'x', not a finite number"));
+    CHECK(has(wrong("", "<node id=\"a\"/><hyperedge/>"), "a hyperedge; edges join two nodes"));
+    CHECK(has(wrong("", "<node id=\"a\"><graph/></node>"), "a graph within a node"));
+  }
+
+  TEST_CASE("what is no table is not taken for one that has a header and no lines") {
+    Scratch files;
+    files.write("labels.csv", "0,0\n1,1\n2,0\n");
+    auto edges = [&](const std::string& text) {
+      files.write("edges.csv", text);
+      return message([&] { load(files.path.string()); });
+    };
+    CHECK(has(edges("<html>404 not found</html>"), "line 1"));
+    CHECK(has(edges("\x89PNG binary \x01\x02"), "line 1"));
+    CHECK(has(edges("+0,1\n1,2\n"), "line 1, column 1: '+0' is not"));
+    CHECK(has(edges("0;1"), "line 1"));
+    CHECK(has(edges("source\n"), "an edge is two nodes"));
+    CHECK(edges("from,to\n") == "");
+    CHECK(edges("von knoten,nach\n0,1\n") == "");
+    files.write("labels.csv", "NA\n0\n1\n");
+    CHECK(has(edges("0,1\n"), "line 1: a label is a whole number; one that is not known is -1, or nothing"));
+    files.write("labels.csv", "?\n0\n1\n");
+    CHECK(has(edges("0,1\n"), "line 1, column 1: '?' is not a label"));
   }
 
   TEST_CASE("Matrix Market: kinds, symmetry, and what is wrong is named") {
