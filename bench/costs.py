@@ -3,8 +3,8 @@
 number of compiled kernels and, with --build, the time of a clean build.
 
     bench/costs.py                      # on standard output; some 5 minutes on 2 cores
-    bench/costs.py --readme             # writes the tables into README.md, too
-    bench/costs.py --readme --build     # builds the library and the program anew beside it, without ccache and tests
+    bench/costs.py --write              # writes the tables into bench/results/costs.md, too
+    bench/costs.py --write --build      # builds the library and the program anew beside it, without ccache and tests
     bench/costs.py --only alone,peak    # some of the parts of heed bench costs
 """
 
@@ -84,24 +84,24 @@ def main():
     parser.add_argument("--quick", action="store_true", help="small graphs, to see that all works")
     parser.add_argument("--build", action="store_true", help="time a clean build, too")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="of the clean build")
-    parser.add_argument("--readme", action="store_true", help="write the tables into README.md between its marks")
+    parser.add_argument("--write", action="store_true", help="write the tables into bench/results/costs.md, too")
     parser.add_argument("--build-folder", type=pathlib.Path, default=ROOT / "build/release")
     args = parser.parse_args()
     heed = args.build_folder / "heed"
     if not os.access(heed, os.X_OK):
         sys.exit(f"{heed} is not there; ./heed --version builds it")
-    readme = ROOT / "README.md"
-    old = readme.read_text()
+    page = ROOT / "bench/results/costs.md"
+    old = page.read_text()
     marked = re.search(MARKS, old, re.S)
     if not marked:
-        sys.exit("README.md has no marks for the tables")
+        sys.exit(f"{page} has no marks for the tables")
     more = ["--only", args.only] if args.only else []
     more += ["--quick"] if args.quick else []
     costs = output(heed, "bench", "costs", "--markdown", "--repeat", args.repeat, *more)
     text = "\n".join([heading(args.jobs), "", costs, library_table(args, marked[2])])
     print(text, end="")
-    if args.readme:
-        readme.write_text(old[:marked.start(2)] + text + old[marked.end(2):])
+    if args.write:
+        page.write_text(old[:marked.start(2)] + text + old[marked.end(2):])
 
 
 if __name__ == "__main__":
