@@ -58,8 +58,11 @@ def export(convs, path, dataset="sbm", activation="elu", normalise=False):
             value = value.detach()
             value = value.t() if name.endswith("weight") else value.reshape(1, -1)
             tensors[f"layers.{layer}.{names[name]}"] = value.contiguous().float()
+        if getattr(conv, "share_weights", False):  # one linear map for both ends
+            for part in ("weight", "bias"):
+                tensors[f"layers.{layer}.target.{part}"] = tensors[f"layers.{layer}.source.{part}"].clone()
         missing = [name for name in names if name != "res.weight" and f"layers.{layer}.{names[name]}" not in tensors]
-        if missing:  # bias=False, share_weights, root_weight=False
+        if missing:  # bias=False, root_weight=False
             raise ValueError(f"layer {layer}: heed wants '{missing[0]}', which this layer does not have")
     residual = model != "transformer" and any(n.endswith("skip.weight") for n in tensors)
     options = {"dataset": dataset, "model": model, "layers": len(convs), "activation": activation,
