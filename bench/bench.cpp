@@ -202,8 +202,8 @@ class Report {
                      r["peak_mb"].is_null() ? "-" : fmt::format("{:.1f}", real("peak_mb"))});
     }
     return cli::table(out, o_.markdown) +
-           "\nms: median; ±: from the first to the third quartile; floor: ms that memory, or arithmetic, needs at the "
-           "least;\nshare: floor / ms, above 100 % where caches give rows faster than the floor's random ones; MB: "
+           "\nms: median; ±: from the first to the third quartile; floor: ms at the bandwidth of memory, or "
+           "the rate of arithmetic;\nshare: floor / ms, above 100 % where caches are faster; MB: "
            "beyond the inputs\n";
   }
 

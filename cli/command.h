@@ -55,7 +55,8 @@ struct Given {
 
   std::vector<Setting> settings() const;  // the file's, then those typed, each in order
 };
-void add_fields(CLI::App& command, Given& given, const std::string& dataset, const std::string& model);
+// `trains`: options without a meaning for what is trained already are hidden otherwise.
+void add_fields(CLI::App& command, Given& given, const std::string& dataset, const std::string& model, bool trains);
 
 // Becomes true at the first SIGINT or SIGTERM after the first call; the second one ends the program as usual.
 const std::atomic<bool>& interrupted();

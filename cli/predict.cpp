@@ -93,6 +93,9 @@ void run(const Options& o) {
   auto is_given = [&](const char* name) {
     return std::ranges::any_of(given, [&](const Setting& s) { return s.name == name; });
   };
+  if (!model.weights.metadata.contains("heed.config") && recipe.normalise && !is_given("normalise"))
+    note(fmt::format("heed: rows of features are divided by their sums, as the recipe of {} has it; --normalise false "
+                     "where the training did not\n", recipe.dataset));
   std::optional<tbb::global_control> limit;
   if (const int n = recipe.train.threads; n > 0)
     limit.emplace(tbb::global_control::max_allowed_parallelism, static_cast<std::size_t>(n));
@@ -138,7 +141,7 @@ void add_predict(CLI::App& app) {
       "Examples:\n"
       "  heed predict --weights runs/cora-gat-1.safetensors              the data it was trained on\n"
       "  heed predict ./other --weights model.safetensors --out p.npz    other data with as many features\n"
-      "  heed predict cora --weights pyg.safetensors --model gat --hidden 8 --heads 8");
+      "  heed predict cora --weights pyg.safetensors --model gat --hidden 8 --heads 8 --normalise false");
   c->add_option("--weights", o->weights, "Safetensors file with the model's parameters")
       ->required()
       ->check(not_empty());
@@ -147,7 +150,7 @@ void add_predict(CLI::App& app) {
       ->check(not_empty());
   c->add_option("--format", o->format, "csv (default), json or npz, whatever the file's ending")->check(not_empty());
   add_fields(*c, o->given, "A name (heed list) or a path; default: what the model was trained on",
-             "A name (heed list); default: that of the file");
+             "A name (heed list); default: that of the file", false);
   c->callback([o] { run(*o); });
 }
 

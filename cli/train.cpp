@@ -27,7 +27,7 @@ struct Options {
   bool resume = false, json = false, markdown = false, quiet = false, profile = false, print_config = false;
 };
 
-Json to_json(const Recipe& recipe, const Report& r) {
+Json to_json(const Recipe& recipe, const std::string& design, const Report& r) {
   Json seeds = Json::array(), tests = Json::array();
   auto rounded = [](double x) { return std::round(1e6 * x) / 1e6; };
   for (const Run& run : r.runs) seeds.push_back(run.seed), tests.push_back(rounded(run.test));
@@ -38,6 +38,7 @@ Json to_json(const Recipe& recipe, const Report& r) {
   }
   return {{"dataset", recipe.dataset},
           {"model", recipe.model},
+          {"design", design},
           {"options", options},
           {"metric", metric_names()[static_cast<std::size_t>(recipe.train.metric)]},
           {"runs", r.runs.size()},
@@ -71,17 +72,18 @@ std::string profile_table(const Profile& profile, int epochs) {
 // A training to be done: everything that can be wrong with it is found before the first one begins.
 struct Job {
   Recipe recipe;
-  std::string design;  // the model, and what was given that makes it another: "gat --score pearson"
+  std::string design;  // the model, and what is not as its recipe has it: "gat --score pearson"
   std::shared_ptr<const Dataset> data;
 };
 
-std::string design_of(const Recipe& r, const std::vector<Setting>& given) {
+std::string design_of(const Recipe& r) {
   std::string out = r.model;
+  const Recipe usual = recipe(r.model, r.dataset);
   for (const Field& f : fields()) {
-    const bool named = std::ranges::any_of(given, [&](const Setting& s) { return s.name == f.name; });
-    if (!named || f.group != std::string("Model") || f.name == std::string("model")) continue;
     const std::string value = f.get(r);
-    out += fmt::format(" --{} {}", f.name, value.find(' ') == value.npos ? value : "'" + value + "'");
+    if (f.group != std::string("Model") || value == f.get(usual)) continue;
+    const bool plain = !value.empty() && value.find(' ') == value.npos;
+    out += fmt::format(" --{} {}", f.name, plain ? value : "'" + value + "'");
   }
   return out;
 }
@@ -132,7 +134,7 @@ std::vector<Job> jobs_of(const Options& o) {
       c.config = [r, data = plain](std::uint64_t seed) { return config_of_run(r, seed, *data); };
       check(*plain, r.train);
       make_model(r, plain->classes);
-      out.push_back({r, design_of(r, others), r.normalise ? normalised : plain});
+      out.push_back({r, design_of(r), r.normalise ? normalised : plain});
     }
   }
   return out;
@@ -144,8 +146,8 @@ void run(const Options& o) {
   if (o.resume && !o.save) fail("--resume needs --save FOLDER, where the checkpoints are");
   std::vector<Job> jobs = jobs_of(o);
   if (o.print_config) {
-    for (const Job& job : jobs) print((&job == &jobs[0] ? "" : "\n") + to_toml(job.recipe));
-    return;
+    if (jobs.size() > 1) fail("--print-config prints the options of one training, not of " + std::to_string(jobs.size()));
+    return print(to_toml(jobs[0].recipe));
   }
   std::string metric = metric_names()[static_cast<std::size_t>(jobs[0].recipe.train.metric)];
   std::replace(metric.begin(), metric.end(), '_', ' ');
@@ -173,7 +175,7 @@ void run(const Options& o) {
       report = train(make_model(r, job.data->classes), *job.data, t);
     }
     if (o.profile) profiles += "\n" + profile_table(profile, report.runs[0].epochs);
-    results.push_back(to_json(r, report));
+    results.push_back(to_json(r, job.design, report));
     std::string spread = t.runs > 1 ? fmt::format(" ± {:.2f}", report.test_std) : "";
     rows.push_back({job.data->name, job.design, std::to_string(t.runs),
                     fmt::format("{:.2f}{} %", report.test_mean, spread), fmt::format("{:.2f} %", report.valid_mean),
@@ -202,7 +204,7 @@ void add_train(CLI::App& app) {
       "  heed train cora --save runs --resume              goes on with a run that was interrupted\n"
       "  heed train cora --device cuda                     on the GPU");
   add_fields(*c, o->given, "Names or paths, separated by commas (heed list); default sbm, which is generated",
-             "Names, separated by commas (heed list); default gat");
+             "Names, separated by commas (heed list); default gat", true);
 
   const char* output = "Output";
   c->add_option("--save", o->save,

@@ -193,7 +193,7 @@ const std::vector<Field>& fields() {
        HEED_WHOLE(train.schedule.span, 1, kMost)},
       {"seed", training, "Of the first run, and of generated data", false, false,
        HEED_WHOLE(train.seed, 0, std::numeric_limits<std::int64_t>::max())},
-      {"runs", training, "Trainings with seeds SEED, SEED+1, ...", false, false, HEED_WHOLE(train.runs, 1, 1'000'000)},
+      {"runs", training, "Trainings with seeds SEED, SEED+1, ..., side by side where they are small: ms/epoch is then of a shared machine", false, false, HEED_WHOLE(train.runs, 1, 1'000'000)},
       {"threads", training, "0: all; the result is the same for any number", false, false,
        HEED_WHOLE(train.threads, 0, 4096)},
       {"device", training, "Where it computes: cpu or cuda", false, true, HEED_CHOICE(train.device, device)},
@@ -202,7 +202,7 @@ const std::vector<Field>& fields() {
 
       {"model", model, "A name (heed list)", false, true, HEED_GET(r.model),
        HEED_SET(r.model = model_named(text).name)},
-      {"layers", model, "Convolutions", false, false, HEED_WHOLE(options.layers, 1, 1000)},
+      {"layers", model, "Number of convolutions", false, false, HEED_WHOLE(options.layers, 1, 1000)},
       {"hidden", model, "Channels of a hidden layer, for each head", false, false,
        HEED_WHOLE(options.hidden, 1, kWidest)},
       {"heads", model, "Of hidden layers, side by side", true, false, HEED_WHOLE(options.heads, 1, kWidest)},
