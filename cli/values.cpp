@@ -90,7 +90,7 @@ const std::atomic<bool>& interrupted() {
     struct sigaction action {};
     action.sa_handler = [](int) {
       stop = true;
-      constexpr char text[] = "\nheed: stops as soon as its checkpoint allows; the same signal again stops it at once\n";
+      constexpr char text[] = "\nheed: stops after this epoch; the same signal again stops it at once\n";
       if (said && write(2, text, sizeof(text) - 1) < 0) return;
     };
     action.sa_flags = static_cast<int>(SA_RESETHAND);
