@@ -194,10 +194,11 @@ class Report {
       auto text = [&](const char* key) { return r[key].get<std::string>(); };
       auto real = [&](const char* key) { return r[key].get<double>(); };
       out.push_back({text("kernel"), text("score"), text("normaliser"), text("graph"), r["nodes"].dump(),
-                     r["edges"] == 0 ? "-" : r["edges"].dump(), r["heads"].dump() + " x " + r["channels"].dump(), text("pass"),
-                     r["threads"].dump(), fmt::format("{:.3f}", real("ms")),
+                     r["edges"] == 0 ? "-" : r["edges"].dump(), r["heads"].dump() + " x " + r["channels"].dump(),
+                     text("pass"), r["threads"].dump(), fmt::format("{:.3f}", real("ms")),
                      fmt::format("{:.0f} %", 100 * real("spread")), fmt::format("{:.3f}", real("floor_ms")),
-                     fmt::format("{:.0f} %", 100 * real("share")), r["edges"] == 0 ? "-" : fmt::format("{:.1f}", 1e-6 * real("edges_per_s")),
+                     fmt::format("{:.0f} %", 100 * real("share")),
+                     r["edges"] == 0 ? "-" : fmt::format("{:.1f}", 1e-6 * real("edges_per_s")),
                      fmt::format("{:.1f}", real("gb_per_s")),
                      r["peak_mb"].is_null() ? "-" : fmt::format("{:.1f}", real("peak_mb"))});
     }

@@ -40,7 +40,6 @@ struct Times {
 };
 Times times_of(std::vector<double> seconds);
 
-
 // A safetensors file of matrices, those that are not empty, and of a list's edges: pairs (from, to) of 32-bit ids.
 using NamedMatrix = std::pair<std::string, const Matrix<float>*>;
 void write_tensors(const std::string& file, const Csr* list, const std::vector<NamedMatrix>& matrices);

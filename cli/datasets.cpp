@@ -29,10 +29,11 @@ void list_datasets(const std::string& data, bool json) {
   for (const auto& entry : datasets()) {
     const bool made = entry.generate != nullptr;
     const auto folder = made ? std::filesystem::path{} : look_for({entry.name, entry.folder}, entry.probe, data);
-    rows.push_back({entry.name, entry.description, made                                    ? "built in"
-                                                      : !folder.empty()                       ? folder.string()
-                                                      : remote_files(entry.name).empty() ? "missing"
-                                                                                              : "missing; can be downloaded"});
+    rows.push_back({entry.name, entry.description,
+                    made                               ? "built in"
+                    : !folder.empty()                  ? folder.string()
+                    : remote_files(entry.name).empty() ? "missing"
+                                                       : "missing; can be downloaded"});
     out.push_back({{"name", entry.name},
                    {"description", entry.description},
                    {"there", made || !folder.empty()},

@@ -94,8 +94,10 @@ void run(const Options& o) {
     return std::ranges::any_of(given, [&](const Setting& s) { return s.name == name; });
   };
   if (!model.weights.metadata.contains("heed.config") && recipe.normalise && !is_given("normalise"))
-    note(fmt::format("heed: rows of features are divided by their sums, as the recipe of {} has it; --normalise false "
-                     "where the training did not\n", recipe.dataset));
+    note(
+        fmt::format("heed: rows of features are divided by their sums, as the recipe of {} has it; --normalise false "
+                    "where the training did not\n",
+                    recipe.dataset));
   std::optional<tbb::global_control> limit;
   if (const int n = recipe.train.threads; n > 0)
     limit.emplace(tbb::global_control::max_allowed_parallelism, static_cast<std::size_t>(n));
@@ -131,7 +133,9 @@ void run(const Options& o) {
 
 }  // namespace
 
-std::string predictions_csv(const Matrix<float>& logits, Loss loss) { return predictions_csv(Predictions(logits, loss)); }
+std::string predictions_csv(const Matrix<float>& logits, Loss loss) {
+  return predictions_csv(Predictions(logits, loss));
+}
 
 void add_predict(CLI::App& app) {
   auto o = std::make_shared<Options>();

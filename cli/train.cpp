@@ -146,7 +146,8 @@ void run(const Options& o) {
   if (o.resume && !o.save) fail("--resume needs --save FOLDER, where the checkpoints are");
   std::vector<Job> jobs = jobs_of(o);
   if (o.print_config) {
-    if (jobs.size() > 1) fail("--print-config prints the options of one training, not of " + std::to_string(jobs.size()));
+    if (jobs.size() > 1)
+      fail("--print-config prints the options of one training, not of " + std::to_string(jobs.size()));
     return print(to_toml(jobs[0].recipe));
   }
   std::string metric = metric_names()[static_cast<std::size_t>(jobs[0].recipe.train.metric)];
@@ -158,7 +159,7 @@ void run(const Options& o) {
   for (Job& job : jobs) {
     const Recipe& r = job.recipe;
     TrainOptions t = r.train;
-    forget_peak();  // of the job before
+    if (!results.empty()) forget_peak();  // that of the job before
     Report report;
     Profile profile;
     {

@@ -49,8 +49,7 @@ void add_source(CLI::App& command, Source& source, const std::string& group) {
       ->group(group);
 }
 
-void add_fields(CLI::App& command, Given& given, const std::string& dataset, const std::string& model,
-                bool trains) {
+void add_fields(CLI::App& command, Given& given, const std::string& dataset, const std::string& model, bool trains) {
   for (const Field& f : fields()) {
     const std::string name = f.name;
     const bool positional = name == "dataset";
@@ -59,7 +58,9 @@ void add_fields(CLI::App& command, Given& given, const std::string& dataset, con
         [&given, name, place = positional ? name : "--" + name](const std::string& value) {
           given.typed.push_back({name, value, place});
         },
-        positional ? dataset : name == "model" ? model : std::string(f.about));
+        positional        ? dataset
+        : name == "model" ? model
+                          : std::string(f.about));
     const bool shown = trains || f.group != std::string("Training") || name == "threads" || name == "device" ||
                        name == "seed" || name == "metric" || name == "loss";
     if (!positional) option->group(shown ? f.group : "");

@@ -6,7 +6,6 @@
 #include <string_view>
 #include <unordered_map>
 
-#include "datasets/gz.h"
 #include "datasets/parts.h"
 #include "datasets/text.h"
 
@@ -124,8 +123,9 @@ class Reader {
       visit(data, key);
       if (!defaults_.empty()) has.push_back(&key);
     }
+    std::ranges::sort(has);
     for (const Key* key : defaults_)
-      if (key->role >= first && key->role <= last && std::ranges::find(has, key) == has.end())
+      if (key->role >= first && key->role <= last && !std::ranges::binary_search(has, key))
         visit(key->otherwise, *key);
   }
 
@@ -150,7 +150,7 @@ class Reader {
       } else if (key.role == Role::feature) {
         const FeatureEntry entry{.row = static_cast<Id>(i), .column = key.number, .value = number(data, key)};
         if (entry.value != 0 || data.parent() == node) entries_.push_back(entry);
-        if (static_cast<Offset>(entries_.size()) > kGrowth * static_cast<Offset>(text_.size()))
+        if (entries_.size() > 64 * text_.size())
           wrong(node, "defaults of the features make more of them than such a file can mean");
       } else if (key.role == Role::split) {
         const auto text = text_of(data);

@@ -33,7 +33,8 @@ Npz parse_npz(std::string_view bytes, const std::string& file);
 Array parse_npy(std::string_view bytes, const std::string& file);
 std::vector<std::string> npz_names(std::string_view bytes, const std::string& file);  // of the arrays, none is unpacked
 
-// The bytes of an .npy. T is float, double, int32, int64 or uint8; the extents multiply to the elements, or Error is thrown.
+// The bytes of an .npy. T is float, double, int32, int64 or uint8; the extents multiply to the elements, or Error is
+// thrown.
 template <class T>
 std::string to_npy(const std::vector<Offset>& shape, std::span<const T> elements);
 // The bytes of an .npz of arrays that are .npy already, by name.

@@ -67,7 +67,8 @@ Table::Table(std::string_view text, std::string file) : text_(text), file_(std::
   auto binary = [](std::string_view field) {
     return std::ranges::any_of(field, [](char c) { return (c >= 0 && c < ' ') || c == 127; });
   };
-  pending_ = std::ranges::any_of(fields_, binary) || !(is_name(fields_[0]) || (fields_[0].empty() && fields_.size() > 1));
+  pending_ =
+      std::ranges::any_of(fields_, binary) || !(is_name(fields_[0]) || (fields_[0].empty() && fields_.size() > 1));
   width_ = fields_.size();
   if (!pending_)
     for (auto field : fields_) header_.push_back(lower(field));

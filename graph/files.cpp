@@ -135,8 +135,11 @@ std::string printable(std::string_view text) {
   while (at < text.size() && out.size() < 60) {
     // UTF-8: how many bytes the first one announces, and whether they are there.
     const auto first = static_cast<unsigned char>(text[at]);
-    const std::size_t length = first < 0x80 ? 1 : first >= 0xc2 && first < 0xe0 ? 2 : first >= 0xe0 && first < 0xf0 ? 3
-                               : first >= 0xf0 && first < 0xf5 ? 4 : 0;
+    const std::size_t length = first < 0x80                    ? 1
+                               : first >= 0xc2 && first < 0xe0 ? 2
+                               : first >= 0xe0 && first < 0xf0 ? 3
+                               : first >= 0xf0 && first < 0xf5 ? 4
+                                                               : 0;
     const std::string_view letter = text.substr(at, std::max<std::size_t>(length, 1));
     const bool whole = length > 0 && letter.size() == length &&
                        std::ranges::all_of(letter.substr(1), [](char c) { return (c & 0xc0) == 0x80; });

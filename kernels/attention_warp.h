@@ -60,7 +60,7 @@ struct Seen {
   const Id* ids = nullptr;
   const Id* intervals = nullptr;       // [begin, end) pairs; null: a list
   Offset interval_stride = 0;          // 2, or 0 where all rows share one
-  const NodeMap* draws = nullptr;  // columns of the row beside its list: theirs, or their inverses'
+  const NodeMap* draws = nullptr;      // columns of the row beside its list: theirs, or their inverses'
   int drawn = 0;
   bool inverse = false;
   const char* kept = nullptr;  // of each column, whether it counts; where `of_rows`, of each row

@@ -26,8 +26,8 @@ template <class S>
 OwnKernels own_kernels_of() {
   static_assert(requires(const S& s, float x) { s.term(x, x, Zero{}, x); },
                 "the GPU runs scores that are sums over channels");
-  return {&detail::kind_of<S>, [](void* stream, warp::Pass pass, const void* self, const warp::Call& call,
-                                  Offset warps) {
+  return {&detail::kind_of<S>,
+          [](void* stream, warp::Pass pass, const void* self, const warp::Call& call, Offset warps) {
             static const bool follows = can_follow(kernel<warp::Pass::forward, warp::Body::any_width, S>);
             run_pass(static_cast<cudaStream_t>(stream), follows, pass, *static_cast<const S*>(self), call, warps);
           }};

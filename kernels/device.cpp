@@ -82,7 +82,12 @@ struct DevicePatterns {
     std::weak_ptr<const Redrawn> redrawn;
     bool of_keys;
     explicit From(const Rows& a)
-        : rows(a.rows), cols(a.cols), intervals(a.intervals), list(a.list), walk(a.walk), redrawn(a.redrawn),
+        : rows(a.rows),
+          cols(a.cols),
+          intervals(a.intervals),
+          list(a.list),
+          walk(a.walk),
+          redrawn(a.redrawn),
           of_keys(a.of_keys) {}
     bool operator==(const From& b) const {
       // Owners of what is gone are no others'.

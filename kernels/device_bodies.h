@@ -1097,9 +1097,9 @@ struct Redraw {
   HEED_FN void operator()(Offset t) const {
     if (t < drawing.count) maps[0][t] = maps[1][t] = drawing.map(n, *step, static_cast<int>(t));
     if (t >= n || !kept[0]) return;
-    kept[0][t] = kept[1][t] =
-        bound ? ranked.key(t) >= *bound
-              : keys_order(n, keys_stream, *step).inverse(static_cast<std::uint32_t>(t)) < static_cast<std::uint32_t>(count);
+    kept[0][t] = kept[1][t] = bound ? ranked.key(t) >= *bound
+                                    : keys_order(n, keys_stream, *step).inverse(static_cast<std::uint32_t>(t)) <
+                                          static_cast<std::uint32_t>(count);
   }
 };
 
@@ -1136,14 +1136,15 @@ using Sums = std::tuple<Reduce<OverRows<Terms>>...>;
 template <class... Lists>
 using Joined = decltype(std::tuple_cat(std::declval<Lists>()...));
 
-using List = Joined<
-    std::tuple<Chain, Fill, AddTo, Pick, PutBack, PickEntries, Grow, ScaleRows>,
-    std::tuple<MeanHeads, MeanHeadsBack, Contract, Prepare<false, true>, Prepare<true, false>, Prepare<true, true>,
-               PrepareBack<false, true>, PrepareBack<true, false>, PrepareBack<true, true>>,
-    std::tuple<Gate, GateBack, LayerNorm, LayerNormBack, BatchNorm, MomentsAtRest, BatchNormBack>,
-    Sums<ColumnSum, ContractSum, LayerNormSum, MeanSum, VarianceSum, BatchNormSum, LossSum, EvaluationSum, NormSum, BoundSum>,
-    std::tuple<WideProduct, NarrowProduct, LossBack, Move, CopyAll, Put, Keys, Redraw, Tally<char>,
-               Tally<std::uint32_t>, Rank>>;
+using List =
+    Joined<std::tuple<Chain, Fill, AddTo, Pick, PutBack, PickEntries, Grow, ScaleRows>,
+           std::tuple<MeanHeads, MeanHeadsBack, Contract, Prepare<false, true>, Prepare<true, false>,
+                      Prepare<true, true>, PrepareBack<false, true>, PrepareBack<true, false>, PrepareBack<true, true>>,
+           std::tuple<Gate, GateBack, LayerNorm, LayerNormBack, BatchNorm, MomentsAtRest, BatchNormBack>,
+           Sums<ColumnSum, ContractSum, LayerNormSum, MeanSum, VarianceSum, BatchNormSum, LossSum, EvaluationSum,
+                NormSum, BoundSum>,
+           std::tuple<WideProduct, NarrowProduct, LossBack, Move, CopyAll, Put, Keys, Redraw, Tally<char>,
+                      Tally<std::uint32_t>, Rank>>;
 
 template <class Body>
 concept InBlocks = requires {
@@ -1238,14 +1239,22 @@ inline void redraw(DeviceOps& device, const Pattern& pattern, const std::uint64_
                    const DrawnThere& rows, const DrawnThere& columns) {
   const Redrawn& what = *pattern.by_query.redrawn;
   const Id n = pattern.keys();
-  Redraw body{step,           what.drawing,       static_cast<std::uint32_t>(n), what.kept, what.keys_stream,
-              {rows.maps, columns.maps}, {rows.kept, columns.kept}, {}, nullptr};
+  Redraw body{step,
+              what.drawing,
+              static_cast<std::uint32_t>(n),
+              what.kept,
+              what.keys_stream,
+              {rows.maps, columns.maps},
+              {rows.kept, columns.kept},
+              {},
+              nullptr};
   if (what.by_score && n > 0) {
     body.ranked = {scores.data, scores.stride, static_cast<int>(std::bit_width(static_cast<std::uint32_t>(n - 1)))};
     const int passes = (32 + body.ranked.index_bits + BoundSum::kBits - 1) / BoundSum::kBits;
     for (int p = 0; p < passes; ++p)
       sum_rows(device,
-               BoundSum{body.ranked, std::min(59, (passes - 1 - p) * BoundSum::kBits), p, static_cast<std::uint64_t>(what.kept), rows.bounds},
+               BoundSum{body.ranked, std::min(59, (passes - 1 - p) * BoundSum::kBits), p,
+                        static_cast<std::uint64_t>(what.kept), rows.bounds},
                n, BoundSum::kColumns);
     body.bound = rows.bounds + passes;
   }

@@ -37,9 +37,9 @@ constexpr int kBounds = 14;
 struct DrawnThere {
   NodeMap* maps = nullptr;
   char* kept = nullptr;
-  Id* ranks = nullptr;                // of what is kept: how many come before it
-  std::uint32_t* tallies = nullptr;   // tally_room(n)
-  std::uint64_t* bounds = nullptr;    // kBounds numbers, the first one 0, where keys are kept by score
+  Id* ranks = nullptr;               // of what is kept: how many come before it
+  std::uint32_t* tallies = nullptr;  // tally_room(n)
+  std::uint64_t* bounds = nullptr;   // kBounds numbers, the first one 0, where keys are kept by score
 };
 constexpr Offset kTally = 64;  // numbers that one sum of them takes in
 constexpr Offset tally_room(Offset n) {

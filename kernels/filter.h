@@ -11,8 +11,8 @@
 namespace heed {
 
 struct Filter {  // with both, keys that pass both
-  Id topk = 0;   // how many keys of highest score count, for each row and head; of equal scores those that come first in
-                 // the order of the keys; 0: any number
+  Id topk = 0;  // how many keys of highest score count, for each row and head; of equal scores those that come first in
+                // the order of the keys; 0: any number
   double above = -__builtin_inf();  // keys whose score is above it
 
   explicit operator bool() const { return topk > 0 || above > -__builtin_inf(); }

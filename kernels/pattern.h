@@ -47,11 +47,12 @@ struct Walk {
 // What a device draws anew in each step (DeviceOps::redraw), so that the host makes no list. The CPU does not: it gets
 // a new pattern instead.
 struct Redrawn {
-  Drawing drawing = {};  // what row i holds beside its list
-  Id kept = -1;          // seen are so many keys alone; -1: all
-  bool by_score = false;  // those of the largest numbers that redraw() is given; else:
+  Drawing drawing = {};           // what row i holds beside its list
+  Id kept = -1;                   // seen are so many keys alone; -1: all
+  bool by_score = false;          // those of the largest numbers that redraw() is given; else:
   std::uint64_t keys_stream = 0;  // the first ones in keys_order(n, keys_stream, step)
-  std::shared_ptr<const std::vector<char>> marks = nullptr;  // keys that are seen in all steps, where they are not drawn
+  std::shared_ptr<const std::vector<char>> marks =
+      nullptr;  // keys that are seen in all steps, where they are not drawn
 };
 
 // One direction of a pattern.

@@ -86,7 +86,8 @@ class Permutation {
       std::uint32_t a = x >> half_, b = x & low();
       if (back) swap(a, b);
       for (int t = 0; t < kRounds; ++t) {
-        const std::uint32_t next = a ^ (drop_bits(key_, b, static_cast<std::uint32_t>(back ? kRounds - 1 - t : t)) & low());
+        const std::uint32_t next =
+            a ^ (drop_bits(key_, b, static_cast<std::uint32_t>(back ? kRounds - 1 - t : t)) & low());
         a = b, b = next;
       }
       if (back) swap(a, b);

@@ -109,8 +109,8 @@ struct MaskRules {
   static Mask drawn(const std::string& rule, int count, bool regular) {
     if (count > Pattern::kMostDraws)
       fail(rule + " draws at most " + std::to_string(Pattern::kMostDraws) + " keys, not " + std::to_string(count));
-    Mask out = make(call(rule.substr(0, rule.find('(')), std::to_string(count) + ", step"),
-                    {.seed = true, .step = true}, {});
+    Mask out =
+        make(call(rule.substr(0, rule.find('(')), std::to_string(count) + ", step"), {.seed = true, .step = true}, {});
     out.drawing_ = {.count = count, .regular = regular};
     out.whole_ = [what = out.drawing_](const MaskContext& c) {
       return Pattern::drawn(c.graph.nodes(), with_stream(what, c.seed), c.step);
@@ -328,7 +328,8 @@ const std::vector<NamedMask>& named_masks() {
          a.expect(0, 0);
          return self();
        }},
-      {{"local", "local(k)", "j by a path of 1 to k edges from i (1 without k), i itself by one that returns; O(pairs)"},
+      {{"local", "local(k)",
+        "j by a path of 1 to k edges from i (1 without k), i itself by one that returns; O(pairs)"},
        [](const Arguments& a) {
          a.expect(0, 1);
          return local(a.count() > 0 ? a.whole(0, 1, kMost) : 1);

@@ -86,7 +86,7 @@ class Mask {
   Needs needs_;
   Rule pairs_;
   std::function<std::shared_ptr<const Pattern>(const MaskContext&)> whole_;  // of the mask alone, without a list
-  Drawing drawing_;  // without a stream
+  Drawing drawing_;                                                          // without a stream
   std::shared_ptr<const std::vector<Mask>> parts_;                           // of a union
 };
 

@@ -8,6 +8,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <thread>
 
@@ -53,7 +54,8 @@ Report child_training(const fs::path& folder, bool atomic) {
   return train(gat({.classes = 2, .hidden = 4, .heads = 2}), data, o);
 }
 
-int run_child(const fs::path& folder, bool atomic, int kill_after_us) {
+// Where `wait` is given, kills it after that.
+int run_child(const fs::path& folder, bool atomic, const std::function<void()>& wait = {}) {
   setenv("HEED_TEST_FOLDER", folder.c_str(), 1);
   setenv("HEED_TEST_ATOMIC", atomic ? "1" : "0", 1);
   std::string program = fs::read_symlink("/proc/self/exe");
@@ -64,8 +66,8 @@ int run_child(const fs::path& folder, bool atomic, int kill_after_us) {
   pid_t child = 0;
   REQUIRE(posix_spawn(&child, program.c_str(), &actions, nullptr, const_cast<char**>(arguments), environ) == 0);
   posix_spawn_file_actions_destroy(&actions);
-  if (kill_after_us >= 0) {
-    std::this_thread::sleep_for(std::chrono::microseconds(kill_after_us));
+  if (wait) {
+    wait();
     kill(child, SIGKILL);
   }
   int status = 0;
@@ -75,16 +77,22 @@ int run_child(const fs::path& folder, bool atomic, int kill_after_us) {
 
 // Kills at random moments; how many checkpoints could not be read afterwards.
 int kill_often(const fs::path& folder, bool atomic, int kills, Random& random) {
-  // How long a process lives before its first checkpoint.
-  const auto start = std::chrono::steady_clock::now();
-  std::thread watch([&] {
-    while (!fs::exists(folder / "karate-5.safetensors")) std::this_thread::sleep_for(std::chrono::microseconds(200));
+  using Clock = std::chrono::steady_clock;
+  using std::chrono::microseconds;
+  // How long a process lives before its first checkpoint; on a busy machine, or with sanitizers, that may be a second.
+  const auto start = Clock::now();
+  microseconds lead{};
+  run_child(folder, atomic, [&] {
+    while (!fs::exists(folder / "karate-5.safetensors") && Clock::now() - start < std::chrono::minutes(1))
+      std::this_thread::sleep_for(microseconds(200));
+    lead = std::chrono::duration_cast<microseconds>(Clock::now() - start);
   });
-  run_child(folder, atomic, 150'000);
-  watch.join();
   int broken = 0;
   for (int t = 0; t < kills; ++t) {
-    run_child(folder, atomic, static_cast<int>(random.below(60'000)));
+    run_child(folder, atomic, [&] {
+      const auto most = static_cast<std::uint64_t>(2 * lead.count() + 30'000);
+      std::this_thread::sleep_for(microseconds(random.below(most)));
+    });
     try {
       read_safetensors(folder / "karate-5.safetensors");
     } catch (const Error&) {
@@ -92,7 +100,6 @@ int kill_often(const fs::path& folder, bool atomic, int kills, Random& random) {
       fs::remove(folder / "karate-5.safetensors");
     }
   }
-  static_cast<void>(start);
   return broken;
 }
 
@@ -327,7 +334,7 @@ TEST_CASE("killed at any moment: the checkpoint is whole, and the resumed traini
   Scratch undisturbed, killed, careless;
   const Report whole = child_training(undisturbed.path, true);
   CHECK(kill_often(killed.path, true, kills, random) == 0);
-  CHECK(run_child(killed.path, true, -1) == 0);
+  CHECK(run_child(killed.path, true) == 0);
   const Report resumed = child_training(killed.path, true);
   same_bits(resumed.runs[0], whole.runs[0]);
   CHECK(read_file(killed.path / "karate-5.jsonl") == read_file(undisturbed.path / "karate-5.jsonl"));

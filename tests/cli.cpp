@@ -102,14 +102,16 @@ TEST_CASE("several models make one table; --out holds the JSON; progress stays o
 }
 
 TEST_CASE("a table says which design each row is; --print-config gives all options as --config takes them") {
-  CHECK(run("train karate --epochs 2 --quiet --score 'dot topk(3)' --heads 2").out.find(
-            "gat --heads 2 --score 'dot topk(3)'") != std::string::npos);
+  CHECK(run("train karate --epochs 2 --quiet --score 'dot topk(3)' --heads 2")
+            .out.find("gat --heads 2 --score 'dot topk(3)'") != std::string::npos);
   const Result all = run("train karate --epochs 2 --score 'dot topk(3)' --print-config");
   CHECK(all.code == 0);
   CHECK(all.out.find("score = \"dot topk(3)\"\n") != std::string::npos);
   Scratch files;
   const std::string file = files.write("run.toml", all.out).string();
-  auto test = [](const std::string& options) { return nlohmann::json::parse(run(options + " --json --quiet").out)["test"]; };
+  auto test = [](const std::string& options) {
+    return nlohmann::json::parse(run(options + " --json --quiet").out)["test"];
+  };
   CHECK(test("train --config " + file) == test("train karate --epochs 2 --score 'dot topk(3)'"));
 }
 

@@ -181,8 +181,8 @@ Case make_case(const Score& score, const Normaliser& normaliser, Mask mask, int 
   if (score.nonnegative)
     for (auto* x : {&c.q, &c.k})
       for (float& each : *x) each *= 0.4f;
-  // Parameters are not near 0, and those of a head do not cancel: else a row's scores hardly differ, sparsemax subtracts
-  // them from their like to get weights of a thousandth, and their rounding would be all that is compared.
+  // Parameters are not near 0, and those of a head do not cancel: else a row's scores hardly differ, sparsemax
+  // subtracts them from their like to get weights of a thousandth, and their rounding would be all that is compared.
   if (score.reads_vector) c.a = random_matrix<float>(1, channels, random);
   for (float& each : c.a) each += std::copysign(0.3f, each);
   if (score.scalars > 0) c.p = random_matrix<float>(score.scalars, heads, random, 0.2);
@@ -449,7 +449,8 @@ TEST_CASE("what is drawn anew on a device: masks beside a list, and keys") {
                       : list(random_pattern(n, n, 9, random));
       Redrawn what;
       if (kind != 3 && kind != 4)
-        what.drawing = {.count = kind >= 6 ? 1 + static_cast<int>(random.below(8)) : 7, .regular = kind >= 6,
+        what.drawing = {.count = kind >= 6 ? 1 + static_cast<int>(random.below(8)) : 7,
+                        .regular = kind >= 6,
                         .stream = random.next()};
       if (kind >= 2 && kind != 6) what.kept = 120, what.keys_stream = random.next();
       if (kind >= 7) what.by_score = true;
@@ -515,8 +516,9 @@ TEST_CASE("what is drawn anew on a device: masks beside a list, and keys") {
         }
     }
   MESSAGE("redrawn: worst value error " << value << ", worst gradient error " << gradient << ", seed " << seed);
-  CHECK(message([&] { Pattern::redrawn(n, Pattern::all(n, n), {.drawing = {.count = 3}}); }).find("goes beside a list") !=
-        std::string::npos);
+  CHECK(message([&] {
+          Pattern::redrawn(n, Pattern::all(n, n), {.drawing = {.count = 3}});
+        }).find("goes beside a list") != std::string::npos);
   AttentionState<float> state;
   auto c = make_case(score_named("dot"), normaliser_named("softmax"), Mask::drawn, 2, 4, 4, random);
   c.pattern = Pattern::redrawn(40, nullptr, {.drawing = {.count = 3}});

@@ -161,13 +161,14 @@ std::vector<Op> operations(const World& w, std::deque<Parameter<float>>& kept) {
     return attention<float>(in, w.hub, score_named("gatv2"), normaliser_named("softmax"), 4, 0);
   });
   for (auto [score, normaliser] : {std::pair{"gatv2 topk(4)", "softmax"}, {"gatv2", "entmax15"}})
-    enter("attention, of one value for keys and values, any width", {x(12), x(12), {1, 12}}, [&, score, normaliser](auto&, Vars v) {
-      AttentionVars<float> in{.q = v[0], .k = v[1], .v = v[1], .a = v[2]};
-      return attention<float>(in, w.hub, score_named(score), normaliser_named(normaliser), 4, 0);
-    });
+    enter("attention, of one value for keys and values, any width", {x(12), x(12), {1, 12}},
+          [&, score, normaliser](auto&, Vars v) {
+            AttentionVars<float> in{.q = v[0], .k = v[1], .v = v[1], .a = v[2]};
+            return attention<float>(in, w.hub, score_named(score), normaliser_named(normaliser), 4, 0);
+          });
   // Both directions of a symmetric list are one list, and its edges have other numbers in each.
-  enter("attention, edges of a symmetric list", {x(12), x(12), {1, 12}, {w.mutual->edges(), 12}, {w.mutual->edges(), 4}},
-        [&](auto&, Vars v) {
+  enter("attention, edges of a symmetric list",
+        {x(12), x(12), {1, 12}, {w.mutual->edges(), 12}, {w.mutual->edges(), 4}}, [&](auto&, Vars v) {
           AttentionVars<float> in{.q = v[0], .k = v[1], .v = v[1], .a = v[2], .e = v[3], .bias = v[4]};
           return attention<float>(in, w.mutual, score_named("gatv2"), normaliser_named("softmax"), 4, 0);
         });
@@ -430,13 +431,18 @@ TEST_CASE("masks and keys that are drawn anew in each step, inside the replay") 
     const char *mask, *keys;
     bool repeats;
   };
-  for (const Design& d : {Design{"random(4, step)", "all", true}, {"local | self | random(3, step)", "all", true},
-                          {"local | self", "random(0.6, step)", true}, {"all", "random(0.3, step)", true},
+  for (const Design& d : {Design{"random(4, step)", "all", true},
+                          {"local | self | random(3, step)", "all", true},
+                          {"local | self", "random(0.6, step)", true},
+                          {"all", "random(0.3, step)", true},
                           {"local | self | random(2, step)", "random(0.8, step)", true},
-                          {"local | expander(4, step)", "all", true}, {"expander(5, step)", "every(2)", true},
+                          {"local | expander(4, step)", "all", true},
+                          {"expander(5, step)", "every(2)", true},
                           {"local | self | random(2, step)", "degree(0.7)", true},
-                          {"local | self", "learned(0.5)", true}, {"local | expander(3, step)", "learned(0.7)", true},
-                          {"random(2, step) | random(3, step)", "all", false}, {"community", "learned(0.5)", false}}) {
+                          {"local | self", "learned(0.5)", true},
+                          {"local | expander(3, step)", "learned(0.7)", true},
+                          {"random(2, step) | random(3, step)", "all", false},
+                          {"community", "learned(0.5)", false}}) {
     CAPTURE(std::string(d.mask));
     CAPTURE(std::string(d.keys));
     const Model model = stack({attend({.out = 4, .heads = 2, .score = score_named("gatv2"), .mask = mask_named(d.mask),

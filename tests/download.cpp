@@ -477,7 +477,8 @@ TEST_CASE("load downloads where it may, from the mirror that is set") {
   CHECK(server.requests()[0].path == "/cora/ind.cora.x");
   if (data.empty()) {
     MESSAGE("skipped: no public data in $HEED_DATA");
-    CHECK(has(loaded, "cannot download " + server.url("cora/ind.cora.x") + ": HTTP status 404; where the files are here"));
+    CHECK(has(loaded,
+              "cannot download " + server.url("cora/ind.cora.x") + ": HTTP status 404; where the files are here"));
     return;
   }
   CHECK(loaded == "2708 nodes");

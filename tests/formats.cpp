@@ -197,8 +197,10 @@ TEST_SUITE("datasets") {
       CHECK(std::ranges::count(said, '\n') == 0);
     };
     bad("edges.csv", "0,1\n1,x\n", "edges.csv, line 2, column 2: 'x' is not a node");
-    bad("edges.csv", "0,1\n\n1,3\n", "edges.csv, line 3, column 2: '3' is not a node that has a line of labels: it is outside 0..2");
-    bad("edges.csv", "0,1\n-1,2\n", "line 2, column 1: '-1' is not a node that has a line of labels: it is outside 0..2");
+    bad("edges.csv", "0,1\n\n1,3\n",
+        "edges.csv, line 3, column 2: '3' is not a node that has a line of labels: it is outside 0..2");
+    bad("edges.csv", "0,1\n-1,2\n",
+        "line 2, column 1: '-1' is not a node that has a line of labels: it is outside 0..2");
     bad("edges.csv", "0,99999999999999999999\n", "line 1, column 2");
     bad("edges.csv", "0,1\n1,2,3\n", "line 2: 3 fields, but the first line has 2");
     bad("edges.csv", "0,1\r1,2\r", "line 1: lines end in LF or CR LF, not in CR alone");
@@ -311,8 +313,10 @@ TEST_SUITE("datasets") {
   TEST_CASE("GraphML: elements without data have the defaults of the keys") {
     Scratch files;
     auto read = [&](const std::string& keys, const std::string& graph) {
-      return load(files.write("g.graphml", "<graphml>" + keys + "<graph edgedefault=\"directed\">" + graph +
-                                               "</graph></graphml>").string());
+      return load(files
+                      .write("g.graphml",
+                             "<graphml>" + keys + "<graph edgedefault=\"directed\">" + graph + "</graph></graphml>")
+                      .string());
     };
     auto key = [](const char* id, const char* of, const char* name, const char* otherwise) {
       return std::string("<key id=\"") + id + "\" for=\"" + of + "\" attr.name=\"" + name + "\"><default>" + otherwise +
@@ -322,8 +326,9 @@ TEST_SUITE("datasets") {
     const Dataset d = read(key("f", "node", "feature0", "3") + key("l", "node", "label", "1") +
                                key("s", "node", "split", "train") + key("w", "edge", "weight", "5") +
                                key("e", "edge", "feature0", "0.5") + key("c", "graph", "classes", "4"),
-                           nodes + "<edge source=\"a\" target=\"b\"/><edge source=\"b\" target=\"a\"><data "
-                                   "key=\"w\">2</data><data key=\"e\">7</data></edge>");
+                           nodes +
+                               "<edge source=\"a\" target=\"b\"/><edge source=\"b\" target=\"a\"><data "
+                               "key=\"w\">2</data><data key=\"e\">7</data></edge>");
     CHECK(d.graph.weights == std::vector<float>{2, 5});  // of the rows of a and b
     CHECK(d.graph.features == std::vector<float>{7, 0.5});
     CHECK(d.labels == std::vector<Id>{1, 0});

@@ -539,8 +539,8 @@ TEST_CASE("filters: equal scores count by the order of keys, in lists, in parts 
   auto row = std::make_shared<Csr>(Csr{.rows = 1, .cols = 90});
   for (Id j = 0; j < 90; ++j) row->ids.push_back(j);
   row->offsets.push_back(90);
-  for (const auto& pattern :
-       {Pattern::listed(row), Pattern::all(1, 90), Pattern::all(2, kHub), Pattern::drawn(300, {.count = 90, .stream = random.next()})})
+  for (const auto& pattern : {Pattern::listed(row), Pattern::all(1, 90), Pattern::all(2, kHub),
+                              Pattern::drawn(300, {.count = 90, .stream = random.next()})})
     for (Id k : {1, 7, 80}) {
       CAPTURE(k);
       auto c = make_case<float>(with_filter(score_named("dot"), {.topk = k}), normaliser_named("none"), Mask::list, 1,
@@ -1603,12 +1603,13 @@ TEST_CASE("walks: as the list of the same pairs, hubs in parts and rows without 
   const auto salt = random.next();
   auto some = [salt](Id i, Id j) { return mix(salt, static_cast<std::uint64_t>(j + i)) % 5 > 1; };
   auto late = [](Id i, Id j) { return i != 3 && j > 9000; };  // whole parts see nothing, and row 3 what is beside it
-  std::vector<std::shared_ptr<const Pattern>> walks{Pattern::mixed(keys, intervals, without, more, some),
-                                                    Pattern::mixed(keys, intervals, nullptr, more, late),
-                                                    Pattern::mixed(keys, intervals, without, nullptr, late),
-                                                    Pattern::mixed(keys, intervals, without, more, {}),
-                                                    Pattern::drawn(n, {.count = 7, .regular = true, .stream = random.next()}),
-                                                    Pattern::drawn(n, {.count = 90, .stream = random.next()})};
+  std::vector<std::shared_ptr<const Pattern>> walks{
+      Pattern::mixed(keys, intervals, without, more, some),
+      Pattern::mixed(keys, intervals, nullptr, more, late),
+      Pattern::mixed(keys, intervals, without, nullptr, late),
+      Pattern::mixed(keys, intervals, without, more, {}),
+      Pattern::drawn(n, {.count = 7, .regular = true, .stream = random.next()}),
+      Pattern::drawn(n, {.count = 90, .stream = random.next()})};
   for (const auto& walk : walks) {
     Csr same{.rows = walk->queries(), .cols = walk->keys()};
     for (Id i = 0; i < same.rows; ++i) {

@@ -143,7 +143,8 @@ TEST_CASE("nodes without a feature train all the same") {
   data.features = {.dense = Matrix<float>(34, 0), .sparse = nullptr};
   for (const char* name : {"gat", "gcn", "sage", "mlp", "attention", "transformer"}) {
     CAPTURE(std::string(name));
-    CHECK(std::isfinite(train(model_named(name).make({.classes = data.classes}), data, {.epochs = 3}).runs[0].train_loss));
+    CHECK(std::isfinite(
+        train(model_named(name).make({.classes = data.classes}), data, {.epochs = 3}).runs[0].train_loss));
   }
 }
 

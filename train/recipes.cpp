@@ -167,7 +167,8 @@ const std::vector<Field>& fields() {
       {"split", data, "Which of the dataset's splits; -1: run r takes split r", false, false,
        HEED_WHOLE(train.split, -1, kMost)},
 
-      {"epochs", training, "At most so many; patience may end it before", false, false, HEED_WHOLE(train.epochs, 1, kMost)},
+      {"epochs", training, "At most so many; patience may end it before", false, false,
+       HEED_WHOLE(train.epochs, 1, kMost)},
       {"patience", training, "Epochs without a gain in validation before it stops; 0: never", false, false,
        HEED_WHOLE(train.patience, 0, kMost)},
       {"stop", training, "What must gain: metric, loss or both", false, true, HEED_CHOICE(train.stop, stop)},
@@ -193,7 +194,10 @@ const std::vector<Field>& fields() {
        HEED_WHOLE(train.schedule.span, 1, kMost)},
       {"seed", training, "Of the first run, and of generated data", false, false,
        HEED_WHOLE(train.seed, 0, std::numeric_limits<std::int64_t>::max())},
-      {"runs", training, "Trainings with seeds SEED, SEED+1, ..., side by side where they are small: ms/epoch is then of a shared machine", false, false, HEED_WHOLE(train.runs, 1, 1'000'000)},
+      {"runs", training,
+       "Trainings with seeds SEED, SEED+1, ..., side by side where they are small: ms/epoch is then of a shared "
+       "machine",
+       false, false, HEED_WHOLE(train.runs, 1, 1'000'000)},
       {"threads", training, "0: all; the result is the same for any number", false, false,
        HEED_WHOLE(train.threads, 0, 4096)},
       {"device", training, "Where it computes: cpu or cuda", false, true, HEED_CHOICE(train.device, device)},
@@ -376,8 +380,8 @@ Matrix<float> TrainedModel::predict(const Dataset& data) const {
            data.name + "' have " + std::to_string(data.channels()));
   }
   // Whoever asks may not know the labels, so the number of classes is that of the training.
-  return heed::predict(make_model(recipe, classes > 0 ? classes : data.classes), data.graph,
-                       features_for(recipe, data), weights, recipe.train.seed, recipe.train.device);
+  return heed::predict(make_model(recipe, classes > 0 ? classes : data.classes), data.graph, features_for(recipe, data),
+                       weights, recipe.train.seed, recipe.train.device);
 }
 
 }  // namespace heed
