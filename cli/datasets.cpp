@@ -180,7 +180,9 @@ void add_convert(CLI::App& app) {
   c->add_option("--seed", o->seed, "Of generated data")->check(whole_number(0, INT64_MAX - 1));
   c->callback([o] {
     choose("format that can be written", format_of(*o), writable_formats());
-    if (std::error_code error; std::filesystem::exists(std::filesystem::symlink_status(o->to, error)))
+    // Before a dataset is looked for, or downloaded; an empty folder is taken.
+    if (std::error_code error; std::filesystem::exists(std::filesystem::symlink_status(o->to, error)) &&
+                               !std::filesystem::is_empty(o->to, error))
       fail("cannot write " + o->to + ": it is there already");
     write_dataset(load_dataset({.dataset = o->from, .train = {.seed = o->seed}}, o->source, false), o->to,
                   format_of(*o));

@@ -495,6 +495,9 @@ TEST_CASE("datasets are listed, shown and converted") {
   }
   CHECK(run("train " + base + "/d --epochs 2 --json").code == 0);
   refused("convert karate " + base + "/a", "is there already");
+  fs::create_directory(base + "/empty");
+  CHECK(run("convert karate " + base + "/empty").code == 0);
+  CHECK(of(base + "/empty") == karate);
   refused("convert karate " + base + "/x --format planetoid", "unknown format that can be written 'planetoid'");
   refused("convert karate " + base + "/x --format cvs", "did you mean csv");
   fs::create_directory(folder.path / "nothing");
