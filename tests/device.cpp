@@ -488,6 +488,22 @@ TEST_CASE("masks and keys that are drawn anew in each step, inside the replay") 
   }
 }
 
+TEST_CASE("a matrix that lies on a device stays there, whatever it is given") {
+  on_each_device([](const std::string& name, DeviceOps& device) {
+    CAPTURE(name);
+    Matrix<float> there(&device), here(2, 3);
+    there.resize(2, 3);
+    here.fill(5);
+    const float* at = there.data();
+    there = Matrix<float>(here);  // a parameter's new value
+    CHECK(there.memory() == &device);
+    CHECK(there.data() == at);
+    CHECK(Matrix<float>(there) == here);
+    here = Matrix<float>(&device);  // but one of the host takes what it is given
+    CHECK(here.memory() == &device);
+  });
+}
+
 TEST_CASE("a training with rows stored as bfloat16") {
   const Dataset data = blocks(false);
   TrainOptions o{.epochs = 5, .seed = 11};
