@@ -23,8 +23,6 @@ using stages::kMaxHeads;
 using stages::RowState;
 using stages::Target;
 
-constexpr int kAhead = 8;  // edges whose rows are on their way while a sum works on one
-
 // A batch's rows should stay in the first-level cache between the stages that read them, beside those of the next one.
 int batch_edges(Offset bytes_per_edge) {
   return static_cast<int>(std::clamp<Offset>(Offset{16384} / std::max<Offset>(bytes_per_edge, 1) / 8 * 8, 16, kChunk));

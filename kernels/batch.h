@@ -64,11 +64,15 @@ template <class T>
 bool is_near(View<const T> table) {
   return table.rows * table.cols * static_cast<Offset>(sizeof(T)) <= kNearBytes;
 }
-// Brings a row's cache lines near.
+inline constexpr int kAhead = 64;  // edges whose rows are on their way while a sum works on one
+// Brings a cache line near: into a core's second cache. The first one waits for few lines at a time (24 on a Zen 4, the
+// second for 48), and gathers from memory took 1.5 to 1.9 times as long through it.
+HEED_FN void prefetch_line(const void* at) { __builtin_prefetch(at, 0, 2); }
+// And all of a row's.
 template <class T>
 HEED_FN void prefetch_row(View<const T> table, Id row) {
   const char* from = reinterpret_cast<const char*>(table.row(row));
-  for (Offset at = 0; at < table.cols * static_cast<Offset>(sizeof(T)); at += 64) __builtin_prefetch(from + at);
+  for (Offset at = 0; at < table.cols * static_cast<Offset>(sizeof(T)); at += 64) prefetch_line(from + at);
 }
 // What a stage does for the t-th edge of the next batch while it works on this one's.
 template <class T>

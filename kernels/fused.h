@@ -64,17 +64,17 @@ struct Edges {
 
   // Of a lane without an edge: the last one's.
   Id operator()(int t) const { return ids[std::min(t, n - 1)]; }
-  // How many have one that comes kTogether later, in whichever row; and that one's row, fetched.
-  int followed() const { return static_cast<int>(std::clamp<std::ptrdiff_t>(last - ids - kTogether, 0, n)); }
+  // How many have one that comes kAhead later, in whichever row; and that one's row, fetched.
+  int followed() const { return static_cast<int>(std::clamp<std::ptrdiff_t>(last - ids - kAhead, 0, n)); }
   template <int bytes>
   HEED_FN void fetch(View<const float> table, int t) const {
-    fetch_row<bytes>(table.row(ids[t + kTogether]));
+    fetch_row<bytes>(table.row(ids[t + kAhead]));
   }
   template <int bytes>
   static HEED_FN void fetch_row(const float* row) {
     const char* from = reinterpret_cast<const char*>(row);
 #pragma GCC unroll 8
-    for (int at = 0; at < bytes; at += 64) __builtin_prefetch(from + at);
+    for (int at = 0; at < bytes; at += 64) prefetch_line(from + at);
   }
 };
 

@@ -1333,7 +1333,7 @@ Var<T> propagate(Var<T> x, std::shared_ptr<const Pattern> pattern, std::vector<T
 
 namespace {
 
-constexpr Offset kPickGrain = 64, kPickAhead = 8;
+constexpr Offset kPickGrain = 64;
 
 template <class T>
 void copy_row(const T* from, Offset cols, T* to, bool adds) {
@@ -1350,7 +1350,7 @@ void pick(const Selection& rows, View<const T> from, const Sink<T>& to) {
   const Id* ids = rows.ids.data();
   parallel_pieces(to.to.rows, kPickGrain, [&](Offset begin, Offset end) {
     for (Offset t = begin; t < end; ++t) {
-      if (t + kPickAhead < to.to.rows) prefetch_row(from, ids[t + kPickAhead]);
+      if (t + kAhead < to.to.rows) prefetch_row(from, ids[t + kAhead]);
       copy_row(from.row(ids[t]), from.cols, to.to.row(t), to.add);
     }
   });
@@ -1365,7 +1365,7 @@ void put_back(const Selection& rows, View<const T> from, const Sink<T>& to) {
       const Offset first = places.offsets[i], last = places.offsets[i + 1];
       if (first == last && !to.add) std::fill_n(into, from.cols, T(0));
       for (Offset e = first; e < last; ++e) {
-        if (e + kPickAhead < places.edges()) prefetch_row(from, places.ids[e + kPickAhead]);
+        if (e + kAhead < places.edges()) prefetch_row(from, places.ids[e + kAhead]);
         copy_row(from.row(places.ids[e]), from.cols, into, to.add || e > first);
       }
     }
