@@ -115,10 +115,11 @@ void multiply(std::span<const DensePanel<T>> panels, Offset begin, Offset end, c
     });
 }
 
-// Rows of a piece: some 5 us of work or one tile, and their numbers should stay near while the panels come by.
-Offset piece(Offset in, Offset out) {
+// Rows of a piece: some 5 us of work or one tile, or four times that where there are many, so that the panels come by
+// less often. Their numbers should stay near meanwhile.
+Offset piece(Offset rows, Offset in, Offset out) {
   const Offset near = 24576 / std::max<Offset>(1, in), worth = 250'000 / std::max<Offset>(1, in * out);
-  return kTile * std::max<Offset>(1, std::min(near, worth) / kTile);
+  return kTile * std::max<Offset>(1, std::min(near, std::clamp(rows / 64, worth, 4 * worth)) / kTile);
 }
 
 // Rows that are needed, side by side.
@@ -225,7 +226,7 @@ void product(std::span<const View<const T>> x, std::span<const DenseMap<T>> maps
     }
     ++m;
   }
-  parallel_pieces(rows, piece(in, out),
+  parallel_pieces(rows, piece(rows, in, out),
                   [&](Offset begin, Offset end) { multiply<T>(room.panels, begin, end, needed); });
 }
 
@@ -250,7 +251,7 @@ void product_by_transpose(std::span<const View<const T>> dy, std::span<const Den
       for (Offset c = 0; c < w.cols; ++c, to += kPanel<T>)
         for (int l = 0; l < kPanel<T>; ++l) to[l] = l < width ? s * w(k + l, c) : T(0);
   }
-  parallel_pieces(dx.to.rows, piece(inner, in),
+  parallel_pieces(dx.to.rows, piece(dx.to.rows, inner, in),
                   [&](Offset begin, Offset end) { multiply<T>(room.panels, begin, end, needed); });
 }
 
