@@ -126,17 +126,17 @@ Model attend(Attend o) {
         auto source = plain_map(scope.inside("source"), channels, total, first, o.bias);
         auto target = plain_map(scope.inside("target"), channels, total, first, o.bias);
         target.s = o.query_scale;
-        Var<T> both = linear<T>(x, {source, target});
-        in.k = in.v = {both, 0, total};
-        in.q = {both, total, total};
+        // Apart, as are below q and what is gathered for it: caches fetch what lies beside a row, too.
+        const auto both = linears<T>(x, {{source}, {target}});
+        in.k = in.v = both[0], in.q = both[1];
         break;
       }
       case Projection::separate: {
         auto query = torch_map(scope.inside("query"), channels, score_total, o.bias, o.query_scale);
         auto key = torch_map(scope.inside("key"), channels, score_total, o.bias);
         auto value = torch_map(scope.inside("value"), channels, total, o.bias);
-        Var<T> all = linear<T>(x, {query, key, value});
-        in.q = {all, 0, score_total}, in.k = {all, score_total, score_total}, in.v = {all, 2 * score_total, total};
+        const auto all = linears<T>(x, {{query}, {key, value}});
+        in.q = all[0], in.k = {all[1], 0, score_total}, in.v = {all[1], score_total, total};
         break;
       }
     }
