@@ -272,8 +272,9 @@ void product_of_transpose(std::span<const View<const T>> x, std::span<const View
   // A partial sum: dw's of all maps side by side, and a row of the sums of dy.
   const Offset stride = (out + kPanel<T> - 1) / kPanel<T> * kPanel<T>, count = (all + kLong - 1) / kLong;
   room.numbers.resize(std::max<Offset>(count, 1), (in + 1) * stride);
-  // Rows that are added to the tiles of dw at a time: so many that they outweigh the coming and going of the tiles.
-  const Offset near = std::clamp<Offset>(in * out / std::max<Offset>(1, in + out), 64, 512);
+  // Rows that are added to the tiles of dw at a time: so many that they outweigh the coming and going of the tiles, and
+  // that a core's second cache holds.
+  const Offset near = std::clamp<Offset>(std::max<Offset>(in * out, 65536) / std::max<Offset>(1, in + out), 64, 256);
   parallel_pieces(all, kLong, [&](Offset begin, Offset end) {
     const View<T> part{room.numbers.row(begin / kLong), in + 1, stride, stride};
     std::fill_n(part.data, (in + 1) * stride, T(0));
