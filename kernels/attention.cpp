@@ -679,7 +679,9 @@ void attention(const Attention<T>& x, View<T> y, AttentionState<T>& state) {
   const Plan<T> plan(x);
   const Rows& rows = x.pattern->by_query;
   const bool above = plan.one_pass() && state.backward;
-  state.above.resize(above ? y.rows : 0, above ? y.cols + plan.heads : 0);
+  // Of a large table each row has lines of its own, which are written past the caches.
+  const bool large = y.rows * y.cols * Offset{sizeof(T)} > fused::kLarge;
+  state.above.resize(above ? y.rows : 0, above ? y.cols + (large ? (plan.heads + 15) / 16 * 16 : plan.heads) : 0);
   const Outputs<T> out(y, above ? &state.above : nullptr);
   const Offset room = out.room(plan.heads);
   state.parts.resize(rows.parts, rows.parts > 0 ? room + 3 * plan.round : 0);

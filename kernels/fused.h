@@ -261,14 +261,37 @@ HEED_FN void clear(V* to) {
 #pragma GCC unroll 16
   for (int g = 0; g < count; ++g) to[g] = V(0.0f);
 }
-// row = row where `adds`, or 0, + sum * factor[head]
+// A table larger than caches is written past them, whole lines at a time: else each line would be read first. Until
+// drain(), others may not see what went there.
+inline constexpr Offset kLarge = Offset{32} << 20;
+HEED_FN bool goes_past(View<float> table) {
+  constexpr Offset line = 64 / sizeof(float);
+#if defined(__AVX__) && !defined(__CUDA_ARCH__)
+  return table.rows * table.stride * Offset{sizeof(float)} > kLarge && table.stride % line == 0 &&
+         table.cols % line == 0 && reinterpret_cast<std::uintptr_t>(table.data) % 64 == 0;
+#endif
+  return false;
+}
+HEED_FN void store_past(V x, float* to) {
+#if defined(__AVX__) && !defined(__CUDA_ARCH__)
+  asm("vmovntps %1, %0" : "=m"(*reinterpret_cast<V::Raw*>(to)) : "x"(x.v));
+#endif
+}
+HEED_FN void drain() {
+#if defined(__AVX__) && !defined(__CUDA_ARCH__)
+  asm volatile("sfence" ::: "memory");
+#endif
+}
+// row = row where `adds`, or 0, + sum * factor[head]. `past`: what goes_past() said of the row's table.
 template <int heads, int width>
-HEED_FN void put(const V* sum, V factor, float* row, bool adds, int tail) {
+HEED_FN void put(const V* sum, V factor, float* row, bool adds, int tail, bool past = false) {
   constexpr int vectors = heads * width / kLanes;
   for_vectors<vectors>([&]<int g>() __attribute__((always_inline)) {
     V x = sum[g] * of_heads<kLanes, width, g>(factor);
     if (adds) x = x + V::load(row + g * kLanes);
-    if (heads == 1 && g == vectors - 1)
+    if (past && !adds)
+      store_past(x, row + g * kLanes);
+    else if (heads == 1 && g == vectors - 1)
       store_first(x, tail, row + g * kLanes);
     else
       x.store(row + g * kLanes);
@@ -433,6 +456,7 @@ struct Kernels {
     const Finisher finisher(x, f.finish);
     const bool drops = x.dropout.rate > 0, streams = !drops && k.stride == heads && v.stride == heads * width;
     const int last = tail(v.cols);
+    const bool past = goes_past(f.y), above_past = keeps && goes_past(f.above.columns(0, f.y.cols));
     for (Id i = block.first; i < block.last; ++i) {
       if (f.needed && !f.needed[i]) continue;
       V mine[contracts ? 1 : vectors], acc[vectors], up[keeps ? vectors : 1];
@@ -529,13 +553,14 @@ struct Kernels {
       }
       const auto row = closed(Softmax{}, top, total);
       std::memcpy(f.tau.row(i), &row.tau.v, sizeof(float) * heads);
-      put<heads, width>(acc, row.factor, f.y.row(i), false, last);
+      put<heads, width>(acc, row.factor, f.y.row(i), false, last, past);
       if constexpr (keeps) {
-        put<heads, width>(up, row.factor, f.above.row(i), false, last);
+        put<heads, width>(up, row.factor, f.above.row(i), false, last, above_past);
         share = share * row.factor;
         std::memcpy(f.above.row(i) + f.y.cols, &share.v, sizeof(float) * heads);
       }
     }
+    if (past) drain();
   }
 
   // The middle of backward: from scores and <dy, v> (`dw`) to weights in s, and ds for use(l, ds), which still finds in
@@ -620,6 +645,8 @@ struct Kernels {
     const View<const float> q = x.q, dy = b.dy, thresholds = b.tau_delta, deltas = thresholds.columns(heads, heads);
     const Finisher finisher(x, b.finish);
     const bool finishes = finisher.runs, has_dk = bool(b.to.dk), has_dv = bool(b.to.dv);
+    // Of one table in both roles, dv is added to what dk has just left there.
+    const bool dk_past = !contracts && !b.to.dv.add && goes_past(b.to.dk.to), dv_past = goes_past(b.to.dv.to);
     const int last = tail(x.v.cols);
     for (Id j = block.first; j < block.last; ++j) {
       V mine[contracts ? 1 : vectors], value[vectors], down[contracts ? 1 : vectors], sum[vectors];
@@ -689,11 +716,13 @@ struct Kernels {
         if constexpr (contracts) {
           for (int h = 0; h < heads; ++h) to[h] = b.to.dk.add ? to[h] + down[0].v[h] : down[0].v[h];
         } else {
-          put<heads, width>(down, V(1.0f), to, b.to.dk.add, last);
+          put<heads, width>(down, V(1.0f), to, b.to.dk.add, last, dk_past);
         }
       }
-      if (has_dv && (any || !b.to.dv.add)) put<heads, width>(sum, V(1.0f), b.to.dv.to.row(j), b.to.dv.add, last);
+      if (has_dv && (any || !b.to.dv.add))
+        put<heads, width>(sum, V(1.0f), b.to.dv.to.row(j), b.to.dv.add, last, dv_past);
     }
+    if (dk_past || dv_past) drain();
   }
 
   static void queries(const FusedBackward& b, const Block& block, float* part, float* da, float* dp) {
@@ -702,7 +731,7 @@ struct Kernels {
     const Rows& rows = x.pattern->by_query;
     const View<const float> k = x.k, v = x.v;
     Finisher finisher(x, b.finish);
-    const bool finishes = finisher.runs;
+    const bool finishes = finisher.runs, past = goes_past(b.to.dq.to);
     const int last = tail(x.v.cols);
     for (Id i = block.first; i < block.last; ++i) {
       V mine[vectors], dy[vectors], down[vectors];
@@ -732,8 +761,9 @@ struct Kernels {
         continue;
       }
       const Sink<float>& dq = b.to.dq;
-      if (dq && (any || !dq.add)) put<heads, width>(down, V(1.0f), dq.to.row(i), dq.add, last);
+      if (dq && (any || !dq.add)) put<heads, width>(down, V(1.0f), dq.to.row(i), dq.add, last, past);
     }
+    if (past) drain();
     finisher.add_total(dp);
   }
 
