@@ -28,7 +28,7 @@ std::vector<Shape> shapes_of(const std::string& list);  // "4x16,8x32"; throws E
 
 // What memory gives, in GB/s, measured as all of these now and with the threads of the moment.
 double copy_bandwidth();                                       // of a large array: bytes read and written
-double gather_bandwidth(Offset table_rows, Offset row_bytes);  // of random rows from a table
+double gather_bandwidth(Offset table_rows, Offset row_bytes);  // of random rows, of 16 * 2^k bytes at the most
 // What arithmetic gives, in GFLOP/s: of a dense product whose factors lie in the cache.
 double product_rate();
 

@@ -43,38 +43,53 @@ double copy_bandwidth() {
   return 2.0 * static_cast<double>(n) * sizeof(float) / best * 1e-9;
 }
 
-double gather_bandwidth(Offset table_rows, Offset row_bytes) {
-  const Offset width = std::max<Offset>(1, row_bytes / static_cast<Offset>(sizeof(float)));
-  const Offset rows = std::max<Offset>(table_rows, 1), fetches = std::max<Offset>((Offset{1} << 26) / width, 1 << 16);
-  Matrix<float> table(rows, width);
-  table.fill(1);
-  std::vector<Id> ids(static_cast<std::size_t>(fetches));
-  for (Offset e = 0; e < fetches; ++e) ids[e] = static_cast<Id>(uniform(7, e) * static_cast<double>(rows));
-  const View<const float> from = std::as_const(table).view();
-  Matrix<float> sums(fetches / 4096 + 1, kWideLanes);
-  auto gather = [&](auto width) {
-    parallel_pieces(fetches, 4096, [&](Offset begin, Offset end) {
-      using V = WideVec<float>;
-      constexpr Offset lanes = V::lanes, together = 4 * lanes;  // four sums, lest they wait for each other
-      V sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-      for (Offset e = begin; e < end; ++e) {
-        if (e + kAhead < fetches)
-          for (Offset c = 0; c < width; c += 16) prefetch_line(from.row(ids[e + kAhead]) + c);
-        const float* row = from.row(ids[e]);
-        Offset c = 0;
-        for (; c + together <= width; c += together)
+namespace {
+
+// Sums of rows of `width` numbers: four at a time, lest they wait for each other. ids: kAhead more than are summed.
+template <int width>
+void sum_rows(View<const float> table, const Id* ids, Offset count, float* to) {
+  constexpr int lanes = std::min(width, kWideLanes), vectors = width / lanes, rows = std::max(1, 4 / vectors);
+  using V = Vec<float, lanes>;
+  V sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+  for (Offset e = 0; e + rows <= count; e += rows)
 #pragma GCC unroll 4
-          for (Offset g = 0; g < 4; ++g) sum[g] = sum[g] + V::load(row + c + g * lanes);
-        for (; c < width; c += lanes) sum[0] = sum[0] + V::load(row + c);
-      }
-      for (int g = 1; g < 4; ++g) sum[0] = sum[0] + sum[g];
-      sum[0].store(sums.row(begin / 4096));
+    for (int r = 0; r < rows; ++r) {
+      const float *to_come = table.row(ids[e + r + kAhead]), *row = table.row(ids[e + r]);
+#pragma GCC unroll 16
+      for (int c = 0; c < width; c += 16) prefetch_line(to_come + c);
+#pragma GCC unroll 16
+      for (int v = 0; v < vectors; ++v)
+        sum[(r * vectors + v) % 4] = sum[(r * vectors + v) % 4] + V::load(row + v * lanes);
+    }
+  (sum[0] + sum[1] + (sum[2] + sum[3])).store(to);
+}
+
+template <int width>
+double gather_of(Offset rows) {
+  constexpr Offset fetches = std::max<Offset>((Offset{1} << 26) / width, 1 << 16), piece = 4096;
+  Matrix<float> table(rows, width), sums(fetches / piece, kWideLanes);
+  table.fill(1);
+  std::vector<Id> ids(static_cast<std::size_t>(fetches + kAhead));
+  for (std::size_t e = 0; e < ids.size(); ++e) ids[e] = static_cast<Id>(uniform(7, e) * static_cast<double>(rows));
+  const double best = best_seconds(5, [&] {
+    parallel_pieces(fetches, piece, [&](Offset begin, Offset end) {
+      sum_rows<width>(std::as_const(table).view(), ids.data() + begin, end - begin, sums.row(begin / piece));
     });
-  };
-  // Compiled for the width that most rows have.
-  const double best =
-      best_seconds(5, [&] { width == 64 ? gather(std::integral_constant<Offset, 64>{}) : gather(width); });
+  });
   return static_cast<double>(fetches * width) * sizeof(float) / best * 1e-9;
+}
+
+}  // namespace
+
+double gather_bandwidth(Offset table_rows, Offset row_bytes) {
+  const Offset rows = std::max<Offset>(table_rows, 1), width = row_bytes / static_cast<Offset>(sizeof(float));
+  return width < 8     ? gather_of<4>(rows)
+         : width < 16  ? gather_of<8>(rows)
+         : width < 32  ? gather_of<16>(rows)
+         : width < 64  ? gather_of<32>(rows)
+         : width < 128 ? gather_of<64>(rows)
+         : width < 256 ? gather_of<128>(rows)
+                       : gather_of<256>(rows);
 }
 
 double product_rate() {
