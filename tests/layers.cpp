@@ -660,6 +660,13 @@ TEST_CASE("models: float agrees with double, in values and gradients") {
   Graph graph = random_graph(n, 240, 0, true, random);
   Targets targets(n, classes, random);
   double worst = 0;
+  int moved_on = 0;
+  const double kNothing = 1e-16;  // a bias before a norm, or of keys, has no effect: its gradient is 0 but for rounding
+  auto square = [](const Matrix<double>& x) {
+    double sum = 0;
+    for (double g : x) sum += g * g;
+    return sum;
+  };
   for (const ModelEntry& entry : model_menu())
     for (Norm norm : {Norm::none, Norm::layer, Norm::batch})
       for (Activation f :
@@ -667,18 +674,45 @@ TEST_CASE("models: float agrees with double, in values and gradients") {
         CAPTURE(entry.name);
         CAPTURE(static_cast<int>(norm));
         CAPTURE(activation_names()[static_cast<std::size_t>(f)]);
-        Features features = dense_features(n, 12, random);
         Model model = entry.make({.classes = classes, .out_heads = 2, .activation = f, .norm = norm, .residual = true});
-        Network<float> single(model, graph, features, seed);
-        Network<double> twice(model, graph, features, seed);
+        // In double, with the parameters of `of`, and features that are moved by so much: some up, others down.
+        auto in_double = [&](Network<float>& of, const Features& features, double by, Offset run = 1) {
+          Features moved = features;
+          for (Offset t = 0; t < moved.dense.size(); ++t)
+            moved.dense.data()[t] *= static_cast<float>(1 + (t / run % 2 == 0 ? by : -by));
+          auto net = std::make_unique<Network<double>>(model, graph, moved, seed);
+          auto loss = cross_entropy<double>(net->output(), targets.rows, targets.labels);
+          for (std::size_t p = 0; p < of.parameters().size(); ++p)
+            std::copy(of.parameters()[p].value.begin(), of.parameters()[p].value.end(),
+                      net->parameters()[p].value.begin());
+          net->tape().training = true;
+          net->tape().forward(), net->tape().backward(loss);
+          return net;
+        };
+        // Where a score or an activation has a kink, rounding decides on which side of it float is: gradients then
+        // jump.
+        auto jumps = [&](Network<float>& of, const Features& features) {
+          for (Offset run : {1, 3, 12}) {
+            const auto up = in_double(of, features, 4e-6, run), down = in_double(of, features, -4e-6, run);
+            for (std::size_t p = 0; p < up->parameters().size(); ++p) {
+              const Matrix<double>&x = up->parameters()[p].grad, &y = down->parameters()[p].grad;
+              if (up->parameters()[p].trained && square(x) > kNothing && difference(x, y) > 5e-5) return true;
+            }
+          }
+          return false;
+        };
+        Features features = dense_features(n, 12, random);
+        auto made = std::make_unique<Network<float>>(model, graph, features, seed);
+        for (int tries = 0; tries < 20 && jumps(*made, features); ++tries, ++moved_on) {
+          features = dense_features(n, 12, random);
+          made = std::make_unique<Network<float>>(model, graph, features, seed);
+        }
+        Network<float>& single = *made;
+        const auto there = in_double(single, features, 0);
+        Network<double>& twice = *there;
         auto loss = cross_entropy<float>(single.output(), targets.rows, targets.labels);
-        auto exact = cross_entropy<double>(twice.output(), targets.rows, targets.labels);
-        for (std::size_t p = 0; p < single.parameters().size(); ++p)
-          std::copy(single.parameters()[p].value.begin(), single.parameters()[p].value.end(),
-                    twice.parameters()[p].value.begin());
-        single.tape().training = twice.tape().training = true;
+        single.tape().training = true;
         single.tape().forward(), single.tape().backward(loss);
-        twice.tape().forward(), twice.tape().backward(exact);
         auto compare = [&](double error) {
           CHECK(error <= 1e-4);
           worst = std::max(worst, error);
@@ -689,16 +723,13 @@ TEST_CASE("models: float agrees with double, in values and gradients") {
           const Matrix<double>& y = twice.parameters()[p].grad;
           if (!twice.parameters()[p].trained) continue;
           CAPTURE(single.parameters()[p].name);
-          double square = 0;
-          for (double g : y) square += g * g;
-          // A bias before a norm, or of keys, has no effect: its gradient is 0 but for rounding.
-          if (square < 1e-16)
+          if (square(y) < kNothing)
             for (float g : x) CHECK(std::abs(g) < 1e-5);
           else
             compare(difference(x, y));
         }
       }
-  MESSAGE("worst relative error " << worst << ", seed " << seed);
+  MESSAGE("worst relative error " << worst << ", away from " << moved_on << " kinks, seed " << seed);
 }
 
 TEST_CASE("attend: central differences with edge features, projections, residual and means of heads") {
