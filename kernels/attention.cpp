@@ -680,7 +680,7 @@ void attention(const Attention<T>& x, View<T> y, AttentionState<T>& state) {
   const Rows& rows = x.pattern->by_query;
   const bool above = plan.one_pass() && state.backward;
   // Of a large table each row has lines of its own, which are written past the caches.
-  const bool large = y.rows * y.cols * Offset{sizeof(T)} > fused::kLarge;
+  const bool large = y.cols % 16 == 0 && y.rows * y.cols * Offset{sizeof(T)} > fused::kLarge;
   state.above.resize(above ? y.rows : 0, above ? y.cols + (large ? (plan.heads + 15) / 16 * 16 : plan.heads) : 0);
   const Outputs<T> out(y, above ? &state.above : nullptr);
   const Offset room = out.room(plan.heads);

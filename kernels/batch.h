@@ -65,8 +65,8 @@ bool is_near(View<const T> table) {
   return table.rows * table.cols * static_cast<Offset>(sizeof(T)) <= kNearBytes;
 }
 inline constexpr int kAhead = 64;  // edges whose rows are on their way while a sum works on one
-// Brings a cache line near: into a core's second cache. The first one waits for few lines at a time (24 on a Zen 4, the
-// second for 48), and gathers from memory took 1.5 to 1.9 times as long through it.
+// Brings a cache line near: into a core's second cache. The first one can wait for fewer lines at a time: on a Zen 4
+// gathers from memory took 1.5 to 1.9 times as long through it.
 HEED_FN void prefetch_line(const void* at) { __builtin_prefetch(at, 0, 2); }
 // And all of a row's.
 template <class T>

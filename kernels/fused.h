@@ -560,7 +560,7 @@ struct Kernels {
         std::memcpy(f.above.row(i) + f.y.cols, &share.v, sizeof(float) * heads);
       }
     }
-    if (past) drain();
+    if (past || above_past) drain();
   }
 
   // The middle of backward: from scores and <dy, v> (`dw`) to weights in s, and ds for use(l, ds), which still finds in

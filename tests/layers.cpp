@@ -689,8 +689,7 @@ TEST_CASE("models: float agrees with double, in values and gradients") {
           net->tape().forward(), net->tape().backward(loss);
           return net;
         };
-        // Where a score or an activation has a kink, rounding decides on which side of it float is: gradients then
-        // jump.
+        // Whether gradients jump: at a kink of a score or an activation, rounding decides on which side float is.
         auto jumps = [&](Network<float>& of, const Features& features) {
           for (Offset run : {1, 3, 12}) {
             const auto up = in_double(of, features, 4e-6, run), down = in_double(of, features, -4e-6, run);
